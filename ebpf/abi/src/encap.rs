@@ -1,0 +1,64 @@
+//! How a packet leaves a gateway.
+
+use crate::{Address, Family};
+
+/// Destination port of GUE (IANA, draft-ietf-intarea-gue).
+pub const GUE_PORT: u16 = 6080;
+
+/// What a gateway puts around a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Encap {
+    /// The inner packet follows the outer IP header (RFC 2003, RFC 2473, RFC 4213).
+    Ipip = 1,
+    /// UDP and, without a header of its own, the inner packet (GUE variant 1).
+    Gue = 2,
+    /// Nothing: the endpoint is on this node.
+    Local = 3,
+}
+
+/// Bytes that encapsulation adds.
+#[inline(always)]
+#[must_use]
+pub const fn overhead(encap: Encap, outer: Family) -> u16 {
+    let ip = match outer {
+        Family::V4 => 20,
+        Family::V6 => 40,
+    };
+    match encap {
+        Encap::Ipip => ip,
+        Encap::Gue => ip + 8,
+        Encap::Local => 0,
+    }
+}
+
+/// A next hop on a link. An entry is written whole before a backend names it and never changes while one does.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Hop {
+    /// Of the neighbour.
+    pub destination_mac: [u8; 6],
+    /// Of the interface.
+    pub source_mac: [u8; 6],
+    /// Of the interface that it leaves by; 0 marks a free entry.
+    pub ifindex: u32,
+}
+
+/// Where a probe with some socket mark goes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProbeTarget {
+    /// Outer destination, as in [`Backend::outer`](crate::Backend).
+    pub outer: Address,
+    /// [`Encap`] as a number.
+    pub encap: u8,
+    /// [`Family`] of `outer` as a number.
+    pub family: u8,
+    /// Zero.
+    pub padding: [u8; 6],
+}
+
+const _: () = {
+    assert!(size_of::<Hop>() == 16);
+    assert!(size_of::<ProbeTarget>() == 24);
+};

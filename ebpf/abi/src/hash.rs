@@ -1,0 +1,49 @@
+//! The hashes that programs and agent both compute.
+//!
+//! Multiply and xor-shift only: BPF has 64-bit multiplication but not its upper half.
+
+use crate::{Address, ServiceKey};
+
+const K1: u64 = 0x9e37_79b9_7f4a_7c15;
+const K2: u64 = 0xd6e8_feb8_6659_fd93;
+const K3: u64 = 0xff51_afd7_ed55_8ccd;
+
+/// What identifies a connection among those of one service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// The client's address.
+    pub client: Address,
+    /// Client's and service's port as they stand in the packet: four bytes in network byte order.
+    pub ports: [u8; 4],
+}
+
+/// The flow's place among 2³² of its service's ring; the same on all gateways that share the seed.
+#[inline(always)]
+#[must_use]
+pub const fn flow_hash(seed: u64, flow: &Flow) -> u32 {
+    let [hi, lo] = flow.client.words();
+    let ports = u32::from_ne_bytes(flow.ports) as u64;
+    let mut h = (lo ^ seed).wrapping_mul(K1);
+    h ^= h >> 32;
+    h = (h ^ hi ^ (ports << 32 | ports)).wrapping_mul(K2);
+    h ^= h >> 32;
+    h = h.wrapping_mul(K3);
+    (h >> 32) as u32
+}
+
+/// The slot of a hash in a ring of `size` slots.
+#[inline(always)]
+#[must_use]
+pub const fn slot_of(hash: u32, size: u32) -> u32 {
+    ((hash as u64 * size as u64) >> 32) as u32
+}
+
+/// The bucket where a service's entry belongs; `mask` is the number of buckets less one.
+#[inline(always)]
+#[must_use]
+pub const fn bucket_of(key: &ServiceKey, mask: u32) -> u32 {
+    let [hi, lo] = key.vip.words();
+    let mut h = (lo ^ hi.wrapping_mul(K1)).wrapping_add(key.tag() as u64).wrapping_mul(K2);
+    h ^= h >> 32;
+    ((h.wrapping_mul(K1) >> 32) as u32) & mask
+}

@@ -1,0 +1,88 @@
+//! What the agent and the BPF programs agree on: the layout of every map, the hashes that both sides
+//! compute, and the numbers of the drop reasons.
+//!
+//! Everything here is plain data in fixed layouts, asserted at compile time. A change of any of them is a
+//! change of [`ABI`]: maps of another version are built beside these, never reinterpreted.
+#![no_std]
+
+mod address;
+mod counters;
+mod encap;
+mod hash;
+mod reason;
+mod receiver;
+mod ring;
+mod service;
+mod settings;
+
+pub use address::{Address, Family};
+pub use counters::{BackendCounters, Counter, RateLimit, ServiceCounters};
+pub use encap::{Encap, GUE_PORT, Hop, ProbeTarget, overhead};
+pub use hash::{Flow, bucket_of, flow_hash, slot_of};
+pub use reason::DropReason;
+pub use receiver::{
+    Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, FlowEntry, FlowKey, FlowState,
+};
+pub use ring::{Backend, NO_BACKEND, RING_SIZES, Ring, Slot};
+pub use service::{BUCKET_ENTRIES, Bucket, MAX_PROBE, ServiceEntry, ServiceKey, protocol};
+pub use settings::{Roles, Settings, TunnelSource};
+
+/// Version of every layout in this crate; part of the path under which maps are pinned.
+pub const ABI: u32 = 1;
+
+/// Names of the maps, as in the ELF and under the pin directory.
+pub mod map {
+    /// [`Bucket`](crate::Bucket)s by [`bucket_of`](crate::bucket_of); a power of two of them.
+    pub const SERVICES: &str = "SERVICES";
+    /// [`Slot`](crate::Slot)s of all rings, in blocks.
+    pub const SLOTS: &str = "SLOTS";
+    /// [`Backend`](crate::Backend)s of all services, in regions.
+    pub const BACKENDS: &str = "BACKENDS";
+    /// [`Hop`](crate::Hop)s; index 0 is never used.
+    pub const HOPS: &str = "HOPS";
+    /// Per CPU [`ServiceCounters`](crate::ServiceCounters) by service id.
+    pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
+    /// Per CPU [`BackendCounters`](crate::BackendCounters) by index in `BACKENDS`.
+    pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
+    /// Per CPU [`Counter`](crate::Counter) by [`DropReason`](crate::DropReason).
+    pub const DROPS: &str = "DROPS";
+    /// Per CPU [`RateLimit`](crate::RateLimit) of the ICMP messages that a gateway sends.
+    pub const ICMP_LIMIT: &str = "ICMP_LIMIT";
+    /// [`Delivery`](crate::Delivery) by [`DeliveryKey`](crate::DeliveryKey).
+    pub const DELIVERIES: &str = "DELIVERIES";
+    /// Prefixes of gateways, whose tunnel packets a receiver takes: longest-prefix match of
+    /// [`Address::bytes`](crate::Address), the length counted in bits of it (96 + n for an IPv4 prefix).
+    pub const GATEWAYS: &str = "GATEWAYS";
+    /// Established [`FlowEntry`](crate::FlowEntry)s by [`FlowKey`](crate::FlowKey); never evicted by the kernel.
+    pub const FLOWS: &str = "FLOWS";
+    /// Half-open [`FlowEntry`](crate::FlowEntry)s by [`FlowKey`](crate::FlowKey); an LRU.
+    pub const HALF_OPEN: &str = "HALF_OPEN";
+    /// [`ProbeTarget`](crate::ProbeTarget) by socket mark.
+    pub const PROBES: &str = "PROBES";
+    /// All of them.
+    pub const ALL: [&str; 13] = [
+        SERVICES,
+        SLOTS,
+        BACKENDS,
+        HOPS,
+        SERVICE_COUNTERS,
+        BACKEND_COUNTERS,
+        DROPS,
+        ICMP_LIMIT,
+        DELIVERIES,
+        GATEWAYS,
+        FLOWS,
+        HALF_OPEN,
+        PROBES,
+    ];
+}
+
+/// Names of the programs in the ELF.
+pub mod program {
+    /// XDP on a NIC: gateway, receiver or both, by [`Roles`](crate::Roles).
+    pub const INGRESS: &str = "ingress";
+    /// TCX egress on the same NIC: replies of endpoints, and probes.
+    pub const EGRESS: &str = "egress";
+    /// Passes everything; a veth's peer needs some program for XDP_TX to reach it.
+    pub const PASS: &str = "pass";
+}

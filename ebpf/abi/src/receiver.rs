@@ -1,0 +1,94 @@
+//! What a receiver knows: the pairs it delivers, whose packets it takes, and flows.
+
+use crate::{Address, DropReason};
+
+/// The endpoint owns the VIP: it gets the unwrapped packet as it is.
+pub const ENDPOINT_OWNS_VIP: u8 = 1;
+
+/// A VIP and port at an endpoint of this node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeliveryKey {
+    /// The packet's outer destination.
+    pub outer: Address,
+    /// The inner destination.
+    pub vip: Address,
+    /// Network byte order.
+    pub port: [u8; 2],
+    /// TCP or UDP.
+    pub protocol: u8,
+    /// [`Family`](crate::Family) of `vip` as a number.
+    pub family: u8,
+    /// Zero.
+    pub padding: u32,
+}
+
+/// What a receiver makes of such a packet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Delivery {
+    /// The endpoint, in the family of the VIP.
+    pub endpoint: Address,
+    /// The endpoint's port, network byte order.
+    pub port: [u8; 2],
+    /// Largest segment that the tunnel carries, for the MSS of SYN-ACKs; 0: leave it.
+    pub mss: u16,
+    /// [`ENDPOINT_OWNS_VIP`].
+    pub flags: u8,
+    /// Zero.
+    pub padding: [u8; 3],
+}
+
+/// A connection as the endpoint sees it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FlowKey {
+    /// The endpoint's address.
+    pub endpoint: Address,
+    /// The client's address.
+    pub client: Address,
+    /// Network byte order.
+    pub endpoint_port: [u8; 2],
+    /// Network byte order.
+    pub client_port: [u8; 2],
+    /// TCP or UDP.
+    pub protocol: u8,
+    /// Zero.
+    pub padding: [u8; 3],
+}
+
+/// How to undo the rewriting in the flow's replies.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowEntry {
+    /// The VIP.
+    pub vip: Address,
+    /// The VIP's port, network byte order.
+    pub port: [u8; 2],
+    /// As in [`Delivery::mss`].
+    pub mss: u16,
+    /// [`FlowState`] as a number.
+    pub state: u8,
+    /// Zero.
+    pub padding: [u8; 3],
+    /// `jiffies64` of its last packet in either direction.
+    pub seen: u64,
+}
+
+/// How far a flow has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FlowState {
+    /// A SYN was seen.
+    HalfOpen = 1,
+    /// More than a SYN was seen.
+    Established = 2,
+    /// A FIN or RST of either side was seen.
+    Closing = 3,
+}
+
+const _: () = {
+    assert!(size_of::<DeliveryKey>() == 40 && size_of::<Delivery>() == 24);
+    assert!(size_of::<FlowKey>() == 40 && size_of::<FlowEntry>() == 32);
+    assert!(DropReason::COUNT < 64);
+};

@@ -1,0 +1,50 @@
+//! What a program is loaded with: read-only data, so that the verifier removes what a node doesn't need.
+
+use crate::Address;
+
+/// What the programs on this node do.
+pub struct Roles;
+
+impl Roles {
+    /// Steer and forward packets for VIPs.
+    pub const GATEWAY: u32 = 1;
+    /// Unwrap packets for this node's endpoints, and rewrite their replies.
+    pub const RECEIVER: u32 = 2;
+}
+
+/// Where tunnel packets come from: a prefix of the gateway's own.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TunnelSource {
+    /// The prefix's first address; all zero: no tunnels of this family.
+    pub address: Address,
+    /// Which of the last 32 bits vary by flow, as they stand in memory; 0 for a single address.
+    pub vary: [u8; 4],
+    /// Zero.
+    pub padding: u32,
+}
+
+/// The read-only data of every program, symbol `SETTINGS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Seed of [`flow_hash`](crate::flow_hash); the same on all gateways of a federation.
+    pub seed: u64,
+    /// [`Roles`].
+    pub roles: u32,
+    /// Number of buckets in `SERVICES` less one.
+    pub bucket_mask: u32,
+    /// Outer sources of IPv4 tunnels.
+    pub tunnel_v4: TunnelSource,
+    /// Outer sources of IPv6 tunnels.
+    pub tunnel_v6: TunnelSource,
+    /// ICMP errors and echo replies per second and CPU.
+    pub icmp_per_second: u32,
+    /// Tag of the program that is loaded; shown by `fairlead status`.
+    pub generation: u32,
+}
+
+const _: () = {
+    assert!(size_of::<TunnelSource>() == 24);
+    assert!(size_of::<Settings>() == 72);
+};
