@@ -5,6 +5,12 @@ use crate::{Address, Family};
 /// Destination port of GUE (IANA, draft-ietf-intarea-gue).
 pub const GUE_PORT: u16 = 6080;
 
+/// Upper byte of the socket mark of probes; the rest is the key in `PROBES`.
+pub const PROBE_MARK: u32 = 0xfa00_0000;
+
+/// Which bits of a socket mark say that it is a probe's.
+pub const PROBE_MARK_MASK: u32 = 0xff00_0000;
+
 /// What a gateway puts around a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]

@@ -17,7 +17,7 @@ mod settings;
 
 pub use address::{Address, Family};
 pub use counters::{BackendCounters, Counter, RateLimit, ServiceCounters};
-pub use encap::{Encap, GUE_PORT, Hop, ProbeTarget, overhead};
+pub use encap::{Encap, GUE_PORT, Hop, PROBE_MARK, PROBE_MARK_MASK, ProbeTarget, overhead};
 pub use hash::{Flow, bucket_of, flow_hash, slot_of};
 pub use reason::DropReason;
 pub use receiver::{

@@ -23,6 +23,14 @@ pub struct DeliveryKey {
     pub padding: u32,
 }
 
+impl DeliveryKey {
+    /// The key that says "this is an endpoint of this node", whatever the VIP; its [`Delivery`] is all zero.
+    #[must_use]
+    pub const fn endpoint_only(outer: Address) -> Self {
+        Self { outer, vip: Address { bytes: [0; 16] }, port: [0; 2], protocol: 0, family: 0, padding: 0 }
+    }
+}
+
 /// What a receiver makes of such a packet.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,28 +75,32 @@ pub struct FlowEntry {
     pub port: [u8; 2],
     /// As in [`Delivery::mss`].
     pub mss: u16,
+    /// Of the SYN-ACK that left, host byte order; 0 before it did.
+    pub sequence: u32,
     /// [`FlowState`] as a number.
     pub state: u8,
     /// Zero.
-    pub padding: [u8; 3],
+    pub padding: [u8; 7],
     /// `jiffies64` of its last packet in either direction.
     pub seen: u64,
 }
 
-/// How far a flow has come.
+/// How far a flow has come. The first two stand in `HALF_OPEN`, the others in `FLOWS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FlowState {
     /// A SYN was seen.
     HalfOpen = 1,
-    /// More than a SYN was seen.
-    Established = 2,
-    /// A FIN or RST of either side was seen.
-    Closing = 3,
+    /// The client sent something else than a SYN (or UDP), and the endpoint has not answered yet.
+    Unproven = 2,
+    /// The client acknowledged the endpoint's SYN-ACK, or the endpoint answered.
+    Established = 3,
+    /// The endpoint sent a FIN or RST.
+    Closing = 4,
 }
 
 const _: () = {
     assert!(size_of::<DeliveryKey>() == 40 && size_of::<Delivery>() == 24);
-    assert!(size_of::<FlowKey>() == 40 && size_of::<FlowEntry>() == 32);
+    assert!(size_of::<FlowKey>() == 40 && size_of::<FlowEntry>() == 40);
     assert!(DropReason::COUNT < 64);
 };
