@@ -1,0 +1,12 @@
+//! YAML with places: what configuration and manifests are read through.
+//!
+//! Text comes in; a tree comes out whose every value knows its line and column, so that each problem can say
+//! where it is. JSON is read by the same parser. Nothing here knows what the fields mean.
+
+mod deserialize;
+mod path;
+mod tree;
+
+pub use deserialize::{DeserializeError, from_node};
+pub use path::{Path, Step};
+pub use tree::{Node, Objects, Place, Scalar, Value, YamlError};
