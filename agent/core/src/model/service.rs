@@ -1,0 +1,90 @@
+//! The merged model.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use fairlead_abi::Family;
+use serde::{Deserialize, Serialize};
+
+use super::{Declarations, Endpoint, ObjectName, Place, Problem, Rejected, ServicePort, ShardSpec};
+
+/// All services of the federation. Immutable; a service that didn't change is the same `Arc` as in the previous model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Model {
+    /// What it was merged under.
+    pub declared: Arc<Declarations>,
+    /// By name. One without a VIP is here too, with a problem that says why.
+    pub services: BTreeMap<ObjectName, Arc<Service>>,
+    /// Sorted by service, then cluster.
+    pub problems: Vec<Problem>,
+}
+
+/// What has a VIP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// The name that its shards share.
+    pub name: ObjectName,
+    /// At most one of each family.
+    pub vips: Vips,
+    /// Sorted by port and protocol; what another service holds already is not among them.
+    pub ports: Vec<ServicePort>,
+    /// Ports of the VIP that are not served go up to the gateway's own stack.
+    pub pass_unserved: bool,
+    /// By cluster name.
+    pub shards: Vec<Shard>,
+    /// What was rejected of it; also in [`Model::problems`].
+    pub problems: Vec<Problem>,
+}
+
+/// The VIPs of one service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vips {
+    /// IPv4.
+    pub v4: Option<Ipv4Addr>,
+    /// IPv6.
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl Vips {
+    /// The VIP of a family.
+    #[must_use]
+    pub fn get(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.v4.map(IpAddr::V4),
+            Family::V6 => self.v6.map(IpAddr::V6),
+        }
+    }
+
+    /// Sets the VIP of its family.
+    pub fn set(&mut self, vip: IpAddr) {
+        match vip {
+            IpAddr::V4(ip) => self.v4 = Some(ip),
+            IpAddr::V6(ip) => self.v6 = Some(ip),
+        }
+    }
+
+    /// IPv4 first.
+    pub fn iter(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+}
+
+/// The part of a service that runs in one cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// The cluster's name.
+    pub cluster: Arc<str>,
+    /// Where the cluster stands.
+    pub place: Place,
+    /// Whether its source can be read now.
+    pub reachable: bool,
+    /// The source suddenly shows no endpoint although probes pass: `endpoints` are the previous ones.
+    pub held: bool,
+    /// What the source reported.
+    pub spec: Arc<ShardSpec>,
+    /// Those of `spec` that were accepted, or the held ones.
+    pub endpoints: Arc<Vec<Endpoint>>,
+    /// Those that were not.
+    pub rejected: Vec<Rejected>,
+}

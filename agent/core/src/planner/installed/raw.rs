@@ -1,0 +1,42 @@
+//! The kernel's tables as they are read back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fairlead_abi::{Backend, Bucket, Delivery, DeliveryKey, Hop, Slot};
+use ipnet::IpNet;
+
+/// How large the maps are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacities {
+    /// Buckets of `SERVICES`; a power of two.
+    pub buckets: u32,
+    /// Entries of `SLOTS`.
+    pub slots: u32,
+    /// Entries of `BACKENDS`; index 0 is never used.
+    pub backends: u32,
+    /// Entries of `SERVICE_COUNTERS`; index 0 is never used.
+    pub service_ids: u32,
+    /// Entries of `HOPS`; index 0 is never used.
+    pub hops: u32,
+    /// Entries that `DELIVERIES` takes.
+    pub deliveries: u32,
+    /// Entries that `GATEWAYS` takes.
+    pub gateways: u32,
+}
+
+/// The contents of all maps, whole: the slices are as long as the maps.
+#[derive(Clone, Debug)]
+pub struct Raw<'a> {
+    /// `SERVICES`.
+    pub buckets: &'a [Bucket],
+    /// `SLOTS`.
+    pub slots: &'a [Slot],
+    /// `BACKENDS`.
+    pub backends: &'a [Backend],
+    /// `HOPS`.
+    pub hops: &'a [Hop],
+    /// `DELIVERIES`.
+    pub deliveries: BTreeMap<DeliveryKey, Delivery>,
+    /// `GATEWAYS`.
+    pub gateways: BTreeSet<IpNet>,
+}

@@ -1,0 +1,16 @@
+//! A model into what the kernel should hold, and from there into what has to change.
+//!
+//! Model, health and demand give each shard its share, shares give weights, weights give Maglev rings, and rings
+//! make up [`Tables`]. `diff` compares them with what is `Installed` and orders the changes in a [`Plan`]. The
+//! data plane carries a plan out action by action and reports each to `Installed::apply`; nothing here talks to
+//! the kernel.
+
+mod installed;
+mod plan;
+mod tables;
+mod verdict;
+
+pub use installed::{Capacities, Raw};
+pub use plan::{Action, Full, Map, Plan, PlanError, SlotBlock};
+pub use tables::{Links, Route, ServiceTable, Tables, WantedBackend};
+pub use verdict::{Distance, NotTaken, ShardReport, ShardState, Share, Verdict};
