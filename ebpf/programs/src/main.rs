@@ -1,7 +1,39 @@
-//! x
+//! The entry points, in one ELF.
 #![no_std]
 #![no_main]
-use aya_ebpf as _;
+
+use aya_ebpf::{
+    bindings::xdp_action,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+
+/// XDP on a NIC: gateway, receiver or both, by the settings it is loaded with.
+#[xdp(frags)]
+pub fn ingress(ctx: XdpContext) -> u32 {
+    fairlead_ebpf::ingress::ingress(&ctx)
+}
+
+/// TCX egress of the same NIC.
+#[classifier]
+pub fn egress(ctx: TcContext) -> i32 {
+    fairlead_ebpf::egress::egress(&ctx)
+}
+
+/// Passes everything: a veth's peer needs some program for XDP_TX to reach it.
+#[xdp(frags)]
+pub fn pass(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
+/// The kernel lets programs that call some helpers load only under this licence.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
 #[cfg(not(test))]
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! { loop {} }
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: no panic is left in the programs; were there one, the verifier would refuse the jump to nowhere.
+    unsafe { core::hint::unreachable_unchecked() }
+}

@@ -1,0 +1,203 @@
+//! TCX egress of the NIC: an endpoint's reply becomes one from the VIP, and probes are encapsulated.
+//!
+//! Here and not on the pods' interfaces: conntrack has seen both directions by now, so neither a CNI's
+//! masquerading nor `rp_filter` gets in between, and helpers mend checksums with any offload, GSO included.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_UNSPEC},
+    helpers::{bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_pull_data, bpf_skb_store_bytes},
+    programs::TcContext,
+};
+use fairlead_abi::{Address, FlowKey, PROBE_MARK, PROBE_MARK_MASK, Roles};
+
+use crate::{
+    headers::{protocol, tcp},
+    maps::{Reverse, SCRATCH, Scratch},
+    packet::Packet,
+    parse, probe, reply, setting,
+};
+
+/// Headers that are read here, at most: Ethernet with two tags, IPv6, TCP with options.
+const HEADERS: u32 = 22 + 40 + 60;
+
+/// The whole program; TC_ACT_UNSPEC lets the next one go on.
+#[inline(always)]
+#[must_use]
+pub fn egress(ctx: &TcContext) -> i32 {
+    // SAFETY: a field of the context.
+    let mark = unsafe { (*ctx.skb.skb).mark };
+    let roles = setting!(roles);
+    if roles & Roles::GATEWAY != 0 && mark & PROBE_MARK_MASK == PROBE_MARK {
+        return probe::send(ctx, mark & !PROBE_MARK_MASK);
+    }
+    if roles & Roles::RECEIVER != 0 {
+        // A packet that is no reply, or can't be rewritten, is not ours to drop.
+        if find(ctx) != 0 {
+            rewrite(ctx);
+        }
+    }
+    TC_ACT_UNSPEC
+}
+
+/// Whether the packet is a reply of a flow; if so, how to rewrite it stands in `SCRATCH`. A subprogram, for a
+/// stack of its own.
+#[inline(never)]
+fn find(ctx: &TcContext) -> u32 {
+    find_flow(ctx).is_some() as u32
+}
+
+#[inline(always)]
+fn find_flow(ctx: &TcContext) -> Option<()> {
+    let packet = linear(ctx)?;
+    let (l3, kind) = parse::ethernet(&packet)?;
+    let mut ip = parse::ip(&packet, l3, kind)?;
+    if ip.length <= ip.header_length {
+        // Bigger than the field can say (BIG TCP).
+        ip.length = ctx.len() as usize - l3;
+    }
+    let carried = parse::transport(&packet, &ip, usize::MAX).ok()?;
+    if carried.protocol != protocol::TCP && carried.protocol != protocol::UDP {
+        return None;
+    }
+    let scratch = scratch()?;
+    scratch.flow = FlowKey {
+        endpoint: ip.source,
+        client: ip.destination,
+        endpoint_port: [carried.ports[0], carried.ports[1]],
+        client_port: [carried.ports[2], carried.ports[3]],
+        protocol: carried.protocol,
+        padding: [0; 3],
+    };
+    scratch.reverse.l3 = l3 as u16;
+    scratch.reverse.l4 = carried.l4 as u16;
+    scratch.reverse.tcp_flags = carried.tcp_flags;
+    let sequence = if carried.protocol == protocol::TCP { packet.read(carried.l4 + 4).ok()? } else { [0; 4] };
+    reply::find(scratch, u32::from_be_bytes(sequence))
+}
+
+#[inline(always)]
+fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: this CPU's own, and no other program of ours runs on it meanwhile.
+    Some(unsafe { &mut *SCRATCH.get_ptr_mut(0)? })
+}
+
+/// Rewrites the reply that `SCRATCH` speaks of. A subprogram, for a stack of its own.
+#[inline(never)]
+fn rewrite(ctx: &TcContext) {
+    let Some(Scratch { flow, reverse, .. }) = scratch() else { return };
+    if rewrite_source(ctx, flow, reverse).is_some() && reverse.tcp_flags & tcp::SYN != 0 && reverse.mss != 0 {
+        lower_mss(ctx, reverse.l4 as u32, reverse.mss);
+    }
+}
+
+/// The packet with its headers in the linear part.
+#[inline(always)]
+fn linear(ctx: &TcContext) -> Option<Packet> {
+    let packet = Packet::between(ctx.data(), ctx.data_end());
+    if packet.len() >= HEADERS as usize || packet.len() >= ctx.len() as usize {
+        return Some(packet);
+    }
+    let wanted = if ctx.len() < HEADERS { ctx.len() } else { HEADERS };
+    // SAFETY: the helper checks its argument; pointers are taken anew.
+    if unsafe { bpf_skb_pull_data(ctx.skb.skb, wanted) } != 0 {
+        return None;
+    }
+    Some(Packet::between(ctx.data(), ctx.data_end()))
+}
+
+/// Source address and port become the VIP's.
+#[inline(always)]
+fn rewrite_source(ctx: &TcContext, flow: &FlowKey, reverse: &Reverse) -> Option<()> {
+    let (l3, l4) = (reverse.l3 as usize, reverse.l4 as usize);
+    let (at, flags) = match flow.protocol {
+        protocol::TCP => (l4 + 16, 0),
+        _ => (l4 + 6, BPF_F_MARK_MANGLED_0 as u64),
+    };
+    let old_port = u16::from_ne_bytes(flow.endpoint_port) as u64;
+    let new_port = u16::from_ne_bytes(reverse.port) as u64;
+    replace_l4(ctx, at, old_port, new_port, flags | 2)?;
+    store(ctx, l4, &reverse.port)?;
+    let pseudo = flags | BPF_F_PSEUDO_HDR as u64;
+    if reverse.vip.is_v4() {
+        let old = u32::from_ne_bytes(flow.endpoint.to_v4()) as u64;
+        let new = u32::from_ne_bytes(reverse.vip.to_v4()) as u64;
+        replace_l4(ctx, at, old, new, pseudo | 4)?;
+        // SAFETY: the helper checks its arguments.
+        if unsafe { bpf_l3_csum_replace(ctx.skb.skb, l3 as u32 + 10, old, new, 4) } != 0 {
+            return None;
+        }
+        store(ctx, l3 + 12, &reverse.vip.to_v4())
+    } else {
+        let difference = difference(&flow.endpoint, &reverse.vip);
+        replace_l4(ctx, at, 0, difference, pseudo)?;
+        store(ctx, l3 + 8, &reverse.vip.bytes)
+    }
+}
+
+/// The checksum's difference between two IPv6 addresses.
+#[inline(always)]
+fn difference(old: &Address, new: &Address) -> u64 {
+    let (old, new) = ((&raw const *old).cast_mut(), (&raw const *new).cast_mut());
+    // SAFETY: both point to sixteen bytes, which the helper only reads.
+    unsafe { bpf_csum_diff(old.cast(), 16, new.cast(), 16, 0) as u64 }
+}
+
+/// Lowers the MSS that a SYN-ACK offers to `mss`. A subprogram, for a stack of its own.
+#[inline(never)]
+fn lower_mss(ctx: &TcContext, l4: u32, mss: u16) {
+    let _ = replace_mss(ctx, l4 as usize, mss);
+}
+
+#[inline(always)]
+fn replace_mss(ctx: &TcContext, l4: usize, mss: u16) -> Option<()> {
+    let (at, old) = mss_option(&linear(ctx)?, l4)?;
+    if u16::from_be_bytes(old) <= mss {
+        return None;
+    }
+    let new = mss.to_be_bytes();
+    // An option at an odd offset straddles checksum words: each of its bytes counts for the other half there.
+    let (from, to) = if (at - l4).is_multiple_of(2) {
+        (u16::from_ne_bytes(old), u16::from_ne_bytes(new))
+    } else {
+        (u16::from_ne_bytes([old[1], old[0]]), u16::from_ne_bytes([new[1], new[0]]))
+    };
+    replace_l4(ctx, l4 + 16, from as u64, to as u64, 2)?;
+    store(ctx, at, &new)
+}
+
+/// Offset and value of the MSS option of the TCP header at `l4`.
+#[inline(always)]
+fn mss_option(packet: &Packet, l4: usize) -> Option<(usize, [u8; 2])> {
+    let offset: u8 = packet.read(l4 + 12).ok()?;
+    let end = l4 + ((offset >> 4) as usize * 4);
+    let mut at = l4 + 20;
+    for _ in 0..10 {
+        if at + 4 > end {
+            return None;
+        }
+        let [kind, length, a, b]: [u8; 4] = packet.read(at).ok()?;
+        match kind {
+            0 => return None,
+            1 => at += 1,
+            2 if length == 4 => return Some((at + 2, [a, b])),
+            _ if length < 2 => return None,
+            _ => at += length as usize,
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn replace_l4(ctx: &TcContext, at: usize, old: u64, new: u64, flags: u64) -> Option<()> {
+    // SAFETY: the helper checks its arguments.
+    (unsafe { bpf_l4_csum_replace(ctx.skb.skb, at as u32, old, new, flags) } == 0).then_some(())
+}
+
+#[inline(always)]
+fn store<T>(ctx: &TcContext, at: usize, value: &T) -> Option<()> {
+    let from = (&raw const *value).cast();
+    // SAFETY: `value` has as many bytes as are stored.
+    (unsafe { bpf_skb_store_bytes(ctx.as_ptr().cast(), at as u32, from, size_of::<T>() as u32, 0) } == 0)
+        .then_some(())
+}

@@ -1,0 +1,93 @@
+//! The maps, with their default sizes; the agent gives them others when it loads them.
+//!
+//! Arrays that the agent writes can be mapped into its memory (`BPF_F_MMAPABLE`, kernel 5.5), so that it
+//! publishes with single 64-bit stores. They are never written from here.
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    macros::btf_map,
+};
+use fairlead_abi::{
+    Address, Backend, BackendCounters, Bucket, Counter, Delivery, DeliveryKey, DropReason, FlowEntry, FlowKey,
+    Hop, ProbeTarget, RateLimit, ServiceCounters, Settings, Slot, TunnelSource,
+};
+
+const MMAP: usize = BPF_F_MMAPABLE as usize;
+
+/// Replaced by the loader.
+#[unsafe(no_mangle)]
+pub static SETTINGS: Settings = Settings {
+    seed: 0,
+    roles: 0,
+    bucket_mask: 0,
+    tunnel_v4: NO_TUNNEL,
+    tunnel_v6: NO_TUNNEL,
+    icmp_per_second: 0,
+    generation: 0,
+};
+const NO_TUNNEL: TunnelSource = TunnelSource { address: Address { bytes: [0; 16] }, vary: [0; 4], padding: 0 };
+
+/// See [`fairlead_abi::map`] for each of them.
+#[btf_map]
+pub static SERVICES: Array<Bucket, 4096, MMAP> = Array::new();
+#[btf_map]
+pub static SLOTS: Array<Slot, 1_048_576, MMAP> = Array::new();
+#[btf_map]
+pub static BACKENDS: Array<Backend, 65_536, MMAP> = Array::new();
+#[btf_map]
+pub static HOPS: Array<Hop, 4096, MMAP> = Array::new();
+#[btf_map]
+pub static SERVICE_COUNTERS: PerCpuArray<ServiceCounters, 4096> = PerCpuArray::new();
+#[btf_map]
+pub static BACKEND_COUNTERS: PerCpuArray<BackendCounters, 65_536> = PerCpuArray::new();
+#[btf_map]
+pub static DROPS: PerCpuArray<Counter, { DropReason::COUNT as usize }> = PerCpuArray::new();
+#[btf_map]
+pub static ICMP_LIMIT: PerCpuArray<RateLimit, 1> = PerCpuArray::new();
+#[btf_map]
+pub static DELIVERIES: HashMap<DeliveryKey, Delivery, 16_384> = HashMap::new();
+#[btf_map]
+pub static GATEWAYS: LpmTrie<[u8; 16], u32, 1024> = LpmTrie::new();
+#[btf_map]
+pub static FLOWS: HashMap<FlowKey, FlowEntry, 262_144> = HashMap::new();
+#[btf_map]
+pub static HALF_OPEN: LruHashMap<FlowKey, FlowEntry, 65_536> = LruHashMap::new();
+#[btf_map]
+pub static PROBES: HashMap<u32, ProbeTarget, 65_536> = HashMap::new();
+/// Room for what would not fit on the stack of 512 bytes. Not pinned: nothing in it outlives a packet.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Scratch {
+    /// The key of a delivery.
+    pub delivery: DeliveryKey,
+    /// The key of a flow.
+    pub flow: FlowKey,
+    /// A new entry for it.
+    pub entry: FlowEntry,
+    /// What a reply of that flow is rewritten to.
+    pub reverse: Reverse,
+}
+
+/// What a reply is rewritten to.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Reverse {
+    /// The VIP.
+    pub vip: Address,
+    /// Its port, network byte order.
+    pub port: [u8; 2],
+    /// Largest MSS that may be offered; 0: any.
+    pub mss: u16,
+    /// Offset of the reply's IP header.
+    pub l3: u16,
+    /// Offset of its TCP or UDP header.
+    pub l4: u16,
+    /// TCP flags; 0 for UDP.
+    pub tcp_flags: u8,
+    /// Zero.
+    pub padding: [u8; 7],
+}
+
+#[btf_map]
+pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();

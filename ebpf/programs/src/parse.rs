@@ -1,0 +1,244 @@
+//! From bytes to what the programs decide by: Ethernet, up to two VLAN tags, IPv4 with options, IPv6 with
+//! extension headers, TCP, UDP, ICMP.
+//!
+//! Nothing is dropped here: what is wrong with a packet matters only once it is known to be for a VIP.
+
+use fairlead_abi::{Address, DropReason, Family, Flow};
+
+use crate::{
+    headers::{Icmp, Ipv4, Ipv6, ethertype, protocol},
+    packet::Packet,
+};
+
+/// IPv6 extension headers that are passed over at most.
+const MAX_EXTENSIONS: usize = 4;
+/// Longest IPv6 extension header that is passed over, bytes.
+const MAX_EXTENSION_LENGTH: usize = 256;
+
+/// An IP packet's own header.
+#[derive(Clone, Copy)]
+pub struct Ip {
+    /// IPv4 or IPv6.
+    pub family: Family,
+    /// Offset of the header.
+    pub l3: usize,
+    /// Source.
+    pub source: Address,
+    /// Destination.
+    pub destination: Address,
+    /// Of the whole packet from `l3` on, as the header says; bytes.
+    pub length: usize,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// TOS or traffic class.
+    pub tos: u8,
+    /// Routers may not fragment it; always so with IPv6.
+    pub dont_fragment: bool,
+    /// Protocol or next header, as the IP header says.
+    pub next: u8,
+    /// IPv4: bytes of the header; IPv6: 40.
+    pub header_length: usize,
+    /// IPv4: a fragment of a packet.
+    pub fragment: bool,
+}
+
+/// What an IP packet carries.
+#[derive(Clone, Copy)]
+pub struct Transport {
+    /// IANA number.
+    pub protocol: u8,
+    /// Offset of its header.
+    pub l4: usize,
+    /// Source and destination port as they stand in the packet; 0 for ICMP.
+    pub ports: [u8; 4],
+    /// TCP flags; 0 for others.
+    pub tcp_flags: u8,
+}
+
+impl Transport {
+    /// The flow of a packet from `client`.
+    #[inline(always)]
+    #[must_use]
+    pub fn flow(&self, client: Address) -> Flow {
+        Flow { client, ports: self.ports }
+    }
+
+    /// Destination port, host byte order.
+    #[inline(always)]
+    #[must_use]
+    pub fn destination_port(&self) -> u16 {
+        u16::from_be_bytes([self.ports[2], self.ports[3]])
+    }
+
+    /// Source port, host byte order.
+    #[inline(always)]
+    #[must_use]
+    pub fn source_port(&self) -> u16 {
+        u16::from_be_bytes([self.ports[0], self.ports[1]])
+    }
+}
+
+/// Offset of the IP header and its EtherType; `None`: too short or too many tags.
+#[inline(always)]
+#[must_use]
+pub fn ethernet(packet: &Packet) -> Option<(usize, [u8; 2])> {
+    let mut l3 = 14;
+    let mut kind: [u8; 2] = packet.read(12).ok()?;
+    if kind == ethertype::VLAN || kind == ethertype::PROVIDER_VLAN {
+        kind = packet.read(16).ok()?;
+        l3 = 18;
+        if kind == ethertype::VLAN || kind == ethertype::PROVIDER_VLAN {
+            kind = packet.read(20).ok()?;
+            l3 = 22;
+        }
+    }
+    Some((l3, kind))
+}
+
+/// The IP header at `l3`; `None`: it isn't one, or it is cut off.
+#[inline(always)]
+#[must_use]
+pub fn ip(packet: &Packet, l3: usize, kind: [u8; 2]) -> Option<Ip> {
+    match kind {
+        ethertype::IPV4 => ipv4(packet, l3),
+        ethertype::IPV6 => ipv6(packet, l3),
+        _ => None,
+    }
+}
+
+/// The IPv4 header at `l3`.
+#[inline(always)]
+#[must_use]
+pub fn ipv4(packet: &Packet, l3: usize) -> Option<Ip> {
+    let header: Ipv4 = packet.read(l3).ok()?;
+    if header.version_ihl >> 4 != 4 {
+        return None;
+    }
+    let fragment = u16::from_be_bytes(header.fragment);
+    Some(Ip {
+        family: Family::V4,
+        l3,
+        source: Address::v4(header.source),
+        destination: Address::v4(header.destination),
+        length: u16::from_be_bytes(header.total_length) as usize,
+        ttl: header.ttl,
+        tos: header.tos,
+        dont_fragment: fragment & Ipv4::DONT_FRAGMENT != 0,
+        next: header.protocol,
+        header_length: ((header.version_ihl & 0xf) as usize) << 2,
+        fragment: fragment & Ipv4::FRAGMENTED != 0,
+    })
+}
+
+/// The IPv6 header at `l3`.
+#[inline(always)]
+#[must_use]
+pub fn ipv6(packet: &Packet, l3: usize) -> Option<Ip> {
+    let header: Ipv6 = packet.read(l3).ok()?;
+    let [a, b, ..] = header.version_class_label;
+    if a >> 4 != 6 {
+        return None;
+    }
+    Some(Ip {
+        family: Family::V6,
+        l3,
+        source: Address::v6(header.source),
+        destination: Address::v6(header.destination),
+        length: u16::from_be_bytes(header.payload_length) as usize + 40,
+        ttl: header.hop_limit,
+        tos: a << 4 | b >> 4,
+        dont_fragment: true,
+        next: header.next_header,
+        header_length: 40,
+        fragment: false,
+    })
+}
+
+/// What the packet carries, or why it can't be steered. `available` is the packet's length from `l3` on.
+#[inline(always)]
+pub fn transport(packet: &Packet, ip: &Ip, available: usize) -> Result<Transport, DropReason> {
+    let (protocol, offset) = match ip.family {
+        Family::V4 => {
+            if ip.header_length < 20 || ip.length < ip.header_length {
+                return Err(DropReason::Malformed);
+            }
+            if ip.fragment {
+                return Err(DropReason::Fragment);
+            }
+            (ip.next, ip.header_length)
+        }
+        Family::V6 if is_extension(ip.next) => extensions(packet, ip)?,
+        Family::V6 => (ip.next, 40),
+    };
+    if ip.length > available {
+        return Err(DropReason::Truncated);
+    }
+    ports(packet, protocol, ip.l3 + offset, ip.length - offset)
+}
+
+/// Ports and flags of the header at `l4`, of which the IP packet holds `length` bytes.
+#[inline(always)]
+fn ports(packet: &Packet, protocol: u8, l4: usize, length: usize) -> Result<Transport, DropReason> {
+    match protocol {
+        protocol::TCP => {
+            if length < 20 {
+                return Err(DropReason::Truncated);
+            }
+            let ports: [u8; 4] = packet.read(l4)?;
+            let [_, tcp_flags]: [u8; 2] = packet.read(l4 + 12)?;
+            Ok(Transport { protocol, l4, ports, tcp_flags })
+        }
+        protocol::UDP => {
+            if length < 8 {
+                return Err(DropReason::Truncated);
+            }
+            Ok(Transport { protocol, l4, ports: packet.read(l4)?, tcp_flags: 0 })
+        }
+        protocol::ICMP | protocol::ICMPV6 => {
+            if length < 8 {
+                return Err(DropReason::Truncated);
+            }
+            let _: Icmp = packet.read(l4)?;
+            Ok(Transport { protocol, l4, ports: [0; 4], tcp_flags: 0 })
+        }
+        _ => Err(DropReason::UnsupportedProtocol),
+    }
+}
+
+/// Whether `next` is an IPv6 extension header that is known here.
+#[inline(always)]
+const fn is_extension(next: u8) -> bool {
+    matches!(
+        next,
+        protocol::HOP_BY_HOP | protocol::ROUTING | protocol::FRAGMENT | protocol::DESTINATION_OPTIONS
+    )
+}
+
+/// Passes over extension headers: the protocol behind them, and its offset from the IP header.
+#[inline(always)]
+fn extensions(packet: &Packet, ip: &Ip) -> Result<(u8, usize), DropReason> {
+    let mut next = ip.next;
+    let mut offset = 40;
+    for _ in 0..MAX_EXTENSIONS {
+        if !is_extension(next) {
+            break;
+        }
+        if next == protocol::FRAGMENT {
+            return Err(DropReason::Fragment);
+        }
+        let [following, words]: [u8; 2] = packet.read(ip.l3 + offset)?;
+        let length = (words as usize + 1) << 3;
+        if length > MAX_EXTENSION_LENGTH {
+            return Err(DropReason::ExtensionHeader);
+        }
+        next = following;
+        offset += length;
+    }
+    if is_extension(next) {
+        return Err(if next == protocol::FRAGMENT { DropReason::Fragment } else { DropReason::ExtensionHeader });
+    }
+    if ip.length < offset {
+        return Err(DropReason::Malformed);
+    }
+    Ok((next, offset))
+}

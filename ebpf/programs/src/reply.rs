@@ -1,0 +1,135 @@
+//! Flows, as the receiver knows them: how a reply is turned back into one from the VIP.
+//!
+//! What only a client has said stands in an LRU of its own, so that no flood evicts a live entry. A flow is
+//! established by the ACK of the SYN-ACK that left, or by an answer of the endpoint; then it stands in a table
+//! that never evicts. A lost entry is made again by the client's next packet.
+
+use aya_ebpf::helpers::bpf_jiffies64;
+use fairlead_abi::{DropReason, FlowEntry, FlowKey, FlowState};
+
+use crate::{
+    headers::{protocol, tcp},
+    maps::{FLOWS, HALF_OPEN, Reverse, Scratch},
+    packet::Packet,
+    parse::{Ip, Transport},
+};
+
+/// A client's packet goes to an endpoint: the reverse of its flow, `scratch.flow`, is noted.
+#[inline(always)]
+pub fn note(
+    packet: &Packet,
+    ip: &Ip,
+    carried: &Transport,
+    scratch: &mut Scratch,
+    mss: u16,
+) -> Result<(), DropReason> {
+    let Scratch { flow: key, entry, .. } = scratch;
+    *entry = FlowEntry {
+        vip: ip.destination,
+        port: [carried.ports[2], carried.ports[3]],
+        mss,
+        sequence: 0,
+        state: FlowState::Unproven as u8,
+        padding: [0; 7],
+        seen: now(),
+    };
+    if carried.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
+        entry.state = FlowState::HalfOpen as u8;
+        let _ = HALF_OPEN.insert(&*key, &*entry, 0);
+        return Ok(());
+    }
+    if let Some(known) = FLOWS.get_ptr_mut(&*key)
+        // SAFETY: an entry of the map; fields are plain numbers, and the last writer of `seen` wins.
+        && unsafe { is_of(&*known, entry) }
+    {
+        // SAFETY: as above.
+        unsafe { (*known).seen = entry.seen };
+        return Ok(());
+    }
+    let Some(half) = HALF_OPEN.get_ptr_mut(&*key) else {
+        let _ = HALF_OPEN.insert(&*key, &*entry, 0);
+        return Ok(());
+    };
+    // SAFETY: as above.
+    let half = unsafe { &mut *half };
+    if !is_of(half, entry) {
+        let _ = HALF_OPEN.insert(&*key, &*entry, 0);
+        return Ok(());
+    }
+    half.seen = entry.seen;
+    if carried.protocol == protocol::TCP && half.state == FlowState::HalfOpen as u8 && half.sequence != 0 {
+        let acknowledged: [u8; 4] = packet.read(carried.l4 + 8)?;
+        if u32::from_be_bytes(acknowledged) == half.sequence.wrapping_add(1) {
+            half.state = FlowState::Established as u8;
+            return establish(key, half);
+        }
+    }
+    Ok(())
+}
+
+/// Moves a flow to the table that never evicts.
+#[inline(always)]
+fn establish(key: &FlowKey, entry: &FlowEntry) -> Result<(), DropReason> {
+    if FLOWS.insert(key, entry, 0).is_err() {
+        return Err(DropReason::FlowsFull);
+    }
+    let _ = HALF_OPEN.remove(key);
+    Ok(())
+}
+
+/// Finds how to rewrite a reply of the flow `scratch.flow`, and puts it into `scratch.reverse`, whose TCP flags
+/// are set; `None`: it belongs to no flow of a service. `sequence` is the reply's own sequence number.
+#[inline(always)]
+#[must_use]
+pub fn find(scratch: &mut Scratch, sequence: u32) -> Option<()> {
+    let Scratch { flow: key, reverse, .. } = scratch;
+    let key = &*key;
+    let tcp_flags = reverse.tcp_flags;
+    if tcp_flags & tcp::SYN != 0
+        && let Some(half) = HALF_OPEN.get_ptr_mut(key)
+    {
+        // SAFETY: an entry of the map; fields are plain numbers.
+        let half = unsafe { &mut *half };
+        half.sequence = sequence;
+        return copy(half, reverse);
+    }
+    if let Some(known) = FLOWS.get_ptr_mut(key) {
+        // SAFETY: as above.
+        let known = unsafe { &mut *known };
+        known.seen = now();
+        if tcp_flags & (tcp::FIN | tcp::RST) != 0 {
+            known.state = FlowState::Closing as u8;
+        }
+        return copy(known, reverse);
+    }
+    // SAFETY: as above.
+    let half = unsafe { &mut *HALF_OPEN.get_ptr_mut(key)? };
+    copy(half, reverse);
+    if tcp_flags & tcp::RST == 0 {
+        half.state = FlowState::Established as u8;
+        half.seen = now();
+        // Where the table is full the entry stays where it is, and the reply is still rewritten.
+        let _ = establish(key, half);
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn copy(entry: &FlowEntry, reverse: &mut Reverse) -> Option<()> {
+    reverse.vip = entry.vip;
+    reverse.port = entry.port;
+    reverse.mss = entry.mss;
+    Some(())
+}
+
+/// Whether an entry is of the same VIP and port.
+#[inline(always)]
+fn is_of(known: &FlowEntry, entry: &FlowEntry) -> bool {
+    known.vip.words() == entry.vip.words() && known.port == entry.port
+}
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: the helper has no arguments.
+    unsafe { bpf_jiffies64() }
+}
