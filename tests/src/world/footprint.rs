@@ -1,0 +1,231 @@
+//! What a world leaves on the machine, and how all of it goes away again.
+//!
+//! Everything that a world makes carries its id: namespaces, its directory under [`RUNS`], the agents' instances
+//! and so their pins in bpffs. Removal works from those names alone and never from what a process remembers, so
+//! the same function serves a normal end, a panic, a signal, the leftovers of a run that was killed -9 (found by
+//! the lock that a living owner holds) and `demo down`.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, Once, RwLock, RwLockReadGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::namespace;
+
+/// One directory per world: lock, servers' files, manifests, agents' state and logs.
+pub const RUNS: &str = "/run/fairlead-world";
+
+/// Where agents pin, one directory per instance.
+pub const PINS: &str = "/sys/fs/bpf/fairlead";
+
+/// In the directory of a world that outlives its maker.
+const KEPT: &str = "kept";
+
+/// Worlds of this process.
+static LIVING: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Held for reading while something is made. The signal thread takes it for writing and never gives it back, so
+/// that nothing can be made behind the back of the removal.
+static MAKING: RwLock<()> = RwLock::new(());
+
+/// A claim on an id; all that carries the id is removed when this is dropped, unless it is kept.
+#[derive(Debug)]
+pub struct Footprint {
+    id: String,
+    /// Locked while the owner lives; its only use is that other processes fail to lock it.
+    _lock: File,
+}
+
+impl Footprint {
+    /// Claims a new id, `fl-`, this process's number, `-` and a number, after removing what dead runs left.
+    pub fn claim() -> Result<Self> {
+        static WORLDS: AtomicU32 = AtomicU32::new(1);
+        static FIRST: Once = Once::new();
+        namespace::prepare_directory()?;
+        fs::create_dir_all(RUNS).with_context(|| format!("create {RUNS}; is this run as root?"))?;
+        // Else another process's sweep could find the new directory before its lock is held.
+        let one_at_a_time = File::create(Path::new(RUNS).with_extension("lock"))?;
+        one_at_a_time.lock()?;
+        FIRST.call_once(|| {
+            remove_on_signal();
+            remove_stale();
+        });
+        let number = WORLDS.fetch_add(1, Ordering::Relaxed);
+        let id = format!("fl-{}-{number}", std::process::id());
+        let directory = Path::new(RUNS).join(&id);
+        // A kept world of an earlier process that had this number.
+        if directory.exists() {
+            remove(&id)?;
+        }
+        let _making = making();
+        LIVING.lock().expect("never poisoned: nothing panics under it").insert(id.clone());
+        fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+        let lock = File::create(directory.join("lock"))?;
+        lock.lock().context("lock the world's directory")?;
+        Ok(Self { id, _lock: lock })
+    }
+
+    /// The id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The world's directory.
+    #[must_use]
+    pub fn directory(&self) -> PathBuf {
+        Path::new(RUNS).join(&self.id)
+    }
+
+    /// Leaves the world running when this process ends, until [`remove`] is called with its id.
+    pub fn keep(self) -> Result<String> {
+        fs::write(self.directory().join(KEPT), "")?;
+        LIVING.lock().expect("never poisoned").remove(&self.id);
+        let id = self.id.clone();
+        std::mem::forget(self);
+        Ok(id)
+    }
+}
+
+impl Drop for Footprint {
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.id) {
+            eprintln!("world {} was not removed completely: {error:#}", self.id);
+        }
+        LIVING.lock().expect("never poisoned").remove(&self.id);
+    }
+}
+
+/// To be held while a namespace is made or a process is started.
+pub(super) fn making() -> RwLockReadGuard<'static, ()> {
+    MAKING.read().expect("never poisoned: nothing panics under it")
+}
+
+/// Removes everything that carries the id. What is already gone is no error.
+pub fn remove(id: &str) -> Result<()> {
+    let namespaces = namespace::with_prefix(&format!("{id}-"))?;
+    end_processes(&namespaces.iter().map(|(_, inode)| *inode).collect());
+    for (name, _) in &namespaces {
+        namespace::remove(name)?;
+    }
+    for pins in instances(id)? {
+        remove_directory(&pins)?;
+    }
+    remove_directory(&Path::new(RUNS).join(id))
+}
+
+/// Ids of worlds that were kept.
+pub fn kept() -> Result<Vec<String>> {
+    Ok(runs()?.into_iter().filter(|id| Path::new(RUNS).join(id).join(KEPT).exists()).collect())
+}
+
+/// Removes the worlds whose owners died without doing so; kept ones stay.
+fn remove_stale() {
+    for id in runs().unwrap_or_default() {
+        let directory = Path::new(RUNS).join(&id);
+        if directory.join(KEPT).exists() {
+            continue;
+        }
+        // Without a lock file its owner died before it had made anything else.
+        if let Ok(lock) = File::open(directory.join("lock"))
+            && matches!(lock.try_lock(), Err(TryLockError::WouldBlock))
+        {
+            continue;
+        }
+        if let Err(error) = remove(&id) {
+            eprintln!("leftover world {id} was not removed completely: {error:#}");
+        }
+    }
+}
+
+fn runs() -> Result<Vec<String>> {
+    match fs::read_dir(RUNS) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        entries => {
+            let mut ids = Vec::new();
+            for entry in entries.with_context(|| format!("read {RUNS}"))? {
+                ids.push(entry?.file_name().to_string_lossy().into_owned());
+            }
+            ids.sort();
+            Ok(ids)
+        }
+    }
+}
+
+fn instances(id: &str) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(PINS) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(|| format!("read {PINS}"))?,
+    };
+    let prefix = format!("{id}-");
+    let ours = entries.filter_map(Result::ok).map(|entry| entry.path());
+    Ok(ours
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix)))
+        .collect())
+}
+
+fn remove_directory(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Kills every process whose network namespace is one of `inodes`, until there is none.
+fn end_processes(inodes: &BTreeSet<u64>) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < deadline {
+        let inside = processes_in(inodes);
+        if inside.is_empty() {
+            return;
+        }
+        for pid in inside {
+            // It may have ended by itself since it was seen.
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn processes_in(inodes: &BTreeSet<u64>) -> Vec<Pid> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    // A zombie has no namespace any more, so it isn't waited for.
+    pids.filter(|pid| network_of(*pid).is_some_and(|inode| inodes.contains(&inode)))
+        .map(Pid::from_raw)
+        .collect()
+}
+
+/// The inode of a process's network namespace: `net:[4026531840]`.
+fn network_of(pid: i32) -> Option<u64> {
+    let link = fs::read_link(format!("/proc/{pid}/ns/net")).ok()?;
+    link.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// From the first world on, SIGINT, SIGTERM and SIGHUP remove this process's worlds before they end it.
+fn remove_on_signal() {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])
+        .expect("these three signals can be caught");
+    thread::spawn(move || {
+        let Some(signal) = signals.forever().next() else { return };
+        let _nothing_is_made_any_more = MAKING.write();
+        let living = LIVING.lock().expect("never poisoned").clone();
+        for id in living {
+            if let Err(error) = remove(&id) {
+                eprintln!("world {id} was not removed completely: {error:#}");
+            }
+        }
+        std::process::exit(128 + signal);
+    });
+}

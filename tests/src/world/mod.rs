@@ -1,0 +1,217 @@
+//! The world that fairlead is tested in: network namespaces with real servers, clients and a router.
+//!
+//! A [`Plan`] says what there shall be, [`World::build`] makes it within seconds, and dropping it leaves nothing
+//! behind, also after a panic, a signal or kill -9 (then the next world removes it). Every host has `eth0` to the router
+//! in the middle; every pod a veth of its node. What happens is real: servers are killed -9, links go down, routes move.
+
+mod footprint;
+mod namespace;
+mod plan;
+mod pod;
+mod process;
+mod router;
+mod wiring;
+mod xdp;
+
+use std::path::PathBuf;
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+
+pub use footprint::{Footprint, PINS, RUNS, kept, remove};
+pub use namespace::Namespace;
+pub use plan::{ClusterPlan, ClusterSeat, Host, Layout, NodeSeat, Plan, PodSeat, RegionPlan, Uplink};
+pub use pod::{DOWNLOADS, HTTP_PORT, Pod, UDP_PORT};
+pub use process::{Process, own_program};
+pub use router::{Router, VIPS_V4, VIPS_V6};
+
+use crate::client::Client;
+
+/// A running world.
+#[derive(Debug)]
+pub struct World {
+    /// Names and addresses of everything.
+    pub layout: Layout,
+    /// In the middle.
+    pub router: Router,
+    gateways: Vec<Namespace>,
+    nodes: Vec<Namespace>,
+    pods: Vec<Pod>,
+    clients: Vec<Client>,
+    /// Last, so that processes are waited for before what is left of them is removed.
+    footprint: Footprint,
+}
+
+impl World {
+    /// Builds it, with every client's VIP traffic going to its own region's gateways and all servers running.
+    pub fn build(plan: &Plan) -> Result<Self> {
+        let layout = plan.layout()?;
+        let footprint = Footprint::claim()?;
+        pod::make_downloads(&footprint.directory())?;
+        let wired = wiring::wire(&footprint, &layout)?;
+        let router = Router::set_up(wired.router, &layout)?;
+        let mut clients = Vec::new();
+        for (host, namespace) in layout.clients.iter().zip(wired.clients) {
+            clients.push(Client::new(host.clone(), namespace));
+        }
+        let world = Self {
+            pods: start_pods(&layout, wired.pods, &footprint)?,
+            gateways: wired.gateways,
+            nodes: wired.nodes,
+            clients,
+            layout,
+            router,
+            footprint,
+        };
+        for region in &plan.regions {
+            let gateways = world.gateways_of(&region.name);
+            world.route_vip(&region.name, &gateways)?;
+        }
+        Ok(world)
+    }
+
+    /// What everything of this world carries in its name.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.footprint.id()
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn directory(&self) -> PathBuf {
+        self.footprint.directory()
+    }
+
+    /// Leaves it running when this process ends, until [`remove`] is called with the id that is returned.
+    pub fn keep(self) -> Result<String> {
+        let Self { pods, clients, footprint, .. } = self;
+        let id = footprint.keep()?;
+        // Dropping a pod kills its servers.
+        std::mem::forget(pods);
+        drop(clients);
+        Ok(id)
+    }
+
+    /// The client with this name, or the first of the region with it.
+    ///
+    /// # Panics
+    /// If there is none: the test is wrong.
+    #[must_use]
+    pub fn client(&self, name: &str) -> &Client {
+        let of = |client: &&Client| client.host.name == name || client.host.region == name;
+        self.clients.iter().find(of).unwrap_or_else(|| panic!("no client {name} in this world"))
+    }
+
+    /// All clients.
+    #[must_use]
+    pub fn clients(&self) -> &[Client] {
+        &self.clients
+    }
+
+    /// The pod with this name.
+    ///
+    /// # Panics
+    /// If there is none: the test is wrong.
+    #[must_use]
+    pub fn pod(&self, name: &str) -> &Pod {
+        self.pods
+            .iter()
+            .find(|pod| pod.name() == name)
+            .unwrap_or_else(|| panic!("no pod {name} in this world"))
+    }
+
+    /// All pods.
+    #[must_use]
+    pub fn pods(&self) -> &[Pod] {
+        &self.pods
+    }
+
+    /// The pods of a cluster.
+    pub fn pods_of(&self, cluster: &str) -> impl Iterator<Item = &Pod> {
+        self.pods.iter().filter(move |pod| pod.cluster == cluster)
+    }
+
+    /// The namespace of a gateway, node, client or pod.
+    pub fn namespace(&self, host: &str) -> Result<&Namespace> {
+        let gateways = self.layout.gateways.iter().map(|host| &host.name).zip(&self.gateways);
+        let nodes = self.layout.nodes.iter().map(|node| &node.host.name).zip(&self.nodes);
+        let clients = self.clients.iter().map(|client| (&client.host.name, &client.namespace));
+        let pods = self.pods.iter().map(|pod| (&pod.seat.name, &pod.namespace));
+        let mut all = gateways.chain(nodes).chain(clients).chain(pods);
+        let found = all.find(|(name, _)| *name == host);
+        Ok(found.with_context(|| format!("no host {host} in this world"))?.1)
+    }
+
+    /// Names of a region's gateways.
+    #[must_use]
+    pub fn gateways_of(&self, region: &str) -> Vec<&str> {
+        let gateways = self.layout.gateways.iter().filter(|host| host.region == region);
+        gateways.map(|host| host.name.as_str()).collect()
+    }
+
+    /// From now on, packets for VIPs from this client, or from all of this region's clients, go to these gateways, by
+    /// flow; with none of them the router answers that the VIP is unreachable.
+    pub fn route_vip(&self, from: &str, gateways: &[&str]) -> Result<()> {
+        for client in &self.clients {
+            if client.host.name == from || client.host.region == from {
+                self.router.route_vip(&client.host.name, gateways)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts the link of a gateway, node or client; of all nodes of a cluster; or of all gateways and nodes of a region.
+    /// Servers and agents run on and know of nothing but a carrier that is gone.
+    pub fn cut(&self, what: &str) -> Result<()> {
+        self.router.cut(&self.hosts(what)?)
+    }
+
+    /// Brings back what [`World::cut`] took.
+    pub fn restore(&self, what: &str) -> Result<()> {
+        self.router.restore(&self.hosts(what)?)
+    }
+
+    /// From now on this share of the packets from and to these hosts vanishes without a word: 0 none, 100 all.
+    pub fn lose(&self, what: &str, percent: u8) -> Result<()> {
+        self.hosts(what)?.iter().try_for_each(|host| self.router.lose(host, percent))
+    }
+
+    /// Puts the program `pass` of the BPF ELF on the router's end of these hosts' links: only where the other end of a
+    /// veth has some XDP program does what is sent by XDP_TX arrive.
+    pub fn attach_pass(&self, elf: &[u8], hosts: &[&str]) -> Result<()> {
+        let pass = xdp::Pinned::load(elf, "pass", &format!("{}-pass", self.id()))?;
+        self.router.attach_xdp(hosts, pass.path())
+    }
+
+    /// The hosts that a name of a host, cluster or region stands for.
+    fn hosts(&self, what: &str) -> Result<Vec<&str>> {
+        let gateways = self.layout.gateways.iter().filter(|host| host.name == what || host.region == what);
+        let nodes = self
+            .layout
+            .nodes
+            .iter()
+            .filter(|node| node.host.name == what || node.cluster == what || node.host.region == what);
+        let clients = self.layout.clients.iter().filter(|host| host.name == what);
+        let hosts = gateways.chain(nodes.map(|node| &node.host)).chain(clients);
+        let names: Vec<_> = hosts.map(|host| host.name.as_str()).collect();
+        if names.is_empty() {
+            bail!("no host, cluster or region {what} in this world");
+        }
+        Ok(names)
+    }
+}
+
+/// All pods' servers start at once; then each is waited for.
+fn start_pods(layout: &Layout, namespaces: Vec<Namespace>, footprint: &Footprint) -> Result<Vec<Pod>> {
+    let directory = footprint.directory();
+    let mut pods = Vec::new();
+    for (seat, namespace) in layout.pods.iter().zip(namespaces) {
+        let cluster = &layout.nodes[seat.node].cluster;
+        pods.push(Pod::start(seat.clone(), cluster, namespace, &directory)?);
+    }
+    thread::scope(|scope| {
+        let waiting: Vec<_> = pods.iter().map(|pod| scope.spawn(|| pod.wait_until_serving())).collect();
+        waiting.into_iter().try_for_each(|thread| thread.join().expect("waiting doesn't panic"))
+    })?;
+    Ok(pods)
+}

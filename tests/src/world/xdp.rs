@@ -1,0 +1,46 @@
+//! XDP programs that the world itself needs on its links.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use aya::EbpfLoader;
+use aya::programs::Xdp;
+
+/// Where it is pinned for the moment between loading and attaching.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// A program that is pinned until this is dropped. What it was attached to keeps it.
+pub(super) struct Pinned {
+    path: PathBuf,
+}
+
+impl Pinned {
+    /// Loads one program of an ELF. Its maps are made as small as they can be: this program uses none.
+    pub(super) fn load(elf: &[u8], program: &str, name: &str) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        for map in fairlead_abi::map::ALL {
+            loader.map_max_entries(map, 1);
+        }
+        let mut loaded = loader.load(elf).context("load the BPF ELF")?;
+        let program: &mut Xdp = loaded
+            .program_mut(program)
+            .with_context(|| format!("no program {program} in the ELF"))?
+            .try_into()?;
+        program.load()?;
+        let path = Path::new(BPFFS).join(name);
+        program.pin(&path).with_context(|| format!("pin {}; is bpffs mounted?", path.display()))?;
+        Ok(Self { path })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // Somebody else's removal is as good.
+        let _ = fs::remove_file(&self.path);
+    }
+}
