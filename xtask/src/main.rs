@@ -8,12 +8,13 @@
 mod ebpf;
 mod interrupt;
 mod process;
+mod setup;
 mod toolchain;
 mod workspace;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::interrupt::Interrupted;
@@ -29,6 +30,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Show what this machine needs and has, and install what is missing
+    #[command(after_help = "Example:\n  cargo xtask setup")]
+    Setup,
     /// Build the BPF programs that the agent embeds
     #[command(after_help = "Example:\n  cargo xtask build-ebpf && cargo build --release")]
     BuildEbpf,
@@ -55,15 +59,14 @@ fn perform(command: Command) -> Result<()> {
     interrupt::watch()?;
     let workspace = Workspace::locate()?;
     match command {
+        Command::Setup => setup::setup(&workspace),
         Command::BuildEbpf => build_ebpf(&workspace),
     }
 }
 
 fn build_ebpf(workspace: &Workspace) -> Result<()> {
-    let compilers = toolchain::compilers()?;
-    let linker = toolchain::linker()?.context("bpf-linker is missing")?;
-    let compiler = toolchain::choose(&compilers, Some(&linker)).context("no compiler for BPF")?;
-    for elf in ebpf::build(workspace, compiler, &linker)? {
+    let (compiler, linker) = setup::bpf_toolchain(workspace)?;
+    for elf in ebpf::build(workspace, &compiler, &linker)? {
         let note = if elf.changed { "" } else { " (unchanged)" };
         println!("{}  {}{note}", elf.sha256, ebpf::short(&elf.file));
     }
