@@ -5,6 +5,7 @@
 //! in the middle; every pod a veth of its node. What happens is real: servers are killed -9, links go down, routes move.
 
 mod footprint;
+mod manifests;
 mod namespace;
 mod plan;
 mod pod;
@@ -19,6 +20,7 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 
 pub use footprint::{Footprint, PINS, RUNS, kept, remove};
+pub use manifests::{Condition, Manifests, ServiceSpec};
 pub use namespace::Namespace;
 pub use plan::{ClusterPlan, ClusterSeat, Host, Layout, NodeSeat, Plan, PodSeat, RegionPlan, Uplink};
 pub use pod::{DOWNLOADS, HTTP_PORT, Pod, UDP_PORT};
@@ -38,6 +40,7 @@ pub struct World {
     nodes: Vec<Namespace>,
     pods: Vec<Pod>,
     clients: Vec<Client>,
+    manifests: Vec<Manifests>,
     /// Last, so that processes are waited for before what is left of them is removed.
     footprint: Footprint,
 }
@@ -54,7 +57,12 @@ impl World {
         for (host, namespace) in layout.clients.iter().zip(wired.clients) {
             clients.push(Client::new(host.clone(), namespace));
         }
+        let mut manifests = Vec::new();
+        for cluster in &layout.clusters {
+            manifests.push(Manifests::new(&footprint.directory(), cluster, &layout)?);
+        }
         let world = Self {
+            manifests,
             pods: start_pods(&layout, wired.pods, &footprint)?,
             gateways: wired.gateways,
             nodes: wired.nodes,
@@ -129,6 +137,23 @@ impl World {
     /// The pods of a cluster.
     pub fn pods_of(&self, cluster: &str) -> impl Iterator<Item = &Pod> {
         self.pods.iter().filter(move |pod| pod.cluster == cluster)
+    }
+
+    /// What a cluster's API server would say.
+    ///
+    /// # Panics
+    /// If there is no such cluster: the test is wrong.
+    #[must_use]
+    pub fn manifests(&self, cluster: &str) -> &Manifests {
+        self.manifests
+            .iter()
+            .find(|manifests| manifests.cluster().name == cluster)
+            .unwrap_or_else(|| panic!("no cluster {cluster} in this world"))
+    }
+
+    /// Gives every cluster a shard of a service.
+    pub fn add_service(&self, service: &ServiceSpec) -> Result<()> {
+        self.manifests.iter().try_for_each(|manifests| manifests.add_service(service))
     }
 
     /// The namespace of a gateway, node, client or pod.

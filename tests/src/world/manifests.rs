@@ -1,0 +1,476 @@
+//! Kubernetes manifests of the world's clusters: a directory per cluster with the objects as `kubectl get -o yaml`
+//! prints them.
+//!
+//! What the API server of a cluster would say is held here and can be changed: a pod is drained, taken out, brought
+//! back. Each change is written to a file beside the old one and put in its place by a rename. Whether servers really
+//! run has nothing to do with it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use anyhow::{Context, Result, ensure};
+
+use super::plan::{ClusterSeat, Layout, NodeSeat, PodSeat};
+use super::pod::{HTTP_PORT, UDP_PORT};
+
+/// Label of nodes that have a receiver.
+const RECEIVER_LABEL: &str = "fairlead.io/receiver";
+
+/// Annotation that names a service's VIPs.
+const VIPS_ANNOTATION: &str = "fairlead.io/vips";
+
+/// A federated service, the same in every cluster that has a shard of it.
+#[derive(Clone, Debug)]
+pub struct ServiceSpec {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its VIPs.
+    pub vips: Vec<IpAddr>,
+    /// Port of the VIP for HTTP, served by nginx.
+    pub http_port: u16,
+    /// Port of the VIP for UDP, served by the echo.
+    pub udp_port: u16,
+    /// Annotations besides the VIPs'.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl ServiceSpec {
+    /// A service in namespace `shop`: HTTP on port 80 and the echo on port 7, on the VIPs with this last number.
+    #[must_use]
+    pub fn new(name: &str, number: u8) -> Self {
+        let v6 = std::net::Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, number.into());
+        Self {
+            namespace: "shop".to_owned(),
+            name: name.to_owned(),
+            vips: vec![IpAddr::from([203, 0, 113, number]), v6.into()],
+            http_port: 80,
+            udp_port: 7,
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    /// With one more annotation.
+    #[must_use]
+    pub fn annotation(mut self, name: &str, value: &str) -> Self {
+        self.annotations.insert(name.to_owned(), value.to_owned());
+        self
+    }
+}
+
+/// An endpoint's conditions (EndpointSlice v1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Ready and serving.
+    Ready,
+    /// Neither ready nor serving, as when its readiness probe fails.
+    NotReady,
+    /// Serving, terminating and so not ready: it is being deleted.
+    Terminating,
+}
+
+/// The manifests of one cluster.
+#[derive(Debug)]
+pub struct Manifests {
+    directory: PathBuf,
+    cluster: ClusterSeat,
+    nodes: Vec<NodeSeat>,
+    pods: Vec<Pod>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct Pod {
+    seat: PodSeat,
+    node: String,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    services: BTreeMap<String, ServiceSpec>,
+    /// By pod; one that is missing is in no EndpointSlice.
+    endpoints: BTreeMap<String, Condition>,
+    /// Nodes that are labelled as having a receiver.
+    receivers: BTreeMap<String, bool>,
+    /// As `metadata.resourceVersion`.
+    version: u64,
+}
+
+impl Manifests {
+    /// With nodes that all have receivers, all pods ready, and no service yet.
+    pub(super) fn new(world: &Path, cluster: &ClusterSeat, layout: &Layout) -> Result<Self> {
+        let directory = world.join("manifests").join(&cluster.name);
+        fs::create_dir_all(&directory)?;
+        let of_cluster = |node: &&NodeSeat| node.cluster == cluster.name;
+        let nodes: Vec<_> = layout.nodes.iter().filter(of_cluster).cloned().collect();
+        let pods: Vec<_> = layout
+            .pods
+            .iter()
+            .filter(|pod| layout.nodes[pod.node].cluster == cluster.name)
+            .map(|pod| Pod { seat: pod.clone(), node: layout.nodes[pod.node].host.name.clone() })
+            .collect();
+        let state = State {
+            endpoints: pods.iter().map(|pod| (pod.seat.name.clone(), Condition::Ready)).collect(),
+            receivers: nodes.iter().map(|node| (node.host.name.clone(), true)).collect(),
+            ..State::default()
+        };
+        let manifests = Self { directory, cluster: cluster.clone(), nodes, pods, state: Mutex::new(state) };
+        manifests.change(|_| Ok(()))?;
+        Ok(manifests)
+    }
+
+    /// The cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &ClusterSeat {
+        &self.cluster
+    }
+
+    /// Where the files are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Adds a service with all pods as its endpoints, or replaces the one with its name.
+    pub fn add_service(&self, service: &ServiceSpec) -> Result<()> {
+        self.change(|state| {
+            state.services.insert(service.name.clone(), service.clone());
+            Ok(())
+        })
+    }
+
+    /// Takes a service out of this cluster.
+    pub fn remove_service(&self, name: &str) -> Result<()> {
+        self.change(|state| {
+            state.services.remove(name).map(drop).with_context(|| format!("no service {name}"))
+        })?;
+        for file in ["service", "endpointslice-ipv4", "endpointslice-ipv6"] {
+            fs::remove_file(self.directory.join(format!("{name}-{file}.yaml")))?;
+        }
+        Ok(())
+    }
+
+    /// Sets (`Some`) or removes an annotation of a service, e.g. its capacity.
+    pub fn annotate(&self, service: &str, name: &str, value: Option<&str>) -> Result<()> {
+        self.change(|state| {
+            let service = state.services.get_mut(service).with_context(|| format!("no service {service}"))?;
+            match value {
+                Some(value) => service.annotations.insert(name.to_owned(), value.to_owned()),
+                None => service.annotations.remove(name),
+            };
+            Ok(())
+        })
+    }
+
+    /// Gives a pod's endpoints this condition; one that was removed is added again.
+    pub fn set(&self, pod: &str, condition: Condition) -> Result<()> {
+        ensure!(
+            self.pods.iter().any(|known| known.seat.name == pod),
+            "no pod {pod} in {}",
+            self.cluster.name
+        );
+        self.change(|state| {
+            state.endpoints.insert(pod.to_owned(), condition);
+            Ok(())
+        })
+    }
+
+    /// Gives all pods of the cluster this condition.
+    pub fn set_all(&self, condition: Condition) -> Result<()> {
+        self.change(|state| {
+            for pod in &self.pods {
+                state.endpoints.insert(pod.seat.name.clone(), condition);
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes a pod out of all EndpointSlices.
+    pub fn remove(&self, pod: &str) -> Result<()> {
+        self.change(|state| {
+            state.endpoints.remove(pod).map(drop).with_context(|| format!("{pod} is in no EndpointSlice"))
+        })
+    }
+
+    /// Says of a node whether it has a receiver.
+    pub fn set_receiver(&self, node: &str, has: bool) -> Result<()> {
+        self.change(|state| {
+            *state.receivers.get_mut(node).with_context(|| format!("no node {node}"))? = has;
+            Ok(())
+        })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State) -> Result<()>) -> Result<()> {
+        let mut state = self.state.lock().expect("never poisoned: nothing panics under it");
+        change(&mut state)?;
+        state.version += 1;
+        self.put("nodes.yaml", &self.nodes(&state))?;
+        for service in state.services.values() {
+            let name = &service.name;
+            self.put(&format!("{name}-service.yaml"), &service_manifest(service, state.version))?;
+            self.put(&format!("{name}-endpointslice-ipv4.yaml"), &self.slice(&state, service, true))?;
+            self.put(&format!("{name}-endpointslice-ipv6.yaml"), &self.slice(&state, service, false))?;
+        }
+        Ok(())
+    }
+
+    /// Writes a file if that changes it, never leaving half of it to be seen.
+    fn put(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.directory.join(name);
+        let ignoring_version = |text: &str| -> String {
+            text.lines().filter(|line| !line.contains("resourceVersion")).collect()
+        };
+        if fs::read_to_string(&path).is_ok_and(|old| ignoring_version(&old) == ignoring_version(text)) {
+            return Ok(());
+        }
+        let new = self.directory.join(format!(".{name}.new"));
+        fs::write(&new, text)?;
+        fs::rename(&new, &path).with_context(|| format!("put {} in its place", path.display()))
+    }
+
+    /// As `kubectl get nodes -o yaml` prints them: a list.
+    fn nodes(&self, state: &State) -> String {
+        let mut text = String::from("apiVersion: v1\nitems:\n");
+        for node in &self.nodes {
+            let name = &node.host.name;
+            let label = if state.receivers[name] {
+                format!("\n      {RECEIVER_LABEL}: \"true\"")
+            } else {
+                String::new()
+            };
+            let (region, zone) = (&self.cluster.region, &self.cluster.zone);
+            let (v4, v6) = node.host.uplink.host;
+            let (pods_v4, pods_v6, version) = (&node.pods_v4, &node.pods_v6, state.version);
+            write!(
+                text,
+                r#"- apiVersion: v1
+  kind: Node
+  metadata:
+    creationTimestamp: "2026-01-01T00:00:00Z"
+    labels:{label}
+      kubernetes.io/hostname: {name}
+      kubernetes.io/os: linux
+      topology.kubernetes.io/region: {region}
+      topology.kubernetes.io/zone: {zone}
+    name: {name}
+    resourceVersion: "{version}"
+  spec:
+    podCIDR: {pods_v4}
+    podCIDRs:
+    - {pods_v4}
+    - {pods_v6}
+  status:
+    addresses:
+    - address: {v4}
+      type: InternalIP
+    - address: {v6}
+      type: InternalIP
+    - address: {name}
+      type: Hostname
+    conditions:
+    - lastHeartbeatTime: "2026-01-01T00:00:00Z"
+      lastTransitionTime: "2026-01-01T00:00:00Z"
+      message: kubelet is posting ready status
+      reason: KubeletReady
+      status: "True"
+      type: Ready
+"#
+            )
+            .expect("writing to a string doesn't fail");
+        }
+        text + "kind: List\nmetadata:\n  resourceVersion: \"\"\n"
+    }
+
+    fn slice(&self, state: &State, service: &ServiceSpec, v4: bool) -> String {
+        let (family, suffix) = if v4 { ("IPv4", "ipv4") } else { ("IPv6", "ipv6") };
+        let ServiceSpec { namespace, name, .. } = service;
+        let mut endpoints = String::new();
+        for pod in &self.pods {
+            if let Some(condition) = state.endpoints.get(&pod.seat.name) {
+                endpoints.push_str(&endpoint(pod, *condition, v4, namespace, &self.cluster.zone));
+            }
+        }
+        let endpoints = if endpoints.is_empty() {
+            "endpoints: []\n".to_owned()
+        } else {
+            format!("endpoints:\n{endpoints}")
+        };
+        let version = state.version;
+        format!(
+            r#"addressType: {family}
+apiVersion: discovery.k8s.io/v1
+{endpoints}kind: EndpointSlice
+metadata:
+  creationTimestamp: "2026-01-01T00:00:00Z"
+  generateName: {name}-
+  labels:
+    endpointslice.kubernetes.io/managed-by: endpointslice-controller.k8s.io
+    kubernetes.io/service-name: {name}
+  name: {name}-{suffix}
+  namespace: {namespace}
+  resourceVersion: "{version}"
+ports:
+- name: http
+  port: {HTTP_PORT}
+  protocol: TCP
+- name: echo
+  port: {UDP_PORT}
+  protocol: UDP
+"#
+        )
+    }
+}
+
+fn endpoint(pod: &Pod, condition: Condition, v4: bool, namespace: &str, zone: &str) -> String {
+    let address = if v4 { IpAddr::from(pod.seat.address.0) } else { pod.seat.address.1.into() };
+    let (ready, serving, terminating) = match condition {
+        Condition::Ready => (true, true, false),
+        Condition::NotReady => (false, false, false),
+        Condition::Terminating => (false, true, true),
+    };
+    let (name, node) = (&pod.seat.name, &pod.node);
+    format!(
+        r"- addresses:
+  - {address}
+  conditions:
+    ready: {ready}
+    serving: {serving}
+    terminating: {terminating}
+  nodeName: {node}
+  targetRef:
+    kind: Pod
+    name: {name}
+    namespace: {namespace}
+  zone: {zone}
+"
+    )
+}
+
+fn service_manifest(service: &ServiceSpec, version: u64) -> String {
+    let ServiceSpec { namespace, name, vips, http_port, udp_port, annotations } = service;
+    let vips = vips.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let mut all = annotations.clone();
+    if !vips.is_empty() {
+        all.insert(VIPS_ANNOTATION.to_owned(), vips);
+    }
+    let annotations: String = all.iter().map(|(name, value)| format!("    {name}: {value:?}\n")).collect();
+    let annotations = if all.is_empty() { String::new() } else { format!("  annotations:\n{annotations}") };
+    format!(
+        r#"apiVersion: v1
+kind: Service
+metadata:
+{annotations}  creationTimestamp: "2026-01-01T00:00:00Z"
+  name: {name}
+  namespace: {namespace}
+  resourceVersion: "{version}"
+spec:
+  allocateLoadBalancerNodePorts: false
+  externalTrafficPolicy: Cluster
+  internalTrafficPolicy: Cluster
+  ipFamilies:
+  - IPv4
+  - IPv6
+  ipFamilyPolicy: RequireDualStack
+  loadBalancerClass: fairlead.io/vip
+  ports:
+  - name: http
+    port: {http_port}
+    protocol: TCP
+    targetPort: http
+  - name: echo
+    port: {udp_port}
+    protocol: UDP
+    targetPort: echo
+  selector:
+    app: {name}
+  sessionAffinity: None
+  type: LoadBalancer
+status:
+  loadBalancer: {{}}
+"#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::Plan;
+
+    /// Manifests in a directory of their own, removed at the end.
+    struct Fixture {
+        directory: PathBuf,
+        manifests: Manifests,
+    }
+
+    impl Fixture {
+        fn new(name: &str) -> Self {
+            let directory =
+                std::env::temp_dir().join(format!("fairlead-manifests-{}-{name}", std::process::id()));
+            let layout = Plan::small().layout().unwrap();
+            let manifests = Manifests::new(&directory, &layout.clusters[0], &layout).unwrap();
+            manifests.add_service(&ServiceSpec::new("web", 1)).unwrap();
+            Self { directory, manifests }
+        }
+
+        fn read(&self, file: &str) -> String {
+            fs::read_to_string(self.manifests.directory().join(file)).unwrap()
+        }
+    }
+
+    impl Drop for Fixture {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.directory).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_cluster_has_nodes_a_service_and_slices_of_both_families() {
+        let fixture = Fixture::new("files");
+        let mut names: Vec<_> = fs::read_dir(fixture.manifests.directory())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        let wanted =
+            ["nodes.yaml", "web-endpointslice-ipv4.yaml", "web-endpointslice-ipv6.yaml", "web-service.yaml"];
+        assert_eq!(names, wanted);
+        assert!(fixture.read("nodes.yaml").contains("fairlead.io/receiver: \"true\""));
+        assert!(fixture.read("web-service.yaml").contains("fairlead.io/vips: \"203.0.113.1,2001:db8:f::1\""));
+        assert!(fixture.read("web-endpointslice-ipv6.yaml").contains("- 2001:db8:1::2\n"));
+    }
+
+    #[test]
+    fn a_drained_pod_stays_in_its_slices_and_a_removed_one_goes() {
+        let fixture = Fixture::new("drain");
+        let slices = ["web-endpointslice-ipv4.yaml", "web-endpointslice-ipv6.yaml"];
+        fixture.manifests.set("pod-us-central1-a-1", Condition::Terminating).unwrap();
+        for slice in slices {
+            let text = fixture.read(slice);
+            assert_eq!(text.matches("ready: false\n    serving: true\n    terminating: true\n").count(), 1);
+            assert_eq!(text.matches("ready: true\n    serving: true\n    terminating: false\n").count(), 1);
+        }
+        fixture.manifests.remove("pod-us-central1-a-1").unwrap();
+        fixture.manifests.remove("pod-us-central1-a-2").unwrap();
+        assert!(fixture.read(slices[0]).contains("endpoints: []\n"));
+        fixture.manifests.set_all(Condition::Ready).unwrap();
+        assert_eq!(fixture.read(slices[0]).matches("ready: true").count(), 2);
+        assert!(fixture.manifests.set("pod-nowhere", Condition::Ready).is_err());
+    }
+
+    #[test]
+    fn a_change_writes_only_the_files_that_it_concerns() {
+        let fixture = Fixture::new("files-that-change");
+        let (service, slice) =
+            (fixture.read("web-service.yaml"), fixture.read("web-endpointslice-ipv4.yaml"));
+        fixture.manifests.annotate("web", "fairlead.io/probe", Some("http")).unwrap();
+        assert_ne!(fixture.read("web-service.yaml"), service);
+        assert_eq!(fixture.read("web-endpointslice-ipv4.yaml"), slice);
+        fixture.manifests.remove_service("web").unwrap();
+        assert_eq!(fs::read_dir(fixture.manifests.directory()).unwrap().count(), 1);
+    }
+}
