@@ -52,29 +52,34 @@ impl Client {
 
     /// Sends one datagram from a new socket and returns the answer.
     pub fn datagram(&self, to: SocketAddr, payload: &[u8]) -> Result<Vec<u8>> {
-        self.block_on(async {
-            let answer = tokio::time::timeout(PATIENCE, udp::ask(to, payload)).await;
-            Ok(answer.map_err(|_| Failure::Timeout)??.1)
-        })
-        .with_context(|| format!("a datagram from {} to {to}", self.name()))
+        let answer = block_on(&self.namespace, async { Ok(udp::ask(to, payload).await?.1) });
+        answer.with_context(|| format!("a datagram from {} to {to}", self.name()))
     }
 
     fn ask(&self, address: SocketAddr, request: &[u8]) -> Result<Response> {
-        let exchange = async {
-            let mut connection = http::Connection::open(address).await?;
-            connection.exchange(request).await
-        };
-        self.block_on(async {
-            Ok(tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| Failure::Timeout)??)
-        })
-        .with_context(|| format!("a request from {} to {address}", self.name()))
+        let answer = block_on(&self.namespace, exchange(address, request));
+        answer.with_context(|| format!("a request from {} to {address}", self.name()))
     }
+}
 
-    fn block_on<T: Send>(&self, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
-        self.namespace.run(|| {
-            tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?.block_on(work)
+/// `GET path` from any namespace on a new connection.
+pub(crate) fn get_from(namespace: &Namespace, address: SocketAddr, path: &str) -> Result<Response> {
+    block_on(namespace, exchange(address, &http::get(address, path)))
+}
+
+async fn exchange(address: SocketAddr, request: &[u8]) -> Result<Response> {
+    let mut connection = http::Connection::open(address).await?;
+    Ok(connection.exchange(request).await?)
+}
+
+/// Does `work` inside a namespace; it may take as long as [`PATIENCE`].
+fn block_on<T: Send>(namespace: &Namespace, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
+    namespace.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        runtime.block_on(async {
+            tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(Failure::Timeout.into()))
         })
-    }
+    })
 }
 
 /// The server's address and the path of `http://ADDRESS[:PORT]/PATH`.

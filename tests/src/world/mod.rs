@@ -4,6 +4,7 @@
 //! behind, also after a panic, a signal or kill -9 (then the next world removes it). Every host has `eth0` to the router
 //! in the middle; every pod a veth of its node. What happens is real: servers are killed -9, links go down, routes move.
 
+mod agent;
 mod footprint;
 mod manifests;
 mod namespace;
@@ -19,6 +20,7 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 
+pub use agent::{ADMIN, Agent, Agents, Federation};
 pub use footprint::{Footprint, PINS, RUNS, kept, remove};
 pub use manifests::{Condition, Manifests, ServiceSpec};
 pub use namespace::Namespace;

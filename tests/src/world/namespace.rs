@@ -4,6 +4,7 @@
 //! `nsenter --net=/run/netns/NAME` work on it. Only threads made for the purpose enter one, and they end there:
 //! no thread that anybody else uses is ever in a foreign namespace. Mounts, /sys and bpffs stay what they are.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -152,6 +153,7 @@ pub(super) fn ip_batch(options: &[&str], lines: &[String]) -> Result<()> {
 fn run_to_end(command: &mut Command, input: Option<&str>) -> Result<String> {
     let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
     let mut child = command
+        .env("PATH", search_path())
         .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -167,6 +169,13 @@ fn run_to_end(command: &mut Command, input: Option<&str>) -> Result<String> {
         bail!("{command:?}: {status}: {}{said}", String::from_utf8_lossy(&stderr));
     }
     Ok(said)
+}
+
+/// `PATH` with the places of administrators' programs (ip, nft, nginx), which isn't in every user's.
+pub(super) fn search_path() -> OsString {
+    let given = std::env::var_os("PATH").unwrap_or_default();
+    let all = std::env::split_paths(&given).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    std::env::join_paths(all).unwrap_or(given)
 }
 
 fn write_sysctls(sysctls: &[(&str, &str)]) -> Result<()> {

@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::footprint;
-use super::namespace::Namespace;
+use super::namespace::{Namespace, search_path};
 
 /// A program in a namespace. It is killed when this is dropped.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Process {
         }
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(&self.program);
-        command.args(&self.arguments).process_group(0);
+        command.args(&self.arguments).env("PATH", search_path()).process_group(0);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         *child = Some(self.namespace.run(|| {
             let _making = footprint::making();
