@@ -6,6 +6,7 @@
 
 mod declared;
 mod demand;
+mod draft;
 mod endpoints;
 mod health;
 mod merge;

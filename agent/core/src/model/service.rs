@@ -7,7 +7,8 @@ use std::sync::Arc;
 use fairlead_abi::Family;
 use serde::{Deserialize, Serialize};
 
-use super::{Declarations, Endpoint, ObjectName, Place, Problem, Rejected, ServicePort, ShardSpec};
+use super::draft::Draft;
+use super::{Declarations, Endpoint, ObjectName, Place, Problem, Protocol, Rejected, ServicePort, ShardSpec};
 
 /// All services of the federation. Immutable; a service that didn't change is the same `Arc` as in the previous model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,14 +28,25 @@ pub struct Service {
     pub name: ObjectName,
     /// At most one of each family.
     pub vips: Vips,
-    /// Sorted by port and protocol; what another service holds already is not among them.
+    /// Sorted by port and protocol.
     pub ports: Vec<ServicePort>,
+    /// What another service with the same VIP holds already.
+    pub denied: Vec<(IpAddr, u16, Protocol)>,
     /// Ports of the VIP that are not served go up to the gateway's own stack.
     pub pass_unserved: bool,
     /// By cluster name.
-    pub shards: Vec<Shard>,
+    pub shards: Arc<Vec<Shard>>,
     /// What was rejected of it; also in [`Model::problems`].
     pub problems: Vec<Problem>,
+    /// What it was made from, to be compared with at the next merge.
+    pub(crate) draft: Arc<Draft>,
+}
+
+impl Service {
+    /// The ports that it serves at one of its VIPs.
+    pub fn served_at(&self, vip: IpAddr) -> impl Iterator<Item = &ServicePort> {
+        self.ports.iter().filter(move |port| !self.denied.contains(&(vip, port.port, port.protocol)))
+    }
 }
 
 /// The VIPs of one service.

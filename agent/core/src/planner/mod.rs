@@ -5,12 +5,20 @@
 //! data plane carries a plan out action by action and reports each to `Installed::apply`; nothing here talks to
 //! the kernel.
 
+mod candidates;
+mod deliveries;
+mod history;
 mod installed;
+mod maglev;
+mod memo;
 mod plan;
+mod service;
+mod shares;
 mod tables;
 mod verdict;
 
 pub use installed::{Capacities, Raw};
+pub use memo::{Inputs, Planned, Planner};
 pub use plan::{Action, Full, Map, Plan, PlanError, SlotBlock};
 pub use tables::{Links, Route, ServiceTable, Tables, WantedBackend};
 pub use verdict::{Distance, NotTaken, ShardReport, ShardState, Share, Verdict};

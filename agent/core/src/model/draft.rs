@@ -1,0 +1,256 @@
+//! A service as its own shards make it, before it is compared with the others.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use fairlead_abi::Family;
+
+use super::endpoints::{Admission, problems_of};
+use super::{
+    ClusterState, Declarations, Endpoint, Health, ObjectName, ProbeKind, ProbeState, Problem, Protocol,
+    Service, ServiceHealth, ServicePort, Shard, ShardSpec, ports, vip,
+};
+
+/// A service's shards, ports and requests; a pure function of its sources, so that it is kept while they don't change.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Draft {
+    pub(super) shards: Arc<Vec<Shard>>,
+    pub(super) ports: Vec<ServicePort>,
+    pub(super) v4: Wish,
+    pub(super) v6: Wish,
+    pub(super) pass_unserved: bool,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// What VIP of one family a service wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// None; or it asked only for such as it can't have.
+    None,
+    /// Any from the pool.
+    Any,
+    /// This one.
+    This(IpAddr),
+}
+
+/// What one cluster contributes to a service.
+#[derive(Clone, Debug)]
+pub(super) struct Source<'a> {
+    pub(super) cluster: &'a Arc<str>,
+    pub(super) reachable: bool,
+    pub(super) spec: &'a Arc<ShardSpec>,
+}
+
+impl Draft {
+    /// From the sources of one service, by cluster name.
+    pub(super) fn new(
+        name: &ObjectName,
+        sources: &[Source<'_>],
+        declared: &Declarations,
+        health: &Health,
+        previous: Option<&Service>,
+    ) -> Self {
+        let mut problems = Vec::new();
+        let mut admission = Admission::default();
+        let mut shards = Vec::with_capacity(sources.len());
+        for source in sources {
+            let held = held(source, declared, health.services.get(name), previous);
+            let is_held = held.is_some();
+            let place = declared.clusters[source.cluster].place.clone();
+            let cidrs = &declared.clusters[source.cluster].pod_cidrs;
+            let offered = held.unwrap_or_else(|| Arc::clone(&source.spec.endpoints));
+            let (endpoints, rejected) = admission.admit(&offered, cidrs);
+            problems.extend(problems_of(name, source.cluster, &rejected));
+            // A node that is no gateway doesn't probe: it only follows, and has nothing to raise an alarm about.
+            if is_held && declared.here.gateway {
+                problems.push(hold_problem(name, source.cluster, endpoints.len()));
+            }
+            shards.push(Shard {
+                cluster: Arc::clone(source.cluster),
+                place,
+                reachable: source.reachable,
+                held: is_held,
+                spec: Arc::clone(source.spec),
+                endpoints,
+                rejected,
+            });
+        }
+        let ports = ports::union(name, sources.iter().map(|s| (s.cluster, s.spec)), &mut problems);
+        Self {
+            v4: wish(name, Family::V4, sources, declared, &mut problems),
+            v6: wish(name, Family::V6, sources, declared, &mut problems),
+            pass_unserved: sources.iter().any(|source| source.spec.options.pass_unserved_ports),
+            ports,
+            shards: Arc::new(shards),
+            problems,
+        }
+    }
+
+    /// Whether the same sources would give this draft again.
+    pub(super) fn is_of(
+        &self,
+        name: &ObjectName,
+        sources: &[Source<'_>],
+        declared: &Declarations,
+        health: &Health,
+        previous: &Service,
+    ) -> bool {
+        let same = |(shard, source): (&Shard, &Source<'_>)| {
+            shard.cluster == *source.cluster
+                && shard.reachable == source.reachable
+                && shard.spec == *source.spec
+                && match held(source, declared, health.services.get(name), Some(previous)) {
+                    None => !shard.held,
+                    Some(endpoints) => shard.held && shard.endpoints == endpoints,
+                }
+        };
+        self.shards.len() == sources.len() && self.shards.iter().zip(sources).all(same)
+    }
+}
+
+/// The mass-withdrawal guard: the endpoints to hold, where the source suddenly shows none although probes don't fail.
+///
+/// They are let go one by one as their probes fail, and never come back by themselves: their addresses may belong to
+/// other pods by then. Without probes nothing speaks against the source, and nothing is held.
+fn held(
+    source: &Source<'_>,
+    declared: &Declarations,
+    health: Option<&Arc<ServiceHealth>>,
+    previous: Option<&Service>,
+) -> Option<Arc<Vec<Endpoint>>> {
+    if !source.spec.endpoints.is_empty() {
+        return None;
+    }
+    let before = previous?.shards.iter().find(|shard| shard.cluster == *source.cluster)?;
+    let probed = source.spec.options.probe.over(&declared.probe).kind != ProbeKind::None;
+    if before.endpoints.is_empty() || !probed {
+        return None;
+    }
+    let ports: Vec<&ServicePort> =
+        source.spec.ports.iter().filter(|port| port.protocol == Protocol::Tcp).collect();
+    if ports.is_empty() {
+        return None;
+    }
+    let stays = |endpoint: &&Endpoint| endpoint.conditions.takes_new() && !fails(endpoint, &ports, health);
+    let kept: Vec<Endpoint> = before.endpoints.iter().filter(stays).cloned().collect();
+    if kept.is_empty() {
+        return None;
+    }
+    if before.held && kept.len() == before.endpoints.len() {
+        return Some(Arc::clone(&before.endpoints));
+    }
+    Some(Arc::new(kept))
+}
+
+/// Whether probes fail and none passes.
+fn fails(endpoint: &Endpoint, ports: &[&ServicePort], health: Option<&Arc<ServiceHealth>>) -> bool {
+    let Some(health) = health else { return false };
+    let states = endpoint
+        .addresses()
+        .flat_map(|address| ports.iter().map(move |port| health.get(address, &port.name).state));
+    let mut bad = false;
+    for state in states {
+        match state {
+            ProbeState::Good => return false,
+            ProbeState::Bad => bad = true,
+            ProbeState::Unknown => {}
+        }
+    }
+    bad
+}
+
+fn hold_problem(name: &ObjectName, cluster: &Arc<str>, endpoints: usize) -> Problem {
+    Problem {
+        object: Some(name.clone()),
+        cluster: Some(Arc::clone(cluster)),
+        field: "endpoints".to_owned(),
+        what: format!(
+            "the source suddenly shows none although probes don't fail; the last {endpoints} are held until they do"
+        ),
+        hint: Some("delete the Service object to withdraw it at once".to_owned()),
+    }
+}
+
+/// What VIP of a family the shards want: the first valid request by cluster name, else any if one wants the family.
+fn wish(
+    name: &ObjectName,
+    family: Family,
+    sources: &[Source<'_>],
+    declared: &Declarations,
+    problems: &mut Vec<Problem>,
+) -> Wish {
+    let mut chosen: Option<(IpAddr, &Arc<str>)> = None;
+    let mut asked = false;
+    for source in sources {
+        for &vip in source.spec.requested_vips.iter().filter(|vip| Family::of(vip) == family) {
+            asked = true;
+            let refusal = match chosen {
+                Some((first, _)) if first == vip => None,
+                Some((first, by)) => Some((
+                    format!("{vip} contradicts {first}, which cluster {by} asks for; {first} stays"),
+                    "ask for the same VIP in every cluster".to_owned(),
+                )),
+                None => vip::refusal(vip, declared),
+            };
+            match refusal {
+                None => chosen = chosen.or(Some((vip, source.cluster))),
+                Some((what, hint)) => problems.push(Problem {
+                    object: Some(name.clone()),
+                    cluster: Some(Arc::clone(source.cluster)),
+                    field: "VIP".to_owned(),
+                    what,
+                    hint: Some(hint),
+                }),
+            }
+        }
+    }
+    let wants = |spec: &ShardSpec| match family {
+        Family::V4 => spec.wants_v4,
+        Family::V6 => spec.wants_v6,
+    };
+    match chosen {
+        Some((vip, _)) => Wish::This(vip),
+        // Who asks for an address that he can't have doesn't want just any.
+        None if asked => Wish::None,
+        None if sources.iter().any(|source| wants(source.spec)) => Wish::Any,
+        None => Wish::None,
+    }
+}
+
+/// What each declared cluster contributes, by service: a merge of sorted maps, for nearly all of it is unchanged.
+///
+/// A cluster that can't be reached says nothing about what it has no word of: the previous model's shards stand in.
+pub(super) fn sources<'a>(
+    declared: &'a Declarations,
+    states: &'a BTreeMap<Arc<str>, ClusterState>,
+    previous: Option<&'a super::Model>,
+) -> BTreeMap<&'a ObjectName, Vec<Source<'a>>> {
+    let mut all: BTreeMap<&ObjectName, Vec<Source<'_>>> = BTreeMap::new();
+    let mut rows: Vec<(&ObjectName, Source<'_>)> = Vec::new();
+    for cluster in declared.clusters.keys() {
+        let state = states.get(cluster);
+        let reachable = state.is_some_and(|state| state.reachable);
+        let known = state.iter().flat_map(|state| &state.shards);
+        rows.extend(known.map(|(name, spec)| (name, Source { cluster, reachable, spec })));
+        if reachable {
+            continue;
+        }
+        let unheard = |name: &ObjectName| state.is_none_or(|state| !state.shards.contains_key(name));
+        for (name, service) in previous.iter().flat_map(|model| &model.services) {
+            let shard = service.shards.iter().find(|shard| shard.cluster == *cluster);
+            if let Some(shard) = shard.filter(|_| unheard(name)) {
+                rows.push((name, Source { cluster, reachable, spec: &shard.spec }));
+            }
+        }
+    }
+    // Stable, so that the sources of a service stay in the order of clusters; and fast on runs that are sorted.
+    rows.sort_by_key(|(name, _)| *name);
+    for (name, source) in rows {
+        match all.last_entry() {
+            Some(mut last) if *last.key() == name => last.get_mut().push(source),
+            _ => drop(all.insert(name, vec![source])),
+        }
+    }
+    all
+}

@@ -1,0 +1,191 @@
+//! A model into tables, again and again: what didn't change is not made again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairlead_abi::{Delivery, DeliveryKey, ServiceEntry, ServiceKey};
+
+use super::candidates::Target;
+use super::deliveries::deliveries;
+use super::history::History;
+use super::service::{Circumstances, table};
+use super::{Links, ServiceTable, Tables};
+use crate::model::{Declarations, Demand, Health, Model, ObjectName, Service, ServiceHealth};
+
+/// Everything that tables depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// What is wanted.
+    pub model: &'a Model,
+    /// What probes see.
+    pub health: &'a Health,
+    /// What clients ask for.
+    pub demand: &'a Demand,
+    /// How outer destinations are reached.
+    pub links: &'a Arc<Links>,
+    /// Time since the agent's start.
+    pub now: Duration,
+}
+
+/// What a [`Planner`] makes of its inputs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// What the kernel should hold.
+    pub tables: Tables,
+    /// When to plan again although no input changes: a returning shard's next step.
+    pub due: Option<Duration>,
+}
+
+/// Plans.
+///
+/// The tables are a function of the inputs and of which shards have lately come back, nothing else: what it keeps of
+/// earlier calls only saves time.
+#[derive(Clone, Debug, Default)]
+pub struct Planner {
+    declared: Arc<Declarations>,
+    services: BTreeMap<ObjectName, Planning>,
+}
+
+/// What was made of one service, and from what.
+#[derive(Clone, Debug)]
+struct Planning {
+    service: Arc<Service>,
+    health: Option<Arc<ServiceHealth>>,
+    demand: u64,
+    history: History,
+    tables: Vec<(ServiceKey, Arc<ServiceTable>)>,
+    deliveries: Vec<(DeliveryKey, Delivery)>,
+    due: Option<Duration>,
+}
+
+impl Planner {
+    /// One that has seen nothing: no shard is returning.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The tables of `inputs`.
+    pub fn plan(&mut self, inputs: &Inputs<'_>) -> Planned {
+        let declared = &inputs.model.declared;
+        if self.declared != *declared {
+            self.declared = Arc::clone(declared);
+            self.services.values_mut().for_each(|planning| planning.due = Some(Duration::ZERO));
+        }
+        self.services.retain(|name, _| inputs.model.services.contains_key(name));
+        let mut tables = Tables { links: Arc::clone(inputs.links), ..Tables::default() };
+        let mut due = None;
+        for (name, service) in &inputs.model.services {
+            let planning = self.plan_service(name, service, inputs);
+            for (key, table) in &planning.tables {
+                insert(&mut tables.services, *key, table);
+            }
+            tables.deliveries.extend(planning.deliveries.iter().copied());
+            due = due.into_iter().chain(planning.due).min();
+        }
+        if declared.here.receiver {
+            tables.gateways = gateways(declared);
+        }
+        Planned { tables, due }
+    }
+
+    fn plan_service(&mut self, name: &ObjectName, service: &Arc<Service>, inputs: &Inputs<'_>) -> &Planning {
+        let health = inputs.health.services.get(name);
+        let demand = inputs.demand.of(name);
+        let before = self.services.get(name);
+        let current = before.is_some_and(|planning| {
+            planning.service == *service
+                && planning.health.as_ref() == health
+                && planning.demand == demand
+                && planning.due.is_none_or(|due| inputs.now < due)
+        });
+        if !current {
+            let planning = Planning::new(service, health, demand, inputs, before);
+            self.services.insert(name.clone(), planning);
+        }
+        &self.services[name]
+    }
+}
+
+impl Planning {
+    fn new(
+        service: &Arc<Service>,
+        health: Option<&Arc<ServiceHealth>>,
+        demand: u64,
+        inputs: &Inputs<'_>,
+        before: Option<&Self>,
+    ) -> Self {
+        let declared = &*inputs.model.declared;
+        let circumstances =
+            Circumstances { declared, health: health.map(|health| &**health), demand, now: inputs.now };
+        let mut planning = Self {
+            service: Arc::clone(service),
+            health: health.cloned(),
+            demand,
+            history: before.map(|planning| planning.history.clone()).unwrap_or_default(),
+            tables: Vec::new(),
+            deliveries: deliveries(service, declared),
+            due: None,
+        };
+        if declared.here.gateway {
+            planning.make_tables(&circumstances, before.map_or(&[], |planning| &planning.tables));
+        }
+        planning
+    }
+
+    fn make_tables(&mut self, circumstances: &Circumstances<'_>, before: &[(ServiceKey, Arc<ServiceTable>)]) {
+        let service = Arc::clone(&self.service);
+        for vip in service.vips.iter() {
+            self.keep(vip_table(&service, vip), before);
+            for port in service.served_at(vip) {
+                let target = Target { service: &service, vip, port };
+                let known = before.iter().chain(&self.tables).map(|(_, table)| table);
+                let (table, due) = table(target, circumstances, &mut self.history, known);
+                self.due = self.due.into_iter().chain(due).min();
+                self.keep(table, before);
+            }
+        }
+    }
+
+    /// The same `Arc` as before where the table is the same: that is how it is skipped later.
+    fn keep(&mut self, table: ServiceTable, before: &[(ServiceKey, Arc<ServiceTable>)]) {
+        let key = table.key();
+        let same = before.iter().find(|(known, old)| *known == key && **old == table);
+        self.tables.push((key, same.map_or_else(|| Arc::new(table), |(_, old)| Arc::clone(old))));
+    }
+}
+
+/// The entry that says "this address is a VIP".
+fn vip_table(service: &Service, vip: std::net::IpAddr) -> ServiceTable {
+    ServiceTable {
+        name: service.name.clone(),
+        port_name: Arc::from(""),
+        vip,
+        port: 0,
+        protocol: None,
+        flags: if service.pass_unserved { ServiceEntry::PASS_UNSERVED } else { 0 },
+        backends: Vec::new(),
+        ring: Arc::from([]),
+        ring_hash: 0,
+        shards: Vec::new(),
+        not_taken: Vec::new(),
+    }
+}
+
+/// Only VIPs by themselves can be there already, when two services share one: the first names it, the flags add up.
+fn insert(
+    services: &mut BTreeMap<ServiceKey, Arc<ServiceTable>>,
+    key: ServiceKey,
+    table: &Arc<ServiceTable>,
+) {
+    let known = services.entry(key).or_insert_with(|| Arc::clone(table));
+    let flags = known.flags | table.flags;
+    if known.flags != flags {
+        Arc::make_mut(known).flags = flags;
+    }
+}
+
+fn gateways(declared: &Declarations) -> BTreeSet<ipnet::IpNet> {
+    declared.gateways.iter().flat_map(|gateway| &gateway.prefixes).map(ipnet::IpNet::trunc).collect()
+}
