@@ -1,3 +1,7 @@
 //! fairlead's agent: what feeds the model, and what carries its plans out.
 
+pub mod config;
+pub mod dataplane;
+pub mod directory;
+pub mod text;
 pub mod yaml;

@@ -6,6 +6,8 @@
 #![no_std]
 
 mod address;
+#[cfg(feature = "aya")]
+mod pod;
 mod counters;
 mod encap;
 mod hash;
@@ -83,6 +85,8 @@ pub mod program {
     pub const INGRESS: &str = "ingress";
     /// TCX egress on the same NIC: replies of endpoints, and probes.
     pub const EGRESS: &str = "egress";
+    /// Returns the lower half of `jiffies64`; only ever run by BPF_PROG_TEST_RUN.
+    pub const CLOCK: &str = "clock";
     /// Passes everything; a veth's peer needs some program for XDP_TX to reach it.
     pub const PASS: &str = "pass";
 }

@@ -4,6 +4,7 @@
 
 use aya_ebpf::{
     bindings::xdp_action,
+    helpers::bpf_jiffies64,
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -24,6 +25,13 @@ pub fn egress(ctx: TcContext) -> i32 {
 #[xdp(frags)]
 pub fn pass(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
+}
+
+/// The lower half of `jiffies64`, by which flows are stamped: the agent runs it to learn their age.
+#[classifier]
+pub fn clock(_ctx: TcContext) -> i32 {
+    // SAFETY: the helper has no arguments.
+    (unsafe { bpf_jiffies64() }) as i32
 }
 
 /// The kernel lets programs that call some helpers load only under this licence.

@@ -1,0 +1,188 @@
+//! Attaches the programs to interfaces by links that are pinned, so that they outlive the agent.
+//!
+//! A link that is there is updated, which no packet notices; a program of somebody else is never replaced.
+
+use std::{fs, io, path::Path};
+
+use aya::{
+    programs::{
+        Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+        links::{FdLink, LinkError, PinnedLink},
+        tc::{SchedClassifierLink, TcAttachOptions},
+        xdp::XdpLink,
+    },
+    sys::SyscallError,
+};
+use fairlead_abi::program;
+use nix::{errno::Errno, net::if_::if_nametoindex};
+
+use super::{Dataplane, Error, pins};
+
+/// Where in the kernel's receive path XDP runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// In the driver.
+    Native,
+    /// Behind it, in the network stack: works everywhere, and slowly.
+    Generic,
+}
+
+/// What attaching did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attached {
+    /// There was no link: packets pass the programs from now on.
+    New,
+    /// There was one, and its program was replaced in place.
+    Updated,
+}
+
+impl Dataplane {
+    /// Attaches both programs to `interface`, or updates the links that are there.
+    pub fn attach(&mut self, interface: &str, mode: Mode) -> Result<Attached, Error> {
+        if_nametoindex(interface).map_err(|_| Error::Interface {
+            interface: interface.to_owned(),
+            what: "there is no such interface; name one of `ip link`".into(),
+        })?;
+        let egress = self.instance.link(interface, program::EGRESS);
+        let ingress = self.instance.link(interface, program::INGRESS);
+        // Replies first: an endpoint's answer must find its way back from the first packet on.
+        update_or_attach(self.classifier()?, &egress, interface, mode)?;
+        update_or_attach(self.xdp()?, &ingress, interface, mode)
+    }
+
+    /// The links are on the new programs: maps that were built beside others take their place, and what
+    /// another ABI left is removed.
+    pub fn settle(&mut self) -> Result<(), Error> {
+        if self.staged {
+            let (staging, current) = (self.instance.staging(), self.instance.maps());
+            pins::remove(&current)?;
+            fs::rename(&staging, &current).map_err(Error::pin(&staging))?;
+            self.staged = false;
+        }
+        self.instance.remove_others()
+    }
+
+    fn xdp(&mut self) -> Result<&mut Xdp, Error> {
+        match self.ebpf.program_mut(program::INGRESS) {
+            Some(Program::Xdp(xdp)) => Ok(xdp),
+            _ => Err(absent(program::INGRESS)),
+        }
+    }
+
+    fn classifier(&mut self) -> Result<&mut SchedClassifier, Error> {
+        match self.ebpf.program_mut(program::EGRESS) {
+            Some(Program::SchedClassifier(classifier)) => Ok(classifier),
+            _ => Err(absent(program::EGRESS)),
+        }
+    }
+}
+
+fn absent(name: &'static str) -> Error {
+    Error::Program { program: name, source: Box::new(ProgramError::NotLoaded) }
+}
+
+/// What the kernel says when it refuses.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+}
+
+impl Refusal {
+    fn errno(&self) -> Option<Errno> {
+        let (Self::Program(ProgramError::SyscallError(error)) | Self::Link(LinkError::SyscallError(error))) = self
+        else {
+            return None;
+        };
+        error.io_error.raw_os_error().map(Errno::from_raw)
+    }
+}
+
+/// A program that can be attached to an interface by a link.
+trait Attach {
+    /// Attaches it anew; the link is the caller's.
+    fn attach_new(&mut self, interface: &str, mode: Mode) -> Result<FdLink, Refusal>;
+
+    /// Replaces the program of a link by this one.
+    fn replace_in(&mut self, link: FdLink) -> Result<FdLink, Refusal>;
+}
+
+impl Attach for Xdp {
+    fn attach_new(&mut self, interface: &str, mode: Mode) -> Result<FdLink, Refusal> {
+        let mode = match mode {
+            Mode::Native => XdpMode::Driver,
+            Mode::Generic => XdpMode::Skb,
+        };
+        let id = self.attach(interface, mode)?;
+        Ok(self.take_link(id)?.try_into()?)
+    }
+
+    fn replace_in(&mut self, link: FdLink) -> Result<FdLink, Refusal> {
+        let id = self.attach_to_link(XdpLink::try_from(link)?)?;
+        Ok(self.take_link(id)?.try_into()?)
+    }
+}
+
+impl Attach for SchedClassifier {
+    fn attach_new(&mut self, interface: &str, _mode: Mode) -> Result<FdLink, Refusal> {
+        let options = TcAttachOptions::TcxOrder(aya::programs::LinkOrder::default());
+        let id = self.attach_with_options(interface, TcAttachType::Egress, options)?;
+        Ok(self.take_link(id)?.try_into()?)
+    }
+
+    fn replace_in(&mut self, link: FdLink) -> Result<FdLink, Refusal> {
+        let id = self.attach_to_link(SchedClassifierLink::try_from(link)?)?;
+        Ok(self.take_link(id)?.try_into()?)
+    }
+}
+
+/// Updates the link that is pinned at `path`, or makes and pins a new one.
+fn update_or_attach<P: Attach>(
+    program: &mut P,
+    path: &Path,
+    interface: &str,
+    mode: Mode,
+) -> Result<Attached, Error> {
+    match PinnedLink::from_pin(path) {
+        Ok(pinned) => match program.replace_in(pinned.into()) {
+            Ok(_) => return Ok(Attached::Updated),
+            // The interface that it was attached to is gone; one with its name has come since.
+            Err(error) if error.errno() == Some(Errno::ENOLINK) => {
+                fs::remove_file(path).map_err(Error::pin(path))?;
+            }
+            Err(error) => return Err(refused(interface, error)),
+        },
+        Err(LinkError::SyscallError(SyscallError { io_error, .. }))
+            if io_error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(refused(interface, error)),
+    }
+    let link = program.attach_new(interface, mode).map_err(|error| refused(interface, error))?;
+    link.pin(path).map_err(|error| Error::Interface {
+        interface: interface.to_owned(),
+        what: format!("pinning its link at {}: {error}", path.display()),
+    })?;
+    Ok(Attached::New)
+}
+
+/// Why an interface did not take a program, and what to do.
+fn refused(interface: &str, error: impl Into<Refusal>) -> Error {
+    let error = error.into();
+    let what = match error.errno() {
+        Some(Errno::EBUSY | Errno::EEXIST) => format!(
+            "another XDP program is attached, and fairlead replaces none but its own; see `bpftool net show \
+             dev {interface}`, detach it or name another interface"
+        ),
+        Some(Errno::EOPNOTSUPP) => {
+            "its driver has no native XDP; `xdpMode: generic` works with any, at a fraction of the rate"
+                .into()
+        }
+        Some(Errno::ERANGE | Errno::EINVAL) => {
+            format!("the driver refuses the program ({error}); its MTU may be too large for XDP: see `dmesg`")
+        }
+        Some(Errno::EPERM) => "not permitted; the agent needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON".into(),
+        _ => error.to_string(),
+    };
+    Error::Interface { interface: interface.to_owned(), what }
+}

@@ -1,0 +1,159 @@
+//! Sweeps the receiver's table of flows: the kernel never evicts from it, so the agent takes out what has ended
+//! or has been silent for long.
+
+use std::time::{Duration, Instant};
+
+use aya::{
+    TestRun as _, TestRunOptions,
+    maps::{HashMap, MapData, MapError},
+    programs::{Program, SchedClassifier},
+};
+use fairlead_abi::{FlowEntry, FlowKey, FlowState, map, program, protocol};
+
+use super::{Dataplane, Error};
+
+/// How long a flow is kept after the endpoint closed it.
+const LINGER: Duration = Duration::from_secs(60);
+/// How long a silent TCP connection is kept: more than two hours, after which keepalives are sent.
+const TCP_IDLE: Duration = Duration::from_secs(2 * 3600 + 15 * 60);
+/// How long a silent UDP flow is kept.
+const UDP_IDLE: Duration = Duration::from_secs(180);
+/// Ticks per second that kernels are built with.
+const TICK_RATES: [u32; 4] = [100, 250, 300, 1000];
+/// How long to watch the clock before its rate is believed.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// The sweeper.
+pub struct Sweep {
+    flows: HashMap<MapData, FlowKey, FlowEntry>,
+    first: (Instant, u32),
+}
+
+impl Dataplane {
+    /// Takes the table of flows out to sweep it; `None` when it was taken before.
+    pub fn take_sweep(&mut self) -> Result<Option<Sweep>, Error> {
+        let now = self.ticks()?;
+        let Some(flows) = self.ebpf.take_map(map::FLOWS) else { return Ok(None) };
+        let flows = HashMap::try_from(flows).map_err(Error::map(map::FLOWS))?;
+        Ok(Some(Sweep { flows, first: (Instant::now(), now) }))
+    }
+
+    /// The clock that flows are stamped by.
+    pub fn ticks(&mut self) -> Result<u32, Error> {
+        let frame = [0; 64];
+        let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
+        let result = self.clock()?.test_run(options).map_err(Error::program(program::CLOCK))?;
+        Ok(result.return_value)
+    }
+
+    fn clock(&self) -> Result<&SchedClassifier, Error> {
+        match self.ebpf.program(program::CLOCK) {
+            Some(Program::SchedClassifier(clock)) => Ok(clock),
+            _ => {
+                let source = Box::new(aya::programs::ProgramError::NotLoaded);
+                Err(Error::Program { program: program::CLOCK, source })
+            }
+        }
+    }
+}
+
+impl Sweep {
+    /// Removes flows that ended or fell silent; `ticks` is the clock's reading now. Returns how many stay, and
+    /// how many were removed.
+    pub fn run(&mut self, ticks: u32) -> Result<(usize, usize), Error> {
+        let Some(rate) = rate(self.first.0.elapsed(), ticks.wrapping_sub(self.first.1)) else {
+            return Ok((0, 0));
+        };
+        let error = Error::map(map::FLOWS);
+        let (mut stay, mut ended) = (0, Vec::new());
+        for entry in self.flows.iter() {
+            match entry {
+                Ok((key, flow)) if is_over(&key, &flow, ticks, rate) => ended.push(key),
+                Ok(_) => stay += 1,
+                // Removed by somebody else meanwhile.
+                Err(MapError::KeyNotFound) => {}
+                Err(source) => return Err(error(source)),
+            }
+        }
+        for key in &ended {
+            match self.flows.remove(key) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(source) => return Err(error(source)),
+            }
+        }
+        Ok((stay, ended.len()))
+    }
+}
+
+/// The kernel's ticks per second; `None` while there was too little time to tell.
+fn rate(elapsed: Duration, ticks: u32) -> Option<u32> {
+    if elapsed < WATCH {
+        return None;
+    }
+    let seen = f64::from(ticks) / elapsed.as_secs_f64();
+    TICK_RATES.into_iter().min_by_key(|rate| ratio_from(f64::from(*rate), seen))
+}
+
+/// How far two rates are apart, in thousandths of the smaller.
+fn ratio_from(a: f64, b: f64) -> u64 {
+    let (low, high) = if a < b { (a, b) } else { (b, a) };
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a ratio of rates above zero"
+    )]
+    let thousandths = (high / low.max(0.001) * 1000.0) as u64;
+    thousandths
+}
+
+/// Whether a flow has ended or been silent for long.
+fn is_over(key: &FlowKey, flow: &FlowEntry, ticks: u32, rate: u32) -> bool {
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half, as `ticks` is")]
+    let silent = ticks.wrapping_sub(flow.seen as u32);
+    if silent > u32::MAX / 2 {
+        return false; // a packet came between the clock's reading and the entry's
+    }
+    let limit = match key.protocol {
+        _ if flow.state == FlowState::Closing as u8 => LINGER,
+        protocol::TCP => TCP_IDLE,
+        _ => UDP_IDLE,
+    };
+    Duration::from_secs(u64::from(silent) / u64::from(rate)) > limit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(protocol: u8, state: FlowState, seen: u64) -> (FlowKey, FlowEntry) {
+        let entry = FlowEntry { state: state as u8, seen, ..FlowEntry::default() };
+        (FlowKey { protocol, ..FlowKey::default() }, entry)
+    }
+
+    #[test]
+    fn the_tick_rate_is_the_nearest_that_kernels_have() {
+        assert_eq!(rate(Duration::from_secs(10), 2_490), Some(250));
+        assert_eq!(rate(Duration::from_secs(10), 2_990), Some(300));
+        assert_eq!(rate(Duration::from_secs(10), 10_100), Some(1000));
+        assert_eq!(rate(Duration::from_millis(900), 90), None);
+    }
+
+    #[test]
+    fn flows_end_after_their_own_time() {
+        let now = 1_000_000;
+        let (key, entry) = flow(protocol::TCP, FlowState::Closing, u64::from(now - 61 * 250 - 250));
+        assert!(is_over(&key, &entry, now, 250));
+        let (key, entry) = flow(protocol::TCP, FlowState::Established, u64::from(now - 61 * 250 - 250));
+        assert!(!is_over(&key, &entry, now, 250));
+        let (key, entry) = flow(protocol::UDP, FlowState::Established, u64::from(now - 182 * 250));
+        assert!(is_over(&key, &entry, now, 250));
+    }
+
+    #[test]
+    fn a_stamp_from_the_future_and_a_wrapped_clock_are_no_silence() {
+        let (key, entry) = flow(protocol::UDP, FlowState::Established, 105);
+        assert!(!is_over(&key, &entry, 100, 250));
+        let (key, entry) = flow(protocol::UDP, FlowState::Established, u64::from(u32::MAX - 100));
+        assert!(!is_over(&key, &entry, 150, 250));
+    }
+}

@@ -1,0 +1,156 @@
+//! Loads the programs and finds or makes the maps.
+//!
+//! Maps that are pinned with the shape that is wanted are used as they are. Where their sizes differ, or only
+//! another ABI's are there, a new set is built beside them, filled, and taken into use when the links are
+//! switched (see `attach`).
+
+use std::{fs, path::Path};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Map, MapData},
+};
+use fairlead_abi::{Backend, Bucket, Hop, Settings, Slot, map};
+
+use super::{Error, Instance, mapped::Mapped, pins};
+
+/// The ELF that `cargo xtask build-ebpf` made.
+static ELF: &[u8] = aya::include_bytes_aligned!(env!("FAIRLEAD_BPF"));
+
+/// Entries of each map that has a size of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacities {
+    /// Of the tables that plans fill.
+    pub tables: fairlead_core::planner::Capacities,
+    /// Established flows.
+    pub flows: u32,
+    /// Half-open flows.
+    pub half_open: u32,
+    /// Probe targets.
+    pub probes: u32,
+}
+
+impl Capacities {
+    /// Each map's name and its entries.
+    fn entries(&self) -> [(&'static str, u32); 11] {
+        let tables = &self.tables;
+        [
+            (map::SERVICES, tables.buckets),
+            (map::SLOTS, tables.slots),
+            (map::BACKENDS, tables.backends),
+            (map::BACKEND_COUNTERS, tables.backends),
+            (map::SERVICE_COUNTERS, tables.service_ids),
+            (map::HOPS, tables.hops),
+            (map::DELIVERIES, tables.deliveries),
+            (map::GATEWAYS, tables.gateways),
+            (map::FLOWS, self.flows),
+            (map::HALF_OPEN, self.half_open),
+            (map::PROBES, self.probes),
+        ]
+    }
+}
+
+/// Programs and maps of one instance, loaded.
+pub struct Dataplane {
+    pub(super) instance: Instance,
+    pub(super) ebpf: Ebpf,
+    pub(super) capacities: Capacities,
+    pub(super) services: Mapped<Bucket>,
+    pub(super) slots: Mapped<Slot>,
+    pub(super) backends: Mapped<Backend>,
+    pub(super) hops: Mapped<Hop>,
+    /// The maps stand beside others that are still in use.
+    pub(super) staged: bool,
+}
+
+impl Dataplane {
+    /// Loads the programs with `settings`, on the instance's pinned maps or new ones of these capacities.
+    pub fn load(instance: &Instance, settings: &Settings, capacities: &Capacities) -> Result<Self, Error> {
+        let root = instance.root();
+        fs::create_dir_all(root).map_err(Error::pin(root))?;
+        pins::remove(&instance.staging())?;
+        let current = instance.maps();
+        let staged = current.exists() && !fits(&current, capacities);
+        let folder = if staged { instance.staging() } else { current };
+        fs::create_dir_all(&folder).map_err(Error::pin(&folder))?;
+        let ebpf = load(&folder, settings, capacities)?;
+        Ok(Self {
+            services: mapped(&ebpf, map::SERVICES)?,
+            slots: mapped(&ebpf, map::SLOTS)?,
+            backends: mapped(&ebpf, map::BACKENDS)?,
+            hops: mapped(&ebpf, map::HOPS)?,
+            instance: instance.clone(),
+            ebpf,
+            capacities: *capacities,
+            staged,
+        })
+    }
+
+    /// The instance that it was loaded for.
+    #[must_use]
+    pub fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    /// A program, for what only tests and benches do with it.
+    pub fn program_mut(&mut self, name: &str) -> Option<&mut aya::programs::Program> {
+        self.ebpf.program_mut(name)
+    }
+
+    /// A map by name.
+    pub(super) fn map(&self, name: &'static str) -> Result<&Map, Error> {
+        self.ebpf.map(name).ok_or_else(|| missing(name))
+    }
+
+    /// A map by name.
+    pub(super) fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, Error> {
+        self.ebpf.map_mut(name).ok_or_else(|| missing(name))
+    }
+}
+
+fn missing(map: &'static str) -> Error {
+    Error::Shape { map, what: "the programs don't have it".into() }
+}
+
+/// Whether all maps are pinned in `folder` with these sizes.
+fn fits(folder: &Path, capacities: &Capacities) -> bool {
+    capacities.entries().iter().all(|(name, entries)| {
+        MapData::from_pin(folder.join(name))
+            .and_then(|map| map.info())
+            .is_ok_and(|info| info.max_entries() == *entries)
+    })
+}
+
+fn load(folder: &Path, settings: &Settings, capacities: &Capacities) -> Result<Ebpf, Error> {
+    let mut loader = EbpfLoader::new();
+    loader.override_global("SETTINGS", settings, true);
+    for (name, entries) in capacities.entries() {
+        loader.map_max_entries(name, entries);
+    }
+    for name in map::ALL {
+        loader.map_pin_path(name, folder.join(name));
+    }
+    let mut ebpf = loader.load(ELF).map_err(|error| Error::Load(Box::new(error)))?;
+    for (name, program) in ebpf.programs_mut() {
+        match program {
+            aya::programs::Program::Xdp(xdp) => xdp.load(),
+            aya::programs::Program::SchedClassifier(classifier) => classifier.load(),
+            _ => continue,
+        }
+        .map_err(|source| Error::Program { program: known(name), source: Box::new(source) })?;
+    }
+    Ok(ebpf)
+}
+
+/// The static name of a program.
+fn known(name: &str) -> &'static str {
+    use fairlead_abi::program::{CLOCK, EGRESS, INGRESS, PASS};
+    [INGRESS, EGRESS, CLOCK, PASS].into_iter().find(|known| *known == name).unwrap_or("(unknown)")
+}
+
+fn mapped<T: aya::Pod>(ebpf: &Ebpf, name: &'static str) -> Result<Mapped<T>, Error> {
+    match ebpf.map(name) {
+        Some(Map::Array(data)) => Mapped::new(name, data, true),
+        _ => Err(missing(name)),
+    }
+}

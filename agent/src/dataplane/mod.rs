@@ -1,0 +1,106 @@
+//! The BPF side: load, pin, attach, apply, observe.
+//!
+//! In: plans of the core, and what netlink says of routes and neighbours. Out: the kernel's tables as they are,
+//! counters, and next hops. Nothing here decides what the tables should hold. The only place of the agent with
+//! unsafe code: arrays are mapped into memory, so that the agent publishes with single 64-bit stores.
+
+mod apply;
+mod attach;
+mod counters;
+mod flows;
+mod load;
+mod mapped;
+mod observe;
+mod pins;
+mod probes;
+pub mod routes;
+
+pub use attach::{Attached, Mode};
+pub use counters::Counters;
+pub use flows::Sweep;
+pub use load::{Capacities, Dataplane};
+pub use pins::{Instance, Lock};
+pub use probes::Probes;
+
+/// What went wrong between the agent and the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The programs were not taken.
+    #[error("loading the BPF programs: {0}")]
+    Load(#[source] Box<aya::EbpfError>),
+    /// The verifier or the kernel refused one.
+    #[error("program {program}: {source}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// A map could not be read or written.
+    #[error("map {map}: {source}")]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: Box<aya::maps::MapError>,
+    },
+    /// A map is missing or of another shape than this agent's.
+    #[error("map {map}: {what}")]
+    Shape {
+        /// Its name.
+        map: &'static str,
+        /// What was found.
+        what: String,
+    },
+    /// A file or folder of the pins could not be read or written.
+    #[error("{path}: {source}")]
+    Pin {
+        /// Which.
+        path: std::path::PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An interface can't be attached to.
+    #[error("interface {interface}: {what}")]
+    Interface {
+        /// Its name.
+        interface: String,
+        /// Why, and what to do.
+        what: String,
+    },
+    /// Another agent runs on this instance.
+    #[error(
+        "instance {instance} is already run by another agent ({lock} is locked); stop it first, or give this one another `instance`"
+    )]
+    Locked {
+        /// The instance.
+        instance: String,
+        /// The lock's path.
+        lock: String,
+    },
+    /// An action names what the map doesn't have.
+    #[error("map {map} has no index {index}")]
+    Bounds {
+        /// The map.
+        map: &'static str,
+        /// The index.
+        index: u64,
+    },
+}
+
+impl Error {
+    fn map(map: &'static str) -> impl Fn(aya::maps::MapError) -> Self {
+        move |source| Self::Map { map, source: Box::new(source) }
+    }
+
+    fn program(program: &'static str) -> impl Fn(aya::programs::ProgramError) -> Self {
+        move |source| Self::Program { program, source: Box::new(source) }
+    }
+
+    fn pin(path: &std::path::Path) -> impl Fn(std::io::Error) -> Self + '_ {
+        move |source| Self::Pin { path: path.to_owned(), source }
+    }
+}

@@ -1,0 +1,22 @@
+//! Leave for the agent's BPF library to copy these types from and to the kernel byte by byte.
+
+use aya::Pod;
+
+use crate::{
+    Address, Backend, BackendCounters, Bucket, Counter, Delivery, DeliveryKey, FlowEntry, FlowKey, Hop,
+    ProbeTarget, RateLimit, ServiceCounters, Settings, Slot,
+};
+
+macro_rules! pod {
+    ($($type:ty),* $(,)?) => {
+        $(
+            // SAFETY: plain integers and arrays of them, `repr(C)`, with any padding as fields of its own.
+            unsafe impl Pod for $type {}
+        )*
+    };
+}
+
+pod!(
+    Address, Backend, BackendCounters, Bucket, Counter, Delivery, DeliveryKey, FlowEntry, FlowKey, Hop,
+    ProbeTarget, RateLimit, ServiceCounters, Settings, Slot,
+);
