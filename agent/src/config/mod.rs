@@ -1,0 +1,83 @@
+//! The configuration file: what is this node's own to know.
+//!
+//! A YAML file comes in; out goes a [`Config`] that holds, or every [`ConfigProblem`] that it has, each with file,
+//! line, column and field. [`declarations`] turns it into what the core plans with. A changed file is taken whole
+//! or not at all ([`ConfigWatch`]). Nothing here opens a port or touches the kernel.
+//!
+//! The fields are declared once, in [`types`]; the parser and the JSON Schema both come from there.
+
+mod declare;
+mod problem;
+mod read;
+mod section;
+pub mod types;
+mod validate;
+mod watch;
+
+use std::path::Path;
+
+pub use declare::declarations;
+pub use problem::ConfigProblem;
+pub use types::Config;
+pub use watch::{ConfigWatch, Reload};
+
+use crate::yaml::{Objects, Place};
+use read::{Read, Reader};
+
+/// Largest file that is read.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// Reads and judges the file at `path`; relative paths in it are taken from its own directory.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn check(path: &Path) -> Result<Config, Vec<ConfigProblem>> {
+    let text = load(path).map_err(|problem| vec![problem])?;
+    parse(&text, path)
+}
+
+/// As [`check`], of a text that was read from `path` before.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn parse(text: &str, path: &Path) -> Result<Config, Vec<ConfigProblem>> {
+    let document =
+        Objects::single(text).map_err(|e| vec![ConfigProblem::new(path, e.place, "", e.message)])?;
+    let mut reader = Reader::default();
+    let config = Config::read(&document, &mut reader);
+    let mut problems = reader.into_problems(path);
+    if let Some(mut config) = config {
+        config.resolve_paths(path.parent().unwrap_or(Path::new("")));
+        for fault in validate::faults(&config) {
+            let place = document.locate(&fault.path);
+            problems.push(ConfigProblem::new(path, place, &fault.path.to_string(), fault.message));
+        }
+        if problems.is_empty() {
+            return Ok(config);
+        }
+    }
+    problems.sort();
+    Err(problems)
+}
+
+fn load(path: &Path) -> Result<String, ConfigProblem> {
+    let problem = |message: String| ConfigProblem::new(path, Place { line: 1, column: 1 }, "", message);
+    let size = std::fs::metadata(path).map_err(|e| problem(format!("can't be read: {e}")))?.len();
+    if size > MAX_BYTES {
+        return Err(problem(format!("has {size} bytes; at most {MAX_BYTES} are read")));
+    }
+    let bytes = std::fs::read(path).map_err(|e| problem(format!("can't be read: {e}")))?;
+    String::from_utf8(bytes).map_err(|_| problem("is not text in UTF-8".to_owned()))
+}
+
+/// The JSON Schema (draft 2020-12) of the file, for editors and for `fairlead config schema`.
+#[must_use]
+pub fn schema() -> serde_json::Value {
+    let mut schema = Config::schema();
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
+    schema["title"] = "fairlead configuration".into();
+    schema
+}
+
+#[cfg(test)]
+mod tests;

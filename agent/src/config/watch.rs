@@ -1,0 +1,137 @@
+//! The configuration while the agent runs.
+//!
+//! Yields a new whole [`Config`] for each change of the file that holds, or why it was refused; the agent then
+//! goes on with the one that it has.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::problem::ConfigProblem;
+use super::types::Config;
+use super::{load, parse};
+use crate::directory::DirectoryWatch;
+use crate::yaml::{Objects, Path as Field, Place};
+
+/// The file is looked at this often even where no change is reported.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// What a change of the file came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reload {
+    /// Holds, and counts from now on.
+    Applied(Arc<Config>),
+    /// Was refused as a whole.
+    Refused(Vec<ConfigProblem>),
+}
+
+/// Follows one configuration file.
+pub struct ConfigWatch {
+    path: PathBuf,
+    current: Arc<Config>,
+    /// The text that was judged last, good or bad.
+    judged: Option<String>,
+    watch: Option<DirectoryWatch>,
+}
+
+impl ConfigWatch {
+    /// Of the file at `path`, from which `current` was read.
+    #[must_use]
+    pub fn new(path: &Path, current: Arc<Config>) -> Self {
+        let mut this = Self { path: path.to_owned(), current, judged: None, watch: None };
+        this.listen();
+        this
+    }
+
+    /// Starts to listen. Where the kernel refuses, changes are seen when the file is looked at again.
+    fn listen(&mut self) {
+        let directory = match self.path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        self.watch = match DirectoryWatch::new(directory, false, |_| true) {
+            Ok(watch) => Some(watch),
+            Err(error) => {
+                tracing::warn!(%error, directory = %directory.display(), "changes of the configuration are noticed late");
+                None
+            }
+        };
+    }
+
+    /// Waits until the file has changed, and judges it. The same problems are reported once.
+    pub async fn next(&mut self) -> Reload {
+        loop {
+            let verdict = match load(&self.path) {
+                Ok(text) if self.judged.as_ref() == Some(&text) => None,
+                Ok(text) => {
+                    let verdict = self.judge(&text);
+                    self.judged = Some(text);
+                    verdict
+                }
+                // Editors remove the file for a moment: judged when it is there again, or still gone later.
+                Err(problem) => (self.judged.take().is_some()).then(|| Reload::Refused(vec![problem])),
+            };
+            if let Some(verdict) = verdict {
+                return verdict;
+            }
+            match &mut self.watch {
+                Some(watch) => {
+                    let _ = tokio::time::timeout(LOOK_AGAIN, watch.changed()).await;
+                }
+                None => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    self.listen();
+                }
+            }
+        }
+    }
+
+    /// `None` where the text says the same as the configuration that counts.
+    fn judge(&mut self, text: &str) -> Option<Reload> {
+        let config = match parse(text, &self.path) {
+            Ok(config) => config,
+            Err(problems) => return Some(Reload::Refused(problems)),
+        };
+        if config == *self.current {
+            return None;
+        }
+        let fixed = fixed_fields(&self.current, &config);
+        if fixed.is_empty() {
+            self.current = Arc::new(config);
+            return Some(Reload::Applied(Arc::clone(&self.current)));
+        }
+        let document = Objects::single(text).ok();
+        let problem = |field: &[&str]| {
+            let path = field.iter().fold(Field::default(), |path, key| path.key(key));
+            let place =
+                document.as_ref().map_or(Place { line: 1, column: 1 }, |document| document.locate(&path));
+            let message = "can't change while the agent runs: restart it (packets are forwarded meanwhile)";
+            ConfigProblem::new(&self.path, place, &path.to_string(), message)
+        };
+        let mut problems: Vec<_> = fixed.into_iter().map(problem).collect();
+        problems.sort();
+        Some(Reload::Refused(problems))
+    }
+}
+
+/// The fields that differ and are fixed when the agent starts: where it keeps things, and what programs are
+/// loaded with.
+fn fixed_fields(old: &Config, new: &Config) -> Vec<&'static [&'static str]> {
+    let (a, b) = (&old.node, &new.node);
+    let own_tunnel = |config: &Config| config.own_gateway().map(|own| own.tunnel.clone());
+    let rows: [(bool, &[&str]); 12] = [
+        (old.instance != new.instance, &["instance"]),
+        (old.state_directory() != new.state_directory(), &["stateDirectory"]),
+        (old.admin != new.admin, &["admin"]),
+        (old.seed != new.seed, &["seed"]),
+        (a.name != b.name, &["node", "name"]),
+        (a.roles != b.roles, &["node", "roles"]),
+        (a.interfaces != b.interfaces, &["node", "interfaces"]),
+        (a.xdp_mode != b.xdp_mode, &["node", "xdpMode"]),
+        (own_tunnel(old) != own_tunnel(new), &["gateways"]),
+        (old.unserved_ports != new.unserved_ports, &["unservedPorts"]),
+        (old.icmp_per_second != new.icmp_per_second, &["icmpPerSecond"]),
+        (old.capacities != new.capacities, &["capacities"]),
+    ];
+    rows.into_iter().filter_map(|(differs, field)| differs.then_some(field)).collect()
+}

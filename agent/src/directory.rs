@@ -1,0 +1,269 @@
+//! Changes in a directory, as the kernel reports them.
+//!
+//! In comes a directory; out go batches of paths that changed, a short while after the first change so that a
+//! burst makes one batch. A file that is open for writing is held back until it is closed: the first half of a
+//! YAML file is often valid YAML. Notices can be lost (kernel limits, file systems without them), so who uses
+//! this looks at everything from time to time as well. Contents are not read here.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind};
+use notify::{Config, Event, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Changes within this time make one batch.
+const SETTLE: Duration = Duration::from_millis(20);
+/// A file that is not closed is reported after this time all the same.
+const LONGEST_WRITE: Duration = Duration::from_secs(1);
+/// More paths than this are not listed one by one.
+const MOST_PATHS: usize = 10_000;
+
+/// What changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// These files.
+    Files(HashSet<PathBuf>),
+    /// Anything.
+    Anything,
+}
+
+/// Watches one directory for changes of files.
+pub struct DirectoryWatch {
+    pending: Arc<Pending>,
+    // Dropped first to last: no event can come once the watcher is gone.
+    _watcher: RecommendedWatcher,
+}
+
+#[derive(Default)]
+struct Pending {
+    // Written by the watcher's thread, taken by the task that waits; held for a few map operations.
+    changes: Mutex<Changes>,
+    arrived: Notify,
+}
+
+#[derive(Default)]
+struct Changes {
+    files: HashSet<PathBuf>,
+    anything: bool,
+    /// Files that are being written, and since when.
+    writing: HashMap<PathBuf, Instant>,
+}
+
+impl DirectoryWatch {
+    /// Watches `directory` and, with `deep`, the directories in it, for files that `of_interest` accepts. That
+    /// the directory itself vanishes or comes back is noticed too.
+    ///
+    /// # Errors
+    /// Where the kernel grants no watch, for instance because its limit is reached. A directory that doesn't
+    /// exist is not an error.
+    pub fn new(directory: &Path, deep: bool, of_interest: fn(&Path) -> bool) -> notify::Result<Self> {
+        let pending = Arc::new(Pending::default());
+        let sink = Arc::clone(&pending);
+        let itself = directory.to_owned();
+        let on_event = move |event: notify::Result<Event>| {
+            let mut changes = sink.changes.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = (changes.anything, changes.files.len(), changes.writing.len());
+            match event {
+                Ok(event) => changes.note(&event, &itself, of_interest),
+                Err(_) => changes.anything = true,
+            }
+            if before != (changes.anything, changes.files.len(), changes.writing.len()) {
+                sink.arrived.notify_one();
+            }
+        };
+        let mut watcher = RecommendedWatcher::new(on_event, Config::default())?;
+        if let Some(parent) = directory.parent().filter(|parent| parent.is_dir()) {
+            watcher.watch(parent, RecursiveMode::NonRecursive)?;
+        }
+        if directory.is_dir() {
+            let mode = if deep { RecursiveMode::Recursive } else { RecursiveMode::NonRecursive };
+            watcher.watch(directory, mode)?;
+        }
+        Ok(Self { pending, _watcher: watcher })
+    }
+
+    /// Waits for the next batch. Cancelling loses nothing.
+    pub async fn changed(&mut self) -> Changed {
+        loop {
+            // Made before looking, so that what comes between looking and waiting is not missed.
+            let arrived = self.pending.arrived.notified();
+            let wait = match self.pending.ready(Instant::now()) {
+                Ready::Now => {
+                    tokio::time::sleep(SETTLE).await;
+                    if let Some(changed) = self.pending.take(Instant::now()) {
+                        return changed;
+                    }
+                    continue;
+                }
+                Ready::At(time) => Some(time),
+                Ready::Idle => None,
+            };
+            match wait {
+                Some(time) => {
+                    let _ = tokio::time::timeout_at(time, arrived).await;
+                }
+                None => arrived.await,
+            }
+        }
+    }
+}
+
+enum Ready {
+    Now,
+    At(Instant),
+    Idle,
+}
+
+impl Pending {
+    fn ready(&self, now: Instant) -> Ready {
+        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if changes.anything || changes.files.iter().any(|file| !changes.writing.contains_key(file)) {
+            return Ready::Now;
+        }
+        match changes.writing.values().min() {
+            Some(&since) if since + LONGEST_WRITE <= now => Ready::Now,
+            Some(&since) => Ready::At(since + LONGEST_WRITE),
+            None => Ready::Idle,
+        }
+    }
+
+    fn take(&self, now: Instant) -> Option<Changed> {
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let Changes { files, anything, writing } = &mut *changes;
+        writing.retain(|file, since| {
+            let held = now < *since + LONGEST_WRITE;
+            if !held {
+                files.insert(file.clone());
+            }
+            held
+        });
+        let taken: HashSet<PathBuf> = files.extract_if(|file| !writing.contains_key(file)).collect();
+        if std::mem::take(anything) {
+            return Some(Changed::Anything);
+        }
+        (!taken.is_empty()).then_some(Changed::Files(taken))
+    }
+}
+
+impl Changes {
+    fn note(&mut self, event: &Event, itself: &Path, of_interest: fn(&Path) -> bool) {
+        self.anything |= event.need_rescan();
+        let closed = matches!(event.kind, EventKind::Access(AccessKind::Close(AccessMode::Write)));
+        if matches!(event.kind, EventKind::Access(_)) && !closed {
+            return;
+        }
+        for path in &event.paths {
+            let inside = path.starts_with(itself) && path != itself;
+            match event.kind {
+                _ if !inside => {
+                    self.anything |=
+                        path == itself && !matches!(event.kind, EventKind::Modify(ModifyKind::Metadata(_)));
+                }
+                EventKind::Create(CreateKind::Folder)
+                | EventKind::Remove(notify::event::RemoveKind::Folder) => {
+                    self.anything = true;
+                }
+                _ if !of_interest(path) => {
+                    // A directory or symbolic link that was renamed may bring many files: `..data` of a ConfigMap.
+                    self.anything |= matches!(event.kind, EventKind::Modify(ModifyKind::Name(_)));
+                }
+                EventKind::Modify(ModifyKind::Data(_)) => {
+                    self.writing.entry(path.clone()).or_insert_with(Instant::now);
+                }
+                _ => {
+                    self.writing.remove(path);
+                    self.files.insert(path.clone());
+                }
+            }
+        }
+        if self.files.len() > MOST_PATHS {
+            self.files.clear();
+            self.anything = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+
+    use super::*;
+
+    fn yaml(path: &Path) -> bool {
+        path.extension().is_some_and(|extension| extension == "yaml")
+    }
+
+    async fn next(watch: &mut DirectoryWatch) -> Changed {
+        tokio::time::timeout(Duration::from_secs(10), watch.changed()).await.expect("a change is reported")
+    }
+
+    fn files(paths: &[&Path]) -> Changed {
+        Changed::Files(paths.iter().map(|path| path.to_path_buf()).collect())
+    }
+
+    #[tokio::test]
+    async fn a_file_is_reported_when_it_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.yaml");
+        let mut watch = DirectoryWatch::new(dir.path(), true, yaml).unwrap();
+        let mut file = fs::File::create(&path).unwrap();
+        file.write_all(b"half").unwrap();
+        file.flush().unwrap();
+        let early = tokio::time::timeout(Duration::from_millis(300), watch.changed()).await;
+        assert!(early.is_err(), "reported while it was open: {early:?}");
+        file.write_all(b" and half").unwrap();
+        drop(file);
+        assert_eq!(next(&mut watch).await, files(&[&path]));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_never_closed_is_reported_after_a_while() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.yaml");
+        fs::write(&path, "").unwrap();
+        let mut watch = DirectoryWatch::new(dir.path(), true, yaml).unwrap();
+        let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"x").unwrap();
+        file.flush().unwrap();
+        let before = Instant::now();
+        assert_eq!(next(&mut watch).await, files(&[&path]));
+        assert!(before.elapsed() > Duration::from_millis(500), "{:?}", before.elapsed());
+        drop(file);
+    }
+
+    #[tokio::test]
+    async fn renames_removals_and_other_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b, temporary) =
+            (dir.path().join("a.yaml"), dir.path().join("b.yaml"), dir.path().join("a.tmp"));
+        fs::write(&b, "x").unwrap();
+        let mut watch = DirectoryWatch::new(dir.path(), true, yaml).unwrap();
+        fs::write(&temporary, "x").unwrap();
+        let nothing = tokio::time::timeout(Duration::from_millis(200), watch.changed()).await;
+        assert!(nothing.is_err(), "a file of no interest: {nothing:?}");
+        fs::rename(&temporary, &a).unwrap();
+        // The old name is of no interest, so it could have been a directory.
+        assert_eq!(next(&mut watch).await, Changed::Anything);
+        fs::remove_file(&b).unwrap();
+        assert_eq!(next(&mut watch).await, files(&[&b]));
+    }
+
+    #[tokio::test]
+    async fn directories_that_come_and_go_are_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("cluster");
+        let mut watch = DirectoryWatch::new(&root, true, yaml).unwrap();
+        fs::create_dir(&root).unwrap();
+        assert_eq!(next(&mut watch).await, Changed::Anything);
+        let mut watch = DirectoryWatch::new(&root, true, yaml).unwrap();
+        fs::create_dir(root.join("deep")).unwrap();
+        assert_eq!(next(&mut watch).await, Changed::Anything);
+        fs::remove_dir_all(&root).unwrap();
+        assert_eq!(next(&mut watch).await, Changed::Anything);
+    }
+}
