@@ -1,10 +1,12 @@
 //! The world that fairlead is tested in, and the load that runs through it.
 //!
 //! [`world`] makes routers, gateways, nodes, pods and clients in network namespaces, all on this machine. [`client`] asks
-//! single questions from a client's place; [`load`] asks all the time and counts every answer. Nothing here knows how
+//! single questions from a client's place; [`load`] asks all the time and counts every answer;
+//! [`demo`] puts both on stage. Nothing here knows how
 //! fairlead works: what is tested is seen from outside.
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod demo;
 pub mod load;
 pub mod world;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use fairlead_tests::client::Client;
 use fairlead_tests::load::{Load, Mix, Target};
-use fairlead_tests::world::{self, HTTP_PORT, Plan, Pod, UDP_PORT, World};
+use fairlead_tests::world::{self, HTTP_PORT, Plan, Pod, UDP_PORT, World, bpf_elf};
 
 fn url(address: IpAddr, path: &str) -> String {
     format!("http://{}{path}", SocketAddr::new(address, HTTP_PORT))
@@ -232,6 +232,20 @@ fn a_load_counts_what_a_killed_pod_costs() {
     assert!(back.recovery_ms < 1_000, "{back:?}");
     let broken = record.requests.iter().filter(|request| request.broke_connection()).count();
     assert_eq!(broken, 8, "four kept connections of each family");
+}
+
+#[test]
+fn a_link_can_have_the_program_that_passes_everything() {
+    let world = World::build(&Plan::small()).unwrap();
+    let hosts = ["gateway-us-central1-1", "node-us-central1-a-1"];
+    world.attach_pass(&bpf_elf().unwrap(), &hosts).unwrap();
+    let links = world.router.namespace.command("ip", &["-o", "link"]).unwrap();
+    let with_xdp: Vec<_> = links.lines().filter(|line| line.contains(" xdp ")).collect();
+    assert_eq!(with_xdp.len(), 2, "{links}");
+    assert!(with_xdp.iter().all(|line| line.contains(": g0@") || line.contains(": n0@")), "{links}");
+    assert!(answers(world.client("us-central1"), &world.pods()[0]));
+    let pin = format!("/sys/fs/bpf/{}-pass", world.id());
+    assert!(!std::path::Path::new(&pin).exists(), "the link keeps the program, not {pin}");
 }
 
 /// Everything on the machine that carries a world's id.

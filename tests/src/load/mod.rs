@@ -121,6 +121,13 @@ impl Load {
         requests.get(first..).unwrap_or_default().to_vec()
     }
 
+    /// A copy of what it has recorded.
+    #[must_use]
+    pub fn so_far(&self) -> Record {
+        let events = self.events.lock().expect("never poisoned: nothing panics under it").clone();
+        Record { requests: self.requests_from(0), events }
+    }
+
     /// Ends it; requests in flight are waited for.
     pub fn stop(mut self) -> Result<Record> {
         self.join()?;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::footprint::PINS;
 use super::plan::{Host, Layout};
 use super::process::{Process, own_program};
 use super::{Namespace, World};
@@ -116,6 +117,12 @@ impl Agent {
     /// Starts it from another program file from now on.
     pub fn replace_program(&mut self, program: &Path) {
         self.process.replace_program(program);
+    }
+
+    /// Removes all its pins, so that its programs leave their links: what a crash never does.
+    pub fn remove_pins(&self) -> Result<()> {
+        let pins = Path::new(PINS).join(&self.instance);
+        fs::remove_dir_all(&pins).with_context(|| format!("remove {}", pins.display()))
     }
 
     /// Runs a `fairlead` command on this host and returns what it prints.

@@ -29,6 +29,8 @@ pub use pod::{DOWNLOADS, HTTP_PORT, Pod, UDP_PORT};
 pub use process::{Process, own_program};
 pub use router::{Router, VIPS_V4, VIPS_V6};
 
+pub use xdp::bpf_elf;
+
 use crate::client::Client;
 
 /// A running world.
@@ -193,9 +195,15 @@ impl World {
         self.router.cut(&self.hosts(what)?)
     }
 
-    /// Brings back what [`World::cut`] took.
+    /// Brings back what [`World::cut`] took, and waits until both ends see the carrier.
     pub fn restore(&self, what: &str) -> Result<()> {
-        self.router.restore(&self.hosts(what)?)
+        let hosts = self.hosts(what)?;
+        self.router.restore(&hosts)?;
+        for host in hosts {
+            self.router.namespace.wait_for_carrier(self.router.interface_to(host)?)?;
+            self.namespace(host)?.wait_for_carrier("eth0")?;
+        }
+        Ok(())
     }
 
     /// From now on this share of the packets from and to these hosts vanishes without a word: 0 none, 100 all.

@@ -12,6 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -84,9 +85,21 @@ impl Namespace {
         self.run(|| write_sysctls(&[(key, value)]))
     }
 
+    /// Waits until an interface that was brought up sends: the kernel notices a carrier up to a second late.
+    pub(super) fn wait_for_carrier(&self, interface: &str) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !self.command("ip", &["-o", "link", "show", "dev", interface])?.contains(" state UP ") {
+            if Instant::now() > deadline {
+                bail!("{interface} of {} has no carrier", self.name);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
     /// Whether a TCP connection to `address` opens from inside.
     #[must_use]
-    pub fn connects(&self, address: SocketAddr, within: std::time::Duration) -> bool {
+    pub fn connects(&self, address: SocketAddr, within: Duration) -> bool {
         self.run(|| Ok(TcpStream::connect_timeout(&address, within)?)).is_ok()
     }
 }

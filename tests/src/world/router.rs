@@ -162,6 +162,11 @@ impl Router {
         self.namespace.ip(&lines)
     }
 
+    /// The interface towards a host.
+    pub(super) fn interface_to(&self, host: &str) -> Result<&str> {
+        Ok(&self.link(host)?.uplink.router_interface)
+    }
+
     fn link(&self, host: &str) -> Result<&Link> {
         self.links.get(host).with_context(|| {
             let known: Vec<_> = self.links.keys().map(String::as_str).collect();

@@ -10,6 +10,14 @@ use aya::programs::Xdp;
 /// Where it is pinned for the moment between loading and attaching.
 const BPFFS: &str = "/sys/fs/bpf";
 
+/// The BPF programs: from the file that `FAIRLEAD_BPF_ELF` names, or where `cargo xtask build-ebpf` puts them.
+pub fn bpf_elf() -> Result<Vec<u8>> {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/fairlead.bpf.o");
+    let file = std::env::var_os("FAIRLEAD_BPF_ELF").map_or(built, PathBuf::from);
+    fs::read(&file)
+        .with_context(|| format!("no BPF programs in {}: run `cargo xtask build-ebpf`", file.display()))
+}
+
 /// A program that is pinned until this is dropped. What it was attached to keeps it.
 pub(super) struct Pinned {
     path: PathBuf,

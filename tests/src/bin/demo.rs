@@ -1,0 +1,46 @@
+//! The demo's command line; `cargo xtask demo` builds everything and runs it.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand, ValueEnum};
+use fairlead_tests::demo::{self, Options};
+
+/// One VIP, three regions, nine clusters: watch connections being steered while things are taken away.
+#[derive(Debug, Parser)]
+#[command(after_help = "Example: fairlead-demo --keep")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Leave the world running, and say what to try in it
+    #[arg(long)]
+    keep: bool,
+    /// For people, or one JSON document on standard output
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Remove the worlds that --keep left running
+    Down,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+fn main() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    if matches!(arguments.command, Some(Command::Down)) {
+        let worlds = demo::down()?;
+        println!("{worlds} removed");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let options = Options { keep: arguments.keep, json: arguments.output == Output::Json };
+    let kept = demo::run(&options)?;
+    Ok(if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

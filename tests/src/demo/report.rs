@@ -1,0 +1,161 @@
+//! What the demo says, for people.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::stage::Stage;
+use super::story::Act;
+use crate::load::EventReport;
+use crate::world::{Agents, World};
+
+/// Says things on standard output, or on standard error where the other is for programs.
+pub(super) struct Teller {
+    to_error: bool,
+    coloured: bool,
+}
+
+impl Teller {
+    pub(super) fn new(to_error: bool) -> Self {
+        let terminal =
+            if to_error { std::io::stderr().is_terminal() } else { std::io::stdout().is_terminal() };
+        Self { to_error, coloured: terminal && std::env::var_os("NO_COLOR").is_none() }
+    }
+
+    pub(super) fn title(&self, text: &str) {
+        self.say(&self.bold(text));
+    }
+
+    pub(super) fn world(&self, stage: &Stage, took: Duration) {
+        let layout = &stage.world.layout;
+        self.say(&format!(
+            "{} clusters with {} pods, {} gateways, {} clients and a router are up after {:.1} s.",
+            layout.clusters.len(),
+            layout.pods.len(),
+            layout.gateways.len(),
+            layout.clients.len(),
+            took.as_secs_f64()
+        ));
+    }
+
+    /// What the command line says about the service, and who answers whom.
+    pub(super) fn services(&self, stage: &Stage) -> Result<()> {
+        let client = &stage.world.clients()[0];
+        let gateway = stage.agents.of(&stage.entry(client.name())?);
+        let configuration = gateway.configuration().display().to_string();
+        self.say("");
+        self.say(&gateway.fairlead(&["services", "--config", &configuration])?);
+        let expected = stage.expected()?;
+        for client in stage.world.clients() {
+            let zones: Vec<_> = expected[client.name()].iter().map(String::as_str).collect();
+            self.say(&format!("{:<28} is served from {}", client.name(), zones.join(", ")));
+        }
+        self.say("");
+        Ok(())
+    }
+
+    pub(super) fn act(&self, act: &Act) {
+        self.say(&format!("{} {}", self.bold(&format!("{:<20}", act.name)), act.told));
+    }
+
+    /// One line below the act's.
+    pub(super) fn outcome(&self, report: &EventReport) {
+        let failures = match report.failed {
+            0 => "none failed".to_owned(),
+            failed => format!("{failed} failed, the last {} ms after the event", report.recovery_ms),
+        };
+        let mut served: Vec<String> = Vec::new();
+        for ((client, zone), count) in &report.answers {
+            served.push(format!("{} {count} from {zone}", client.trim_start_matches("client-")));
+        }
+        self.say(&format!("{:<20} {} requests, {failures}", "", report.requests));
+        self.say(&format!("{:<20} {}", "", served.join("; ")));
+    }
+
+    pub(super) fn table(&self, reports: &[EventReport]) {
+        self.say("");
+        self.say(&self.bold(&table_line(&[
+            "event",
+            "requests",
+            "failed",
+            "after recovery",
+            "recovery ms",
+            "broken by move",
+        ])));
+        for report in reports {
+            let numbers = [
+                report.requests,
+                report.failed,
+                report.failed_after_recovery,
+                report.recovery_ms,
+                report.broken_by_move,
+            ]
+            .map(|number| number.to_string());
+            let [requests, failed, after, recovery, moved] = &numbers;
+            self.say(&table_line(&[&report.name, requests, failed, after, recovery, moved]));
+        }
+    }
+
+    pub(super) fn verdict(&self, broken: &[String], took: Duration) {
+        self.say("");
+        for promise in broken {
+            self.say(&format!("broken promise: {promise}"));
+        }
+        let word = if broken.is_empty() { "All promises were kept" } else { "Not all promises were kept" };
+        self.say(&self.bold(&format!("{word}; it took {:.0} s.", took.as_secs_f64())));
+    }
+
+    /// What can be tried in a world that stays.
+    pub(super) fn commands(&self, world: &World, agents: &Agents) {
+        let client = world.clients()[0].namespace.name().to_owned();
+        let Some(gateway) = agents.iter().last() else { return };
+        let file = gateway.configuration().display();
+        self.say("");
+        self.say("The world runs on. Try:");
+        self.say(&format!("  nsenter --net=/run/netns/{client} curl http://203.0.113.1/"));
+        self.say(&format!("  nsenter --net=/run/netns/{client} curl 'http://[2001:db8:f::1]/'"));
+        for command in ["status", "services", "backends", "counters"] {
+            self.say(&format!("  fairlead {command} --config {file}"));
+        }
+        self.say(&format!("  ls {}", world.directory().display()));
+        self.say("and in the end: cargo xtask demo down");
+    }
+
+    fn bold(&self, text: &str) -> String {
+        if self.coloured { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn say(&self, text: &str) {
+        // A reader that went away must not end the demo before it has cleaned up.
+        let _ = if self.to_error {
+            writeln!(std::io::stderr(), "{text}")
+        } else {
+            writeln!(std::io::stdout(), "{text}")
+        };
+    }
+}
+
+fn table_line(cells: &[&str; 6]) -> String {
+    let [name, numbers @ ..] = cells;
+    let mut line = format!("{name:<22}");
+    for cell in numbers {
+        line.push_str(&format!("{cell:>16}"));
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_stand_below_each_other() {
+        let head =
+            table_line(&["event", "requests", "failed", "after recovery", "recovery ms", "broken by move"]);
+        let line = table_line(&["receiver_lost_back", "500", "0", "0", "0", "12"]);
+        assert_eq!(head.len(), line.len());
+        assert!(line.starts_with("receiver_lost_back  "));
+        assert!(line.ends_with(" 12"));
+    }
+}
