@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use serde::Serialize;
 
+use crate::output::Output;
 use crate::process;
 use crate::toolchain::{Compiler, Linker, isolate};
 use crate::workspace::{Workspace, cargo_home};
@@ -21,18 +21,32 @@ use crate::workspace::{Workspace, cargo_home};
 const TARGET: &str = "bpfel-unknown-none";
 
 /// One ELF file that was built.
-#[derive(Debug, Serialize)]
-pub(crate) struct Elf {
+#[derive(Debug)]
+struct Elf {
     /// Where the agent finds it.
-    pub(crate) file: PathBuf,
+    file: PathBuf,
     /// SHA-256 of its bytes, hexadecimal.
-    pub(crate) sha256: String,
+    sha256: String,
     /// Whether its bytes differ from what was there before.
-    pub(crate) changed: bool,
+    changed: bool,
+}
+
+/// Builds, and says what was built.
+pub(crate) fn build_and_tell(
+    workspace: &Workspace,
+    tools: &(Compiler, Linker),
+    output: Output,
+) -> Result<()> {
+    let (compiler, linker) = tools;
+    for elf in build(workspace, compiler, linker)? {
+        let note = if elf.changed { "" } else { "  (unchanged)" };
+        output.say(&format!("{}  {}{note}", elf.sha256, short(&elf.file)));
+    }
+    Ok(())
 }
 
 /// Builds every binary of the BPF package.
-pub(crate) fn build(workspace: &Workspace, compiler: &Compiler, linker: &Linker) -> Result<Vec<Elf>> {
+fn build(workspace: &Workspace, compiler: &Compiler, linker: &Linker) -> Result<Vec<Elf>> {
     let mut command = cargo(workspace, compiler, linker)?;
     command.args(["build", "--package", "fairlead-ebpf", "--release", "--target", TARGET]);
     command.args(["-Z", "build-std=core", "--message-format", "json-render-diagnostics"]);
@@ -44,7 +58,9 @@ pub(crate) fn build(workspace: &Workspace, compiler: &Compiler, linker: &Linker)
     if built.is_empty() {
         bail!("package fairlead-ebpf has no binary: nothing was built");
     }
-    built.iter().map(|file| install(file, &workspace.bpf())).collect()
+    let folder = workspace.elves();
+    fs::create_dir_all(&folder).with_context(|| format!("can't make {}", folder.display()))?;
+    built.iter().map(|file| install(file, &folder)).collect()
 }
 
 /// The cargo of `compiler`, set up for BPF and shut off from the outer toolchain.
@@ -53,7 +69,7 @@ fn cargo(workspace: &Workspace, compiler: &Compiler, linker: &Linker) -> Result<
     isolate(&mut command);
     command
         .current_dir(&workspace.root)
-        .env("CARGO_TARGET_DIR", workspace.bpf().join("cargo"))
+        .env("CARGO_TARGET_DIR", workspace.bpf_target())
         .env("RUSTC", compiler.bin.join("rustc"))
         // `-Z` needs it unless the compiler is a nightly.
         .env("RUSTC_BOOTSTRAP", "1")
@@ -81,7 +97,7 @@ fn rustflags(workspace: &Workspace, compiler: &Compiler, linker: &Linker) -> Res
     };
     // The last mapping that fits wins, so the target folder follows the workspace that may hold it.
     remap(&workspace.root, "fairlead");
-    remap(&workspace.bpf(), "bpf");
+    remap(&workspace.bpf_target(), "target");
     remap(&cargo_home()?, "cargo");
     if let Some(source) = &compiler.source {
         let real = source.canonicalize().unwrap_or_else(|_| source.clone());
@@ -121,7 +137,7 @@ fn sha256(file: &Path) -> Result<String> {
 }
 
 /// A path as short as it can be shown: relative to the current folder where it is below it.
-pub(crate) fn short(path: &Path) -> String {
+fn short(path: &Path) -> String {
     let here = env::current_dir().unwrap_or_default();
     path.strip_prefix(&here).unwrap_or(path).display().to_string()
 }
@@ -171,7 +187,7 @@ mod tests {
         let flags: Vec<&str> = flags.split('\u{1f}').collect();
         assert!(flags.contains(&"linker=/l/bpf-linker"));
         assert!(flags.contains(&"/home/a b=fairlead"));
-        assert!(flags.contains(&"/home/a b/target/bpf=bpf"));
+        assert!(flags.contains(&"/home/a b/target/bpf/cargo=target"));
         assert!(flags.contains(&"/no/such/src=rust"));
     }
 }

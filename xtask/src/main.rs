@@ -7,8 +7,10 @@
 
 mod ebpf;
 mod interrupt;
+mod output;
 mod process;
 mod setup;
+mod test;
 mod toolchain;
 mod workspace;
 
@@ -18,6 +20,9 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::interrupt::Interrupted;
+use crate::output::Output;
+use crate::setup::Purpose;
+use crate::test::{Choice, Part};
 use crate::workspace::Workspace;
 
 /// Builds, sets up and tests fairlead.
@@ -36,11 +41,24 @@ enum Command {
     /// Build the BPF programs that the agent embeds
     #[command(after_help = "Example:\n  cargo xtask build-ebpf && cargo build --release")]
     BuildEbpf,
+    /// Check everything, or run the tests of one part
+    #[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test world --full\n  \
+                            cargo xtask test core -o json | jq .failed")]
+    Test {
+        /// Only the tests of this part; without it, also format, lints, documentation and licences
+        part: Option<Part>,
+        /// Also what takes too long for CI
+        #[arg(long)]
+        full: bool,
+        /// Form of standard output
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match perform(arguments.command) {
+    match perform(&arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => match error.downcast_ref::<Interrupted>() {
             Some(interrupted) => {
@@ -55,20 +73,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn perform(command: Command) -> Result<()> {
+fn perform(command: &Command) -> Result<()> {
     interrupt::watch()?;
     let workspace = Workspace::locate()?;
-    match command {
+    match *command {
         Command::Setup => setup::setup(&workspace),
-        Command::BuildEbpf => build_ebpf(&workspace),
+        Command::BuildEbpf => {
+            let facts = setup::ensure(&workspace, &[Purpose::Bpf])?;
+            ebpf::build_and_tell(&workspace, &setup::fitting(&facts)?, Output::Text)
+        }
+        Command::Test { part, full, output } => test::test(&workspace, Choice { part, full, output }),
     }
-}
-
-fn build_ebpf(workspace: &Workspace) -> Result<()> {
-    let (compiler, linker) = setup::bpf_toolchain(workspace)?;
-    for elf in ebpf::build(workspace, &compiler, &linker)? {
-        let note = if elf.changed { "" } else { " (unchanged)" };
-        println!("{}  {}{note}", elf.sha256, ebpf::short(&elf.file));
-    }
-    Ok(())
 }

@@ -122,7 +122,7 @@ mod tests {
     fn lines_come_one_by_one() {
         let mut seen = Vec::new();
         let status = lines(Command::new("sh").args(["-c", "echo a; printf b; exit 3"]), |line| {
-            seen.push(line.to_owned())
+            seen.push(line.to_owned());
         })
         .unwrap();
         assert_eq!(seen, ["a", "b"]);

@@ -39,9 +39,15 @@ impl Workspace {
         Ok(Self { root, target })
     }
 
-    /// Where the BPF programs' ELF files are put.
-    pub(crate) fn bpf(&self) -> PathBuf {
-        self.target.join("bpf")
+    /// Where the BPF programs' ELF files are put: always inside the workspace, because the agent's build script
+    /// can't know of another target folder.
+    pub(crate) fn elves(&self) -> PathBuf {
+        self.root.join("target/bpf")
+    }
+
+    /// The target folder of the BPF build, which another compiler fills.
+    pub(crate) fn bpf_target(&self) -> PathBuf {
+        self.target.join("bpf/cargo")
     }
 
     /// The user's cargo, in the workspace's root, so that the pinned toolchain applies.

@@ -59,14 +59,10 @@ pub(crate) fn ensure(workspace: &Workspace, purposes: &[Purpose]) -> Result<Fact
     Ok(facts)
 }
 
-/// The tools to build the BPF programs with, installed if they were missing.
-pub(crate) fn bpf_toolchain(workspace: &Workspace) -> Result<(Compiler, Linker)> {
-    let facts = ensure(workspace, &[Purpose::Bpf])?;
-    let compiler = toolchain::choose(&facts.compilers, facts.linker.as_ref());
-    compiler
-        .cloned()
-        .zip(facts.linker)
-        .context("no BPF toolchain that fits together; try `cargo xtask setup`")
+/// The tools to build the BPF programs with.
+pub(crate) fn fitting(facts: &Facts) -> Result<(Compiler, Linker)> {
+    let compiler = toolchain::choose(&facts.compilers, facts.linker.as_ref()).cloned();
+    compiler.zip(facts.linker.clone()).context("no BPF toolchain that fits together; try `cargo xtask setup`")
 }
 
 fn gather(workspace: &Workspace) -> Result<Facts> {

@@ -1,0 +1,100 @@
+//! `cargo xtask test`: everything that is checked, or a part of it.
+//!
+//! In: the tables of `parts`. Out: each step's words under a heading, a summary, and last on standard output one
+//! line `N passed, N failed, N skipped`; or one JSON document. A step that fails doesn't stop the next one. Green
+//! means that tests ran and that nothing failed: a run in which nothing ran, or all was skipped, fails.
+
+mod advisories;
+mod listen;
+mod parts;
+mod report;
+
+use anyhow::{Context, Result, bail};
+
+use self::advisories::Outcome;
+use self::listen::Heard;
+pub(crate) use self::parts::Part;
+use self::parts::{LINTS, Lint, SUITES, Suite};
+use self::report::Report;
+use crate::output::Output;
+use crate::workspace::Workspace;
+use crate::{ebpf, process, setup};
+
+/// What to run, from the command line.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Choice {
+    /// A part alone; everything if none.
+    pub(crate) part: Option<Part>,
+    /// Also what takes too long for CI.
+    pub(crate) full: bool,
+    /// The form of standard output.
+    pub(crate) output: Output,
+}
+
+/// Sets up, builds and runs what was chosen; an error if anything failed.
+pub(crate) fn test(workspace: &Workspace, choice: Choice) -> Result<()> {
+    no_test_is_forgotten(workspace)?;
+    let facts = setup::ensure(workspace, parts::purposes(choice.part))?;
+    // Everything later embeds them, so without them nothing later means anything.
+    choice.output.say("== BPF programs ==");
+    ebpf::build_and_tell(workspace, &setup::fitting(&facts)?, choice.output)?;
+
+    let mut report = Report::new(choice.output);
+    if choice.part.is_none() {
+        for lint in LINTS {
+            report.step(lint.name, |_| run_lint(workspace, lint))?;
+        }
+        report.step("advisories", |heard| check_advisories(workspace, choice.output, heard))?;
+    }
+    for suite in SUITES.iter().filter(|suite| choice.part.is_none_or(|part| part == suite.part)) {
+        let name = format!("{}: {}", suite.part.name(), suite.name);
+        report.step(&name, |heard| run(workspace, choice, suite, heard))?;
+    }
+    report.conclude(choice.full)
+}
+
+/// An error if a test target of the workspace is in no suite: it would never run, and nobody would know.
+fn no_test_is_forgotten(workspace: &Workspace) -> Result<()> {
+    let mut command = workspace.cargo();
+    let text = process::probe(command.args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    let text = text.context("`cargo metadata` failed; run it to see why")?;
+    let metadata = serde_json::from_str(&text).context("`cargo metadata` wrote something else than JSON")?;
+    let forgotten = parts::forgotten(&metadata);
+    if !forgotten.is_empty() {
+        bail!("no suite in xtask/src/test/parts.rs runs these tests: {}", forgotten.join(", "));
+    }
+    Ok(())
+}
+
+fn run_lint(workspace: &Workspace, lint: &Lint) -> Result<bool> {
+    let mut command = workspace.cargo();
+    command.args(lint.cargo).envs(lint.environment.iter().copied());
+    Ok(process::status(&mut command)?.success())
+}
+
+fn check_advisories(workspace: &Workspace, output: Output, heard: &mut Heard) -> Result<bool> {
+    let outcome = advisories::check(workspace)?;
+    if outcome == Outcome::NotReachable {
+        const LEFT_OUT: &str = "advisories were not checked: database not reachable";
+        output.say(LEFT_OUT);
+        heard.left_out.push(LEFT_OUT.to_owned());
+    }
+    Ok(outcome != Outcome::Found)
+}
+
+fn run(workspace: &Workspace, choice: Choice, suite: &Suite, heard: &mut Heard) -> Result<bool> {
+    if !suite.build.is_empty() {
+        process::run(workspace.cargo().args(suite.build))?;
+    }
+    let mut command = workspace.cargo();
+    command.args(suite.cargo()).env_remove("FAIRLEAD_FULL");
+    if choice.full {
+        command.env("FAIRLEAD_FULL", "1");
+    }
+    let status = process::lines(&mut command, |line| {
+        if heard.line(line) {
+            choice.output.say(line);
+        }
+    })?;
+    Ok(status.success())
+}
