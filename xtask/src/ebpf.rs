@@ -86,9 +86,8 @@ fn rustflags(workspace: &Workspace, compiler: &Compiler, linker: &Linker) -> Res
     let mut option = |value: OsString| flags.extend([OsString::from("-C"), value]);
     option([OsString::from("linker="), linker.path.clone().into()].into_iter().collect());
     option("link-arg=--btf".into());
-    // One load for a field at an odd offset, where the compiler would otherwise read byte by byte.
+    // 32-bit arithmetic and jumps (kernel 5.1).
     option("target-cpu=v3".into());
-    option("target-feature=+allows-misaligned-mem-access".into());
     // BTF is made from debug information.
     option("debuginfo=2".into());
     let mut remap = |from: &Path, to: &str| {

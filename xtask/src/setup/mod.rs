@@ -34,7 +34,9 @@ pub(crate) fn setup(workspace: &Workspace) -> Result<()> {
     let rows = needs::judge(&facts, &all);
     let met = |what: &String| rows.iter().all(|row| row.what != *what || row.state == State::Met);
     let done: Vec<String> = before.into_iter().filter(met).collect();
-    print!("{}", table::render(&rows, &done, table::colour()));
+    if !done.is_empty() {
+        print!("{}", table::render(&rows, &done, table::colour()));
+    }
     conclude(&facts, &rows)
 }
 
@@ -50,10 +52,11 @@ pub(crate) fn ensure(workspace: &Workspace, purposes: &[Purpose]) -> Result<Fact
     }
     unmet(&facts, &rows)?;
     if rows.iter().any(|row| row.state == State::AsRoot) {
+        let command =
+            std::env::args().skip(1).fold("cargo xtask".to_owned(), |line, word| line + " " + &word);
         bail!(
-            "this loads programs into the kernel and makes network namespaces, so run it as root, for example:\n  \
-             sudo -E env \"PATH=$PATH\" {}",
-            std::env::args().skip(1).fold("cargo xtask".to_owned(), |line, word| line + " " + &word)
+            "this loads programs into the kernel and makes network namespaces: run it as root\n\n  {}\n",
+            with_root(&facts, &command)
         );
     }
     Ok(facts)
@@ -80,13 +83,22 @@ fn remedies(rows: &[Row]) -> Vec<Remedy> {
 /// The closing words of `setup`.
 fn conclude(facts: &Facts, rows: &[Row]) -> Result<()> {
     unmet(facts, rows)?;
+    println!("\nEverything is there.");
     if rows.iter().any(|row| row.state == State::AsRoot) {
-        println!("\nEverything is there. The demo and the tests of programs and world must be run as root:");
-        println!("  sudo -E env \"PATH=$PATH\" cargo xtask test");
-    } else {
-        println!("\nEverything is there.");
+        println!("The demo and the tests of programs and world have to be run as root:\n");
+        println!("  {}\n", with_root(facts, "cargo xtask test"));
     }
     Ok(())
+}
+
+/// A command line of the user's, for root: cargo and the tools of `cargo install` are in the user's PATH only.
+fn with_root(facts: &Facts, command: &str) -> String {
+    if facts.present.contains("sudo") {
+        format!("sudo -E env \"PATH=$PATH\" {command}")
+    } else {
+        format!("su -m -c 'PATH=$PATH {command}'")
+            .replace("$PATH", &std::env::var("PATH").unwrap_or_default())
+    }
 }
 
 /// An error that says what a person has to do about the needs that aren't met.

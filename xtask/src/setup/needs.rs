@@ -73,11 +73,14 @@ const WORLD: &[Package] = &[
     },
     package("iproute2", "ip", "makes the links, addresses and routes of the world"),
     package("bpftool", "bpftool", "dumps the pinned maps by name"),
+    package("ethtool", "ethtool", "switches checksum offload of veth devices off"),
+    package("nftables", "nft", "drops and counts packets in the world's routers"),
 ];
 
 /// TCX came with this one.
 const OLDEST_KERNEL: (u32, u32) = (6, 6);
-const KERNEL_OPTIONS: &[&str] = &["BPF_SYSCALL", "BPF_JIT", "NET_XGRESS", "NET_NS", "VETH", "IPV6"];
+const KERNEL_OPTIONS: &[&str] =
+    &["BPF_SYSCALL", "BPF_JIT", "NET_XGRESS", "NET_NS", "VETH", "IPV6", "NF_TABLES"];
 const CAPABILITIES: &[(&str, u32)] =
     &[("CAP_NET_ADMIN", 12), ("CAP_SYS_ADMIN", 21), ("CAP_PERFMON", 38), ("CAP_BPF", 39)];
 
@@ -287,7 +290,7 @@ fn kernel_types(facts: &Facts) -> Row {
 
 fn kernel_options(facts: &Facts) -> Row {
     const WHAT: &str = "kernel options";
-    const WHY: &str = "BPF, TCX, namespaces, veth";
+    const WHY: &str = "BPF, TCX, namespaces, veth, nftables";
     let Some(set) = &facts.kernel_options else {
         return row(WHAT, "not checked: no configuration to read", WHY, State::Unknown);
     };

@@ -20,7 +20,7 @@ fn linker(llvm: Option<u32>) -> Option<Linker> {
 
 /// A machine that has everything.
 fn complete() -> Facts {
-    let options = ["BPF_SYSCALL", "BPF_JIT", "NET_XGRESS", "NET_NS", "VETH", "IPV6"];
+    let options = ["BPF_SYSCALL", "BPF_JIT", "NET_XGRESS", "NET_NS", "VETH", "IPV6", "NF_TABLES"];
     Facts {
         root: true,
         capabilities: u64::MAX,
