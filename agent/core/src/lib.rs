@@ -7,6 +7,8 @@
 //! Nothing here does I/O, reads a clock or runs a task: the same arguments give the same bytes on every machine.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod fixtures;
 pub mod model;
 pub mod planner;
 mod stable;

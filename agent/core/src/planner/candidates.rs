@@ -41,7 +41,7 @@ pub(super) fn candidates<'a>(
 ) -> (Vec<Candidate<'a>>, Vec<NotTaken>) {
     let mut candidates = Vec::new();
     let mut not_taken = Vec::new();
-    for (number, shard) in (0u16..).zip(target.service.shards.iter()) {
+    for (number, shard) in (0..=u16::MAX).zip(target.service.shards.iter()) {
         for endpoint in shard.endpoints.iter() {
             match candidate(target, declared, health, number, shard, endpoint) {
                 Ok(candidate) => candidates.push(candidate),

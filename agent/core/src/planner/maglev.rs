@@ -6,8 +6,6 @@
 //! and none takes more than 5 % above its share. So losing one backend moves hardly anything but its own slots: 1.0 to
 //! 1.5 times the ideal at the sizes chosen here, where the paper's table moves 1.2 to 4 times (measured by the tests).
 
-use std::net::IpAddr;
-
 use fairlead_abi::{Address, NO_BACKEND, RING_SIZES};
 
 use crate::stable::Stable;
@@ -32,8 +30,8 @@ pub(super) struct Candidate {
 }
 
 /// What a backend's preferences are drawn from.
-pub(super) fn identity(outer: IpAddr) -> u64 {
-    Stable::new(0).bytes(&Address::from(outer).bytes).finish()
+pub(super) fn identity(outer: &Address) -> u64 {
+    Stable::new(0).bytes(&outer.bytes).finish()
 }
 
 /// The ring of `candidates`, which are in the order of their addresses: each slot holds the position of one. Empty
@@ -43,7 +41,7 @@ pub(super) fn ring(candidates: &[Candidate], size: u32) -> Vec<u16> {
     if total == 0 {
         return Vec::new();
     }
-    let mut turns: Vec<Turn> = (0u16..)
+    let mut turns: Vec<Turn> = (0..=u16::MAX)
         .zip(candidates)
         .filter(|(_, candidate)| candidate.weight > 0)
         .map(|(position, candidate)| Turn::new(position, *candidate, size, total))

@@ -1,12 +1,13 @@
 //! A model into what the kernel should hold, and from there into what has to change.
 //!
 //! Model, health and demand give each shard its share, shares give weights, weights give Maglev rings, and rings
-//! make up [`Tables`]. `diff` compares them with what is `Installed` and orders the changes in a [`Plan`]. The
-//! data plane carries a plan out action by action and reports each to `Installed::apply`; nothing here talks to
+//! make up [`Tables`]. [`diff`] compares them with what is [`Installed`] and orders the changes in a [`Plan`]. The
+//! data plane carries a plan out action by action and reports each to [`Installed::apply`]; nothing here talks to
 //! the kernel.
 
 mod candidates;
 mod deliveries;
+mod diff;
 mod history;
 mod installed;
 mod maglev;
@@ -17,8 +18,12 @@ mod shares;
 mod tables;
 mod verdict;
 
-pub use installed::{Capacities, Raw};
+pub use diff::diff;
+pub use installed::{Capacities, GRACE, Installed, Raw};
 pub use memo::{Inputs, Planned, Planner};
 pub use plan::{Action, Full, Map, Plan, PlanError, SlotBlock};
 pub use tables::{Links, Route, ServiceTable, Tables, WantedBackend};
 pub use verdict::{Distance, NotTaken, ShardReport, ShardState, Share, Verdict};
+
+#[cfg(test)]
+mod tests;

@@ -19,10 +19,12 @@ pub enum Action {
         /// All of it.
         hop: Hop,
     },
-    /// Zero the counters of a backend's index before its new owner's.
+    /// Zero the counters of backends' indexes before their new owners'.
     ClearBackendCounters {
-        /// Index in `BACKEND_COUNTERS`.
-        index: u32,
+        /// Index in `BACKEND_COUNTERS` of the first.
+        first: u32,
+        /// How many.
+        count: u32,
     },
     /// Fill a free entry of `BACKENDS`.
     WriteBackend {
@@ -173,8 +175,8 @@ pub struct Plan {
     pub waits_for: Option<Full>,
     /// Services that need no further look once this plan is done.
     pub(crate) settled: Vec<(ServiceKey, Arc<ServiceTable>)>,
-    /// The links that this plan brings about.
-    pub(crate) links: Arc<Links>,
+    /// The links that all hops follow once this plan is done.
+    pub(crate) links: Option<Arc<Links>>,
 }
 
 impl Plan {

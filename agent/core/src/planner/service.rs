@@ -254,7 +254,8 @@ fn ring<'t>(
     if let Some(table) = known.find(same) {
         return (Arc::clone(&table.ring), table.ring_hash);
     }
-    let identities: Vec<u64> = backends.iter().map(|backend| maglev::identity(backend.outer)).collect();
+    let identities: Vec<u64> =
+        backends.iter().map(|backend| maglev::identity(&backend.outer.into())).collect();
     let candidates: Vec<maglev::Candidate> = backends
         .iter()
         .zip(&identities)

@@ -1,0 +1,185 @@
+//! Wanted tables minus installed ones: an ordered plan.
+//!
+//! Additions come before deletions, and what a packet may still be reading is deleted only by a later plan. All of it
+//! is worked out before anything is returned: either everything fits, or there is no plan.
+
+mod deletions;
+mod service;
+mod space;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairlead_abi::{BUCKET_ENTRIES, ServiceKey};
+
+use super::{Action, Full, Installed, Map, Plan, PlanError, ServiceTable, Tables};
+use space::Space;
+
+pub(super) use service::room_for;
+
+/// What has to change in the kernel so that it holds `wanted`.
+///
+/// `now` is time since the agent's start, as in [`Installed::apply`]. An empty plan with a time in
+/// [`Plan::due`] means that only cleaning up is left, which has to wait until then.
+///
+/// # Errors
+/// A map is too small for `wanted`, or is for as long as packets may still be reading what was there before. Nothing
+/// may be carried out then.
+pub fn diff(wanted: &Tables, installed: &Installed, now: Duration) -> Result<Plan, PlanError> {
+    let mut work = Work::new(wanted, installed, now);
+    let Err(full) = work.add() else {
+        work.delete();
+        return Ok(work.finish());
+    };
+    if let Some(full) = too_much(wanted, installed) {
+        return Err(full.into());
+    }
+    // It would fit, but for what is in the way. If that can go now, let it go first.
+    let mut work = Work::new(wanted, installed, now);
+    work.delete();
+    let mut plan = work.finish();
+    if plan.is_empty() {
+        return Err(Full { retry_at: installed.room_at(full.map, now), ..full }.into());
+    }
+    plan.waits_for = Some(full);
+    plan.due = plan.due.into_iter().chain([now + super::GRACE]).min();
+    plan.settled.clear();
+    plan.links = None;
+    Ok(plan)
+}
+
+/// A plan in the making.
+struct Work<'a> {
+    wanted: &'a Tables,
+    installed: &'a Installed,
+    now: Duration,
+    space: Space<'a>,
+    actions: Vec<Action>,
+    due: Option<Duration>,
+    settled: Vec<(ServiceKey, Arc<ServiceTable>)>,
+    /// Services that the plan publishes.
+    moved_or_new: BTreeSet<ServiceKey>,
+}
+
+impl<'a> Work<'a> {
+    fn new(wanted: &'a Tables, installed: &'a Installed, now: Duration) -> Self {
+        let space = Space::new(installed, now);
+        Self {
+            wanted,
+            installed,
+            now,
+            space,
+            actions: Vec::new(),
+            due: None,
+            settled: Vec::new(),
+            moved_or_new: BTreeSet::new(),
+        }
+    }
+
+    /// Everything that makes something reachable.
+    fn add(&mut self) -> Result<(), Full> {
+        for &bucket in &self.installed.misflagged {
+            if self.installed.buckets[bucket as usize].overflowed == 0 {
+                self.actions.push(Action::SetOverflowed { bucket, value: 1 });
+            }
+        }
+        let links_same = self.installed.links.as_ref() == Some(&self.wanted.links);
+        let wanted = self.wanted;
+        for (key, table) in &wanted.services {
+            let live = self.installed.live.get(key);
+            if links_same && live.is_some_and(|live| live.settled.as_ref() == Some(table)) {
+                continue;
+            }
+            self.service(key, table, live)?;
+        }
+        self.receiver()
+    }
+
+    /// What the receiver knows.
+    fn receiver(&mut self) -> Result<(), Full> {
+        let (wanted, installed) = (self.wanted, self.installed);
+        let mut deliveries = installed.deliveries.len();
+        for (key, delivery) in &wanted.deliveries {
+            let known = installed.deliveries.get(key);
+            deliveries += usize::from(known.is_none());
+            if known != Some(delivery) {
+                self.actions.push(Action::PutDelivery { key: *key, delivery: *delivery });
+            }
+        }
+        fits(Map::Deliveries, deliveries, installed.capacities.deliveries)?;
+        let mut gateways = installed.gateways.len();
+        for &prefix in wanted.gateways.difference(&installed.gateways) {
+            gateways += 1;
+            self.actions.push(Action::PutGateway { prefix });
+        }
+        fits(Map::Gateways, gateways, installed.capacities.gateways)
+    }
+
+    /// Come back later for what has to wait.
+    fn wait_until(&mut self, then: Duration) {
+        self.due = self.due.into_iter().chain([then]).min();
+    }
+
+    fn finish(self) -> Plan {
+        Plan {
+            actions: self.actions,
+            due: self.due,
+            waits_for: None,
+            settled: self.settled,
+            links: Some(Arc::clone(&self.wanted.links)),
+        }
+    }
+}
+
+fn fits(map: Map, needed: usize, capacity: u32) -> Result<(), Full> {
+    if needed <= capacity as usize {
+        return Ok(());
+    }
+    Err(Full { map, needed: needed as u64, capacity: capacity.into(), retry_at: None })
+}
+
+/// The first map that couldn't hold `wanted` even if it were empty before.
+fn too_much(wanted: &Tables, installed: &Installed) -> Option<Full> {
+    let c = &installed.capacities;
+    let services = wanted.services.len();
+    let slots = wanted.services.values().map(|table| table.ring.len()).sum();
+    // Index 0 of these is never used.
+    let backends = 1 + wanted.services.values().map(|table| table.backends.len()).sum::<usize>();
+    let outers = wanted.services.values().flat_map(|table| &table.backends).map(|backend| backend.outer);
+    let hops: BTreeSet<_> = outers
+        .filter_map(|outer| wanted.links.get(&outer))
+        .map(|r| (r.destination_mac, r.source_mac, r.ifindex))
+        .collect();
+    let entries = u64::from(c.buckets) * BUCKET_ENTRIES as u64;
+    [
+        fits(Map::Services, services, u32::try_from(entries).unwrap_or(u32::MAX)),
+        fits(Map::ServiceIds, services + 1, c.service_ids),
+        fits(Map::Slots, slots, c.slots),
+        fits(Map::Backends, backends, c.backends),
+        fits(Map::Hops, hops.len() + 1, c.hops),
+        fits(Map::Deliveries, wanted.deliveries.len(), c.deliveries),
+        fits(Map::Gateways, wanted.gateways.len(), c.gateways),
+    ]
+    .into_iter()
+    .find_map(Result::err)
+}
+
+impl Installed {
+    /// When there is more room in a map than now, by waiting alone.
+    fn room_at(&self, map: Map, now: Duration) -> Option<Duration> {
+        let first = match map {
+            Map::Services => self.cooling_entries.values().filter(|until| **until > now).min().copied(),
+            Map::Slots => self.slots.next_free(),
+            Map::Backends => self.regions.next_free().into_iter().chain(self.orphans.values().copied()).min(),
+            Map::Hops => self.quiet_hops.values().min().copied(),
+            Map::ServiceIds => self.ids.next_free(),
+            Map::Deliveries | Map::Gateways => None,
+        };
+        first.filter(|&then| then > now)
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

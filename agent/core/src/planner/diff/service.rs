@@ -1,0 +1,187 @@
+//! One service: what has to be written so that its entry, ring and backends are as wanted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use fairlead_abi::{Address, Backend, Family, NO_BACKEND, Ring, ServiceEntry, ServiceKey};
+
+use super::Work;
+use crate::planner::installed::{GRACE, Live, in_use};
+use crate::planner::{Action, Full, ServiceTable, SlotBlock, WantedBackend};
+
+/// How many entries to set aside for so many backends: some spare, so that an endpoint more needs no move.
+pub(in crate::planner) fn room_for(backends: u32) -> u32 {
+    (backends + backends / 4 + 2).next_multiple_of(4).min(NO_BACKEND.into())
+}
+
+impl Work<'_> {
+    /// Brings one service in line.
+    pub(super) fn service(
+        &mut self,
+        key: &ServiceKey,
+        table: &Arc<ServiceTable>,
+        live: Option<&Live>,
+    ) -> Result<(), Full> {
+        let Some(live) = live else {
+            let id = self.space.id()?;
+            self.actions.push(Action::ClearServiceCounters { id });
+            return self.publish(key, table, id);
+        };
+        let Some(local) = self.place_backends(live, table)? else {
+            // It has outgrown its region. The old entry goes last; until then lookups find either.
+            let id = self.installed.entry(live.spot).id;
+            return self.publish(key, table, id);
+        };
+        let switched = self.switch(live, table, local)?;
+        let (bucket, entry) = live.spot;
+        if self.installed.entry(live.spot).flags != table.flags {
+            self.actions.push(Action::SetEntryFlags { bucket, entry, flags: table.flags });
+        }
+        if switched {
+            self.wait_for_leftovers(live, table);
+        } else if self.leftovers(live, table).next().is_none() {
+            self.settled.push((*key, Arc::clone(table)));
+        }
+        Ok(())
+    }
+
+    /// Publishes a service that stands nowhere yet, or has to move.
+    fn publish(&mut self, key: &ServiceKey, table: &Arc<ServiceTable>, id: u32) -> Result<(), Full> {
+        let count = u32::try_from(table.backends.len()).expect("a service has at most 65,535 backends");
+        // A VIP by itself never has backends; everything else may get some.
+        let (start, room) = match table.protocol {
+            None => (0, 0),
+            Some(_) => self.space.region(room_for(count), count.max(1))?,
+        };
+        if count > 0 {
+            self.actions.push(Action::ClearBackendCounters { first: start, count });
+        }
+        for (index, wanted) in (start..).zip(&table.backends) {
+            let backend = self.backend(wanted)?;
+            self.actions.push(Action::WriteBackend { index, backend });
+        }
+        let local = (0..NO_BACKEND).take(table.backends.len()).collect();
+        let ring = self.write_ring(table, local)?;
+        let (spot, overflowed) = self.space.entry(key)?;
+        let mark = |bucket| Action::SetOverflowed { bucket, value: 1 };
+        self.actions.extend(overflowed.into_iter().map(mark));
+        let value = ServiceEntry {
+            vip: key.vip,
+            port: key.port.to_be_bytes(),
+            protocol: key.protocol,
+            family: key.family,
+            id,
+            ring,
+            backends: start,
+            flags: table.flags,
+        };
+        self.actions.push(Action::PublishEntry { bucket: spot.0, entry: spot.1, value, room });
+        self.moved_or_new.insert(*key);
+        self.settled.push((*key, Arc::clone(table)));
+        Ok(())
+    }
+
+    /// Puts all wanted backends into the service's region and their hops right; their indexes there, in the order of the
+    /// table. `None` where the region is too small.
+    fn place_backends(&mut self, live: &Live, table: &ServiceTable) -> Result<Option<Vec<u16>>, Full> {
+        let installed = self.installed;
+        let region = installed.region(live);
+        let contents = &installed.backends[region.start as usize..region.end as usize];
+        let mut known: BTreeMap<Address, u16> = BTreeMap::new();
+        for (index, backend) in (0..=u16::MAX).zip(contents).filter(|(_, backend)| in_use(backend)) {
+            known.entry(backend.outer).or_insert(index);
+        }
+        let mut free =
+            (0..=u16::MAX).zip(contents).filter(|(_, backend)| !in_use(backend)).map(|(index, _)| index);
+        let missing =
+            table.backends.iter().filter(|wanted| !known.contains_key(&wanted.outer.into())).count();
+        if free.clone().count() < missing {
+            return Ok(None);
+        }
+        let mut local = Vec::with_capacity(table.backends.len());
+        for wanted in &table.backends {
+            let backend = self.backend(wanted)?;
+            let there = known.get(&backend.outer).copied();
+            let place = there.unwrap_or_else(|| free.next().expect("enough are free, as counted"));
+            let index = region.start + u32::from(place);
+            match there {
+                None => {
+                    self.actions.push(Action::ClearBackendCounters { first: index, count: 1 });
+                    self.actions.push(Action::WriteBackend { index, backend });
+                }
+                Some(_) if installed.backends[index as usize] != backend => {
+                    self.actions.push(Action::SetBackendHop { index, backend });
+                    // Then the hop before may have to be cleared.
+                    self.wait_until(self.now + GRACE);
+                }
+                Some(_) => {}
+            }
+            local.push(place);
+        }
+        Ok(Some(local))
+    }
+
+    /// Switches to the wanted ring, if it is another one.
+    fn switch(&mut self, live: &Live, table: &Arc<ServiceTable>, local: Vec<u16>) -> Result<bool, Full> {
+        let size = self.installed.entry(live.spot).ring.size;
+        if live.ring_hash == Some(table.ring_hash) && size as usize == table.ring.len() {
+            return Ok(false);
+        }
+        let ring = self.write_ring(table, local)?;
+        let (bucket, entry) = live.spot;
+        self.actions.push(Action::SwitchRing { bucket, entry, ring });
+        Ok(true)
+    }
+
+    /// Writes the wanted ring where no packet reads. An emptied service has the empty one.
+    fn write_ring(&mut self, table: &ServiceTable, local: Vec<u16>) -> Result<Ring, Full> {
+        if table.ring.is_empty() {
+            return Ok(Ring { first_slot: 0, size: 0 });
+        }
+        let slots =
+            SlotBlock { ring: Arc::clone(&table.ring), local: Arc::from(local), hash: table.ring_hash };
+        let ring = Ring { first_slot: self.space.slots(slots.len())?, size: slots.len() };
+        self.actions.push(Action::WriteSlots { first: ring.first_slot, slots });
+        Ok(ring)
+    }
+
+    /// A backend as it should stand, its hop written if need be.
+    fn backend(&mut self, wanted: &WantedBackend) -> Result<Backend, Full> {
+        let mut backend = Backend {
+            outer: wanted.outer.into(),
+            hop: 0,
+            mtu: u16::MAX,
+            encap: wanted.encap as u8,
+            family: Family::of(&wanted.outer) as u8,
+        };
+        if let Some(route) = self.wanted.links.get(&wanted.outer) {
+            let (index, is_new) = self.space.hop(route)?;
+            if is_new {
+                self.actions.push(Action::WriteHop { index, hop: route.hop() });
+            }
+            (backend.hop, backend.mtu) = (index, route.mtu);
+        }
+        Ok(backend)
+    }
+
+    /// The backends in a service's region that are not wanted, or there twice.
+    pub(super) fn leftovers<'w>(
+        &self,
+        live: &Live,
+        table: &'w ServiceTable,
+    ) -> impl Iterator<Item = u32> + use<'_, 'w> {
+        let installed = self.installed;
+        let mut wanted: std::collections::BTreeSet<Address> =
+            table.backends.iter().map(|backend| backend.outer.into()).collect();
+        installed.region(live).filter(move |&index| {
+            let backend = &installed.backends[index as usize];
+            in_use(backend) && !wanted.remove(&backend.outer)
+        })
+    }
+
+    fn wait_for_leftovers(&mut self, live: &Live, table: &ServiceTable) {
+        if self.leftovers(live, table).next().is_some() {
+            self.wait_until(self.now + GRACE);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What is free, less what the plan in the making has taken.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use fairlead_abi::{BUCKET_ENTRIES, MAX_PROBE, ServiceKey, bucket_of};
+
+use crate::planner::installed::{Blocks, Spot};
+use crate::planner::{Full, Installed, Map, Route};
+
+/// A view of [`Installed`]'s room. Copies only what it takes from: most plans take nothing.
+pub(super) struct Space<'a> {
+    installed: &'a Installed,
+    now: Duration,
+    slots: Cow<'a, Blocks>,
+    regions: Cow<'a, Blocks>,
+    ids: Cow<'a, Blocks>,
+    hops: Cow<'a, Blocks>,
+    /// Hops that the plan writes.
+    new_hops: BTreeMap<Route, u32>,
+    /// Hops that backends will name when the plan is done, as far as it touches them.
+    pub(super) used_hops: BTreeSet<u32>,
+    /// Service entries that the plan publishes.
+    entries: BTreeSet<Spot>,
+    /// Buckets that the plan marks as overflowed.
+    pub(super) overflowed: BTreeSet<u32>,
+    /// How many entries more or less pass a bucket when the plan is done.
+    pub(super) passing: BTreeMap<u32, i64>,
+}
+
+impl<'a> Space<'a> {
+    pub(super) fn new(installed: &'a Installed, now: Duration) -> Self {
+        Self {
+            installed,
+            now,
+            slots: Cow::Borrowed(&installed.slots),
+            regions: Cow::Borrowed(&installed.regions),
+            ids: Cow::Borrowed(&installed.ids),
+            hops: Cow::Borrowed(&installed.free_hops),
+            new_hops: BTreeMap::new(),
+            used_hops: BTreeSet::new(),
+            entries: BTreeSet::new(),
+            overflowed: BTreeSet::new(),
+            passing: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn slots(&mut self, length: u32) -> Result<u32, Full> {
+        take(&mut self.slots, length, self.now)
+            .ok_or_else(|| full(Map::Slots, &self.slots, length, self.installed.capacities.slots))
+    }
+
+    /// A region of `wish`; where that doesn't fit, of as little as `need`.
+    pub(super) fn region(&mut self, wish: u32, need: u32) -> Result<(u32, u32), Full> {
+        if let Some(start) = take(&mut self.regions, wish, self.now) {
+            return Ok((start, wish));
+        }
+        let start = take(&mut self.regions, need, self.now)
+            .ok_or_else(|| full(Map::Backends, &self.regions, need, self.installed.capacities.backends))?;
+        Ok((start, need))
+    }
+
+    pub(super) fn id(&mut self) -> Result<u32, Full> {
+        take(&mut self.ids, 1, self.now)
+            .ok_or_else(|| full(Map::ServiceIds, &self.ids, 1, self.installed.capacities.service_ids))
+    }
+
+    /// Where the hop of a route stands or will stand; true where the plan has to write it.
+    pub(super) fn hop(&mut self, route: &Route) -> Result<(u32, bool), Full> {
+        let way = Route { mtu: 0, ..*route };
+        if let Some(&index) = self.new_hops.get(&way) {
+            return Ok((index, false));
+        }
+        if let Some(index) = self.installed.find_hop(&route.hop()) {
+            self.used_hops.insert(index);
+            return Ok((index, false));
+        }
+        let index = take(&mut self.hops, 1, self.now)
+            .ok_or_else(|| full(Map::Hops, &self.hops, 1, self.installed.capacities.hops))?;
+        self.new_hops.insert(way, index);
+        Ok((index, true))
+    }
+
+    /// A free entry for a key, and the buckets before it that have to be marked as overflowed first.
+    pub(super) fn entry(&mut self, key: &ServiceKey) -> Result<(Spot, Vec<u32>), Full> {
+        let installed = self.installed;
+        let home = bucket_of(key, installed.mask());
+        for distance in 0..MAX_PROBE.min(installed.capacities.buckets) {
+            let bucket = home.wrapping_add(distance) & installed.mask();
+            let Some(entry) = (0..BUCKET_ENTRIES).find(|&entry| self.is_free((bucket, entry))) else {
+                continue;
+            };
+            self.entries.insert((bucket, entry));
+            let mut mark = Vec::new();
+            for passed in installed.passed(key, bucket) {
+                *self.passing.entry(passed).or_default() += 1;
+                let marked = installed.buckets[passed as usize].overflowed != 0;
+                if !marked && !installed.misflagged.contains(&passed) && self.overflowed.insert(passed) {
+                    mark.push(passed);
+                }
+            }
+            return Ok(((bucket, entry), mark));
+        }
+        let entries = u64::from(installed.capacities.buckets) * BUCKET_ENTRIES as u64;
+        let needed = (installed.live.len() + self.entries.len() + 1) as u64;
+        Err(Full { map: Map::Services, needed, capacity: entries, retry_at: None })
+    }
+
+    fn is_free(&self, spot: Spot) -> bool {
+        let cool = self.installed.cooling_entries.get(&spot).is_none_or(|&until| until <= self.now);
+        cool && self.installed.entry(spot).key().is_none() && !self.entries.contains(&spot)
+    }
+}
+
+fn take(blocks: &mut Cow<'_, Blocks>, length: u32, now: Duration) -> Option<u32> {
+    let own = matches!(blocks, Cow::Owned(_));
+    let blocks = blocks.to_mut();
+    if !own {
+        blocks.warm(now);
+    }
+    blocks.take(length)
+}
+
+fn full(map: Map, blocks: &Blocks, length: u32, capacity: u32) -> Full {
+    let used = u64::from(capacity).saturating_sub(blocks.free());
+    Full { map, needed: used + u64::from(length), capacity: capacity.into(), retry_at: None }
+}

@@ -1,0 +1,204 @@
+//! The mirror from what stands in the kernel, damaged or not.
+//!
+//! What can't be right (a key in a bucket where no lookup finds it, an id or region that another entry has) becomes a
+//! stray: the next diff publishes the service anew and removes it. Damaged slots only lose their hash, and are
+//! replaced in place.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use fairlead_abi::{
+    Address, BUCKET_ENTRIES, Backend, Family, MAX_PROBE, NO_BACKEND, RING_SIZES, ServiceKey, Slot, bucket_of,
+};
+
+use super::{Capacities, GRACE, Installed, Live, Raw, Spot, fields, in_use};
+use crate::planner::diff::room_for;
+use crate::planner::maglev::identity;
+use crate::planner::service::ring_hash;
+
+impl Installed {
+    /// Reads back. `previous` is the mirror so far, if there is one: it knows what packets may still be reading. A first
+    /// reader, after a start, takes everything that is free for long free: no packet stays that long.
+    #[must_use]
+    pub fn read(raw: &Raw<'_>, capacities: Capacities, previous: Option<&Self>, now: Duration) -> Self {
+        let mut installed = Self::empty(capacities);
+        installed.buckets.copy_from_slice(raw.buckets);
+        installed.backends.copy_from_slice(raw.backends);
+        installed.hops.copy_from_slice(raw.hops);
+        installed.deliveries = raw.deliveries.clone();
+        installed.gateways = raw.gateways.clone();
+        installed.read_hops();
+        installed.read_entries();
+        installed.read_regions(previous);
+        installed.read_orphans(previous, now);
+        installed.read_rings(raw.slots);
+        if let Some(previous) = previous {
+            installed.keep_cooling(previous, now);
+        }
+        for bucket in 0..capacities.buckets {
+            installed.check_flag(bucket);
+        }
+        installed
+    }
+
+    fn read_hops(&mut self) {
+        for (index, hop) in (0u32..).zip(&self.hops).skip(1) {
+            if hop.ifindex != 0 {
+                self.free_hops.claim(index, 1);
+                self.hop_index.entry(fields(hop)).or_insert(index);
+            }
+        }
+        let named: Vec<u32> = self.backends.iter().filter(|b| in_use(b)).map(|b| b.hop).collect();
+        for hop in named {
+            self.use_hop(hop);
+        }
+    }
+
+    /// Sorts the entries into live ones and strays. Of several with one key, the one that a lookup finds lives.
+    fn read_entries(&mut self) {
+        let mut found: BTreeMap<ServiceKey, BTreeSet<(u32, Spot)>> = BTreeMap::new();
+        for (bucket, contents) in (0u32..).zip(&self.buckets) {
+            for entry in 0..BUCKET_ENTRIES {
+                if let Some(key) = contents.entries[entry].key() {
+                    let distance = bucket.wrapping_sub(bucket_of(&key, self.mask())) & self.mask();
+                    found.entry(key).or_default().insert((distance, (bucket, entry)));
+                }
+            }
+        }
+        let mut ids = BTreeSet::new();
+        let mut regions = BTreeSet::new();
+        for (key, spots) in found {
+            for (distance, spot) in spots {
+                let entry = *self.entry(spot);
+                let family = key.family == Family::V4 as u8 || key.family == Family::V6 as u8;
+                let id = (1..self.capacities.service_ids).contains(&entry.id);
+                let region = entry.backends == 0 || entry.backends < self.capacities.backends;
+                let sound = family && id && region && distance < MAX_PROBE && !self.live.contains_key(&key);
+                let owns_id = id && ids.insert(entry.id);
+                let owns_region = entry.backends == 0 || regions.insert(entry.backends);
+                self.ids.claim(entry.id, u32::from(owns_id));
+                let live = Live {
+                    spot,
+                    room: 0,
+                    quiet_at: Duration::ZERO,
+                    ring_hash: None,
+                    owns_ring: false,
+                    owns_id,
+                    settled: None,
+                };
+                if sound && owns_id && owns_region {
+                    self.count_passing(&key, spot.0, 1);
+                    self.live.insert(key, live);
+                } else {
+                    self.strays.insert(spot, live);
+                }
+            }
+        }
+    }
+
+    /// How far each region goes: as far as its backends do, and some spare room, but not into the next one.
+    fn read_regions(&mut self, previous: Option<&Self>) {
+        let starts: BTreeMap<u32, ServiceKey> = self
+            .live
+            .iter()
+            .map(|(key, live)| (self.entry(live.spot).backends, *key))
+            .filter(|(start, _)| *start != 0)
+            .collect();
+        for (&start, key) in &starts {
+            let next = starts.range(start + 1..).next().map_or(self.capacities.backends, |(&next, _)| next);
+            let end = next.min(start.saturating_add(u32::from(NO_BACKEND)));
+            let known = previous
+                .and_then(|p| p.live.get(key))
+                .filter(|l| previous.is_some_and(|p| p.entry(l.spot).backends == start));
+            let room = known.map_or_else(
+                || {
+                    let last = (start..end).rev().find(|&index| in_use(&self.backends[index as usize]));
+                    room_for(last.map_or(0, |last| last - start + 1))
+                },
+                |live| live.room,
+            );
+            let room = room.min(end - start);
+            self.regions.claim(start, room);
+            let live = self.live.get_mut(key).expect("starts come from the live entries");
+            live.room = room;
+            live.quiet_at = known.map_or(Duration::ZERO, |known| known.quiet_at);
+        }
+        self.region_starts = starts;
+    }
+
+    fn read_orphans(&mut self, previous: Option<&Self>, now: Duration) {
+        for index in 1..self.capacities.backends {
+            if !in_use(&self.backends[index as usize]) || !self.regions.is_free(index, 1) {
+                continue;
+            }
+            // One that was no orphan before may just have lost its service.
+            let quiet_at = previous.map_or(Duration::ZERO, |previous| {
+                previous.orphans.get(&index).copied().unwrap_or(now + GRACE)
+            });
+            self.orphans.insert(index, quiet_at);
+        }
+        for &index in self.orphans.keys() {
+            self.regions.claim(index, 1);
+        }
+    }
+
+    fn read_rings(&mut self, slots: &[Slot]) {
+        let keys: Vec<ServiceKey> = self.live.keys().copied().collect();
+        for key in keys {
+            let live = &self.live[&key];
+            let ring = self.entry(live.spot).ring;
+            let fits = u64::from(ring.first_slot) + u64::from(ring.size) <= u64::from(self.capacities.slots);
+            let owns =
+                RING_SIZES.contains(&ring.size) && fits && self.slots.is_free(ring.first_slot, ring.size);
+            let hash = if ring.size == 0 {
+                Some(0)
+            } else if owns {
+                let block = &slots[ring.first_slot as usize..][..ring.size as usize];
+                let region = self.region(live);
+                hash(block, &self.backends[region.start as usize..region.end as usize])
+            } else {
+                None
+            };
+            if owns {
+                self.slots.claim(ring.first_slot, ring.size);
+            }
+            let live = self.live.get_mut(&key).expect("looked up above");
+            live.owns_ring = owns || ring.size == 0;
+            live.ring_hash = hash;
+        }
+    }
+
+    fn keep_cooling(&mut self, previous: &Self, now: Duration) {
+        self.slots.cool_as(&previous.slots);
+        self.regions.cool_as(&previous.regions);
+        self.ids.cool_as(&previous.ids);
+        for (&spot, &until) in previous.cooling_entries.iter().filter(|(_, until)| **until > now) {
+            if self.entry(spot).key().is_none() {
+                self.cooling_entries.insert(spot, until);
+            }
+        }
+        for (&hop, &until) in &previous.quiet_hops {
+            if self.hop_users[hop as usize] == 0 && self.hops[hop as usize].ifindex != 0 {
+                self.quiet_hops.insert(hop, until);
+            }
+        }
+    }
+}
+
+/// What a block of slots resolves to; `None` where one names no backend, or one of two entries for the same address
+/// that isn't the first.
+fn hash(block: &[Slot], region: &[Backend]) -> Option<u64> {
+    let mut seen: BTreeSet<Address> = BTreeSet::new();
+    let identities: Vec<Option<u64>> = region
+        .iter()
+        .map(|backend| (in_use(backend) && seen.insert(backend.outer)).then(|| identity(&backend.outer)))
+        .collect();
+    let resolved: Option<Vec<u64>> = block
+        .iter()
+        .map(|slot| {
+            let backend = identities.get(usize::from(slot.current)).copied().flatten();
+            backend.filter(|_| slot.formers == [NO_BACKEND; 3])
+        })
+        .collect();
+    Some(ring_hash(resolved?.into_iter()))
+}
