@@ -33,7 +33,12 @@ pub(crate) struct Choice {
 
 /// Sets up, builds and runs what was chosen; an error if anything failed.
 pub(crate) fn test(workspace: &Workspace, choice: Choice) -> Result<()> {
-    no_test_is_forgotten(workspace)?;
+    let metadata = metadata(workspace)?;
+    let forgotten = parts::forgotten(&metadata);
+    if !forgotten.is_empty() {
+        // They would never run, and nobody would know.
+        bail!("no suite in xtask/src/test/parts.rs runs these tests: {}", forgotten.join(", "));
+    }
     let facts = setup::ensure(workspace, parts::purposes(choice.part))?;
     // Everything later embeds them, so without them nothing later means anything.
     choice.output.say("== BPF programs ==");
@@ -46,24 +51,20 @@ pub(crate) fn test(workspace: &Workspace, choice: Choice) -> Result<()> {
         }
         report.step("advisories", |heard| check_advisories(workspace, choice.output, heard))?;
     }
-    for suite in SUITES.iter().filter(|suite| choice.part.is_none_or(|part| part == suite.part)) {
+    let chosen = |suite: &&Suite| choice.part.is_none_or(|part| part == suite.part);
+    for suite in SUITES.iter().filter(chosen).filter(|suite| suite.has_tests(&metadata)) {
         let name = format!("{}: {}", suite.part.name(), suite.name);
         report.step(&name, |heard| run(workspace, choice, suite, heard))?;
     }
     report.conclude(choice.full)
 }
 
-/// An error if a test target of the workspace is in no suite: it would never run, and nobody would know.
-fn no_test_is_forgotten(workspace: &Workspace) -> Result<()> {
+/// The workspace's packages and their targets.
+fn metadata(workspace: &Workspace) -> Result<serde_json::Value> {
     let mut command = workspace.cargo();
     let text = process::probe(command.args(["metadata", "--no-deps", "--format-version", "1"]))?;
     let text = text.context("`cargo metadata` failed; run it to see why")?;
-    let metadata = serde_json::from_str(&text).context("`cargo metadata` wrote something else than JSON")?;
-    let forgotten = parts::forgotten(&metadata);
-    if !forgotten.is_empty() {
-        bail!("no suite in xtask/src/test/parts.rs runs these tests: {}", forgotten.join(", "));
-    }
-    Ok(())
+    serde_json::from_str(&text).context("`cargo metadata` wrote something else than JSON")
 }
 
 fn run_lint(workspace: &Workspace, lint: &Lint) -> Result<bool> {

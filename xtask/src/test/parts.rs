@@ -1,5 +1,7 @@
 //! What `cargo xtask test` runs, as tables.
 
+use serde_json::Value;
+
 use crate::setup::Purpose;
 
 /// A part that can be run alone.
@@ -66,31 +68,54 @@ pub(crate) struct Suite {
     pub(crate) name: &'static str,
     /// Arguments of cargo that build programs which the tests start, if any.
     pub(crate) build: &'static [&'static str],
-    /// Packages whose every test belongs to it.
     pub(crate) packages: &'static [&'static str],
-    /// Test targets of package `fairlead-tests`, or `lib` for its unit tests.
-    pub(crate) targets: &'static [&'static str],
+    /// Which tests of these packages.
+    pub(crate) tests: Tests,
 }
 
-/// In order of rising cost. Every test target of the workspace must stand here: see [`forgotten`].
+/// A choice of a package's tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tests {
+    /// Every one.
+    All,
+    /// Those inside its library and binaries.
+    Unit,
+    /// Those in its folder `tests`, whatever they are called; none is fine.
+    Integration,
+    /// These files of its folder `tests`.
+    Named(&'static [&'static str]),
+}
+
+/// In order of rising cost. Every test of the workspace must be in one of them: see [`forgotten`].
 pub(crate) const SUITES: &[Suite] = &[
     Suite {
         part: Part::Core,
-        name: "unit and property tests",
+        name: "the pure crates",
         build: &[],
-        packages: &["fairlead-abi", "fairlead-core", "fairlead", "xtask"],
-        targets: &[],
+        packages: &["fairlead-abi", "fairlead-core", "xtask"],
+        tests: Tests::All,
     },
+    Suite { part: Part::Core, name: "the agent", build: &[], packages: &[AGENT], tests: Tests::Unit },
+    Suite {
+        part: Part::Programs,
+        name: "the agent and the kernel",
+        build: &[],
+        packages: &[AGENT],
+        tests: Tests::Integration,
+    },
+    Suite { part: Part::World, name: "its parts", build: &[], packages: &[WORLD], tests: Tests::Unit },
     Suite {
         part: Part::World,
         name: "network namespaces",
         build: PROGRAMS_OF_THE_WORLD,
-        packages: &[],
-        targets: &["lib", "world"],
+        packages: &[WORLD],
+        tests: Tests::Named(&["world"]),
     },
 ];
 
-const PROGRAMS_OF_THE_WORLD: &[&str] = &["build", "--package", "fairlead", "--package", WORLD, "--bins"];
+const PROGRAMS_OF_THE_WORLD: &[&str] = &["build", "--package", AGENT, "--package", WORLD, "--bins"];
+
+const AGENT: &str = "fairlead";
 
 /// The package of the programs' tests and the world.
 const WORLD: &str = "fairlead-tests";
@@ -102,19 +127,32 @@ impl Suite {
         for package in self.packages {
             arguments.extend(["--package", package]);
         }
-        if !self.targets.is_empty() {
-            arguments.extend(["--package", WORLD]);
-        }
-        for target in self.targets {
-            if *target == "lib" {
-                arguments.push("--lib");
-            } else {
-                arguments.extend(["--test", target]);
-            }
+        match self.tests {
+            Tests::All => {}
+            Tests::Unit => arguments.extend(["--lib", "--bins"]),
+            Tests::Integration => arguments.extend(["--test", "*"]),
+            Tests::Named(names) => arguments.extend(names.iter().flat_map(|name| ["--test", name])),
         }
         // What passing tests print holds their `left out:` lines.
         arguments.extend(["--", "--show-output"]);
         arguments
+    }
+
+    /// Whether the workspace, as `cargo metadata` shows it, has anything for it to run. Only a folder `tests` may
+    /// be missing: a named file that isn't there is cargo's error.
+    pub(crate) fn has_tests(&self, metadata: &Value) -> bool {
+        self.tests != Tests::Integration
+            || targets(metadata).any(|(package, kind, _)| kind == "test" && self.packages.contains(&package))
+    }
+
+    fn runs(&self, package: &str, kind: &str, target: &str) -> bool {
+        let chosen = match self.tests {
+            Tests::All => true,
+            Tests::Unit => kind != "test",
+            Tests::Integration => kind == "test",
+            Tests::Named(names) => kind == "test" && names.contains(&target),
+        };
+        chosen && self.packages.contains(&package)
     }
 }
 
@@ -127,29 +165,25 @@ pub(crate) fn purposes(part: Option<Part>) -> &'static [Purpose] {
     }
 }
 
-/// The tests of the workspace, from `cargo metadata`, that no suite would run: package and target.
-pub(crate) fn forgotten(metadata: &serde_json::Value) -> Vec<String> {
-    let mut forgotten = Vec::new();
-    for package in metadata["packages"].as_array().into_iter().flatten() {
-        let name = package["name"].as_str().unwrap_or_default();
-        // Built for another target, where no test can run: `programs` tests its programs.
-        if name == BPF || SUITES.iter().any(|suite| suite.packages.contains(&name)) {
-            continue;
-        }
-        for target in package["targets"].as_array().into_iter().flatten() {
-            let kind = target["kind"][0].as_str().unwrap_or_default();
-            let target = match kind {
-                "test" => target["name"].as_str().unwrap_or_default(),
-                "lib" => "lib",
-                _ => continue,
-            };
-            let known = name == WORLD && SUITES.iter().any(|suite| suite.targets.contains(&target));
-            if !known {
-                forgotten.push(format!("{name}: {target}"));
-            }
-        }
-    }
-    forgotten
+/// What holds tests and is run by no suite, as `cargo metadata` shows the workspace.
+pub(crate) fn forgotten(metadata: &Value) -> Vec<String> {
+    let nobodys = targets(metadata).filter(|(package, kind, target)| {
+        // The BPF package is built for another target, where no test can run.
+        *package != BPF && !SUITES.iter().any(|suite| suite.runs(package, kind, target))
+    });
+    nobodys.map(|(package, kind, target)| format!("{package} ({kind} {target})")).collect()
+}
+
+/// Package, kind and name of everything in the workspace that may hold tests.
+fn targets(metadata: &Value) -> impl Iterator<Item = (&str, &str, &str)> {
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let targets = packages.flat_map(|package| {
+        let targets = package["targets"].as_array().into_iter().flatten();
+        targets.filter_map(|target| {
+            Some((package["name"].as_str()?, target["kind"][0].as_str()?, target["name"].as_str()?))
+        })
+    });
+    targets.filter(|(_, kind, _)| matches!(*kind, "lib" | "bin" | "test"))
 }
 
 #[cfg(test)]
@@ -160,13 +194,15 @@ mod tests {
 
     #[test]
     fn a_suite_becomes_arguments_of_cargo() {
-        let suite =
-            Suite { part: Part::World, name: "x", build: &[], packages: &["a"], targets: &["lib", "world"] };
-        let line = suite.cargo().join(" ");
-        assert_eq!(
-            line,
-            "test --no-fail-fast --package a --package fairlead-tests --lib --test world -- --show-output"
-        );
+        let line = |tests| {
+            let suite = Suite { part: Part::World, name: "x", build: &[], packages: &["a", "b"], tests };
+            suite.cargo().join(" ")
+        };
+        let begin = "test --no-fail-fast --package a --package b";
+        assert_eq!(line(Tests::All), format!("{begin} -- --show-output"));
+        assert_eq!(line(Tests::Unit), format!("{begin} --lib --bins -- --show-output"));
+        assert_eq!(line(Tests::Integration), format!("{begin} --test * -- --show-output"));
+        assert_eq!(line(Tests::Named(&["x", "y"])), format!("{begin} --test x --test y -- --show-output"));
     }
 
     #[test]
@@ -174,14 +210,29 @@ mod tests {
         let metadata = json!({"packages": [
             {"name": "fairlead-core", "targets": [{"kind": ["lib"], "name": "fairlead_core"}]},
             {"name": "fairlead-ebpf", "targets": [{"kind": ["lib"], "name": "fairlead_ebpf"}]},
+            {"name": "fairlead", "targets": [
+                {"kind": ["lib"], "name": "fairlead"},
+                {"kind": ["custom-build"], "name": "build-script-build"},
+                {"kind": ["test"], "name": "whatever"},
+            ]},
             {"name": "fairlead-tests", "targets": [
                 {"kind": ["lib"], "name": "fairlead_tests"},
-                {"kind": ["bin"], "name": "fairlead-udp-echo"},
+                {"kind": ["test"], "name": "world"},
                 {"kind": ["test"], "name": "no-such-suite"},
             ]},
             {"name": "new", "targets": [{"kind": ["lib"], "name": "new"}]},
         ]});
-        assert_eq!(forgotten(&metadata), ["fairlead-tests: no-such-suite", "new: lib"]);
+        assert_eq!(forgotten(&metadata), ["fairlead-tests (test no-such-suite)", "new (lib new)"]);
+    }
+
+    #[test]
+    fn a_package_without_a_tests_folder_has_nothing_to_run_there() {
+        let suite = |tests| Suite { part: Part::World, name: "x", build: &[], packages: &["a"], tests };
+        let without = json!({"packages": [{"name": "a", "targets": [{"kind": ["lib"], "name": "a"}]}]});
+        let with = json!({"packages": [{"name": "a", "targets": [{"kind": ["test"], "name": "t"}]}]});
+        assert!(!suite(Tests::Integration).has_tests(&without));
+        assert!(suite(Tests::Integration).has_tests(&with));
+        assert!(suite(Tests::Named(&["t"])).has_tests(&without), "cargo says that it is missing");
     }
 
     #[test]
