@@ -6,11 +6,12 @@
 //! this looks at everything from time to time as well. Contents are not read here.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind};
+use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RemoveKind};
 use notify::{Config, Event, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -157,32 +158,42 @@ impl Changes {
             return;
         }
         for path in &event.paths {
-            let inside = path.starts_with(itself) && path != itself;
-            match event.kind {
-                _ if !inside => {
-                    self.anything |=
-                        path == itself && !matches!(event.kind, EventKind::Modify(ModifyKind::Metadata(_)));
+            match path.strip_prefix(itself) {
+                Ok(inside) if !inside.as_os_str().is_empty() => {
+                    self.note_inside(event.kind, path, inside, of_interest);
                 }
-                EventKind::Create(CreateKind::Folder)
-                | EventKind::Remove(notify::event::RemoveKind::Folder) => {
-                    self.anything = true;
-                }
-                _ if !of_interest(path) => {
-                    // A directory or symbolic link that was renamed may bring many files: `..data` of a ConfigMap.
-                    self.anything |= matches!(event.kind, EventKind::Modify(ModifyKind::Name(_)));
-                }
-                EventKind::Modify(ModifyKind::Data(_)) => {
-                    self.writing.entry(path.clone()).or_insert_with(Instant::now);
-                }
-                _ => {
-                    self.writing.remove(path);
-                    self.files.insert(path.clone());
-                }
+                // The directory itself. Of what stands beside it, nothing counts.
+                Ok(_) => self.anything |= !matches!(event.kind, EventKind::Modify(ModifyKind::Metadata(_))),
+                Err(_) => {}
             }
         }
         if self.files.len() > MOST_PATHS {
             self.files.clear();
             self.anything = true;
+        }
+    }
+}
+
+impl Changes {
+    fn note_inside(&mut self, kind: EventKind, path: &Path, inside: &Path, of_interest: fn(&Path) -> bool) {
+        let starts = |name: &OsStr, with: &[u8]| name.as_encoded_bytes().starts_with(with);
+        let folder = matches!(
+            kind,
+            EventKind::Create(CreateKind::Folder)
+                | EventKind::Remove(RemoveKind::Folder)
+                | EventKind::Modify(ModifyKind::Name(_))
+        );
+        if let Some(hidden) = inside.iter().find(|name| starts(name, b".")) {
+            // Temporary files of editors don't count; the link `..data` of a ConfigMap's volume brings new files.
+            self.anything |= folder && starts(hidden, b"..") && path.file_name() == Some(hidden);
+        } else if !of_interest(path) {
+            // A directory that is renamed brings or takes many files.
+            self.anything |= folder;
+        } else if matches!(kind, EventKind::Modify(ModifyKind::Data(_))) {
+            self.writing.entry(path.to_owned()).or_insert_with(Instant::now);
+        } else {
+            self.writing.remove(path);
+            self.files.insert(path.to_owned());
         }
     }
 }
@@ -241,6 +252,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (a, b, temporary) =
             (dir.path().join("a.yaml"), dir.path().join("b.yaml"), dir.path().join("a.tmp"));
+        let hidden = dir.path().join(".a.yaml");
         fs::write(&b, "x").unwrap();
         let mut watch = DirectoryWatch::new(dir.path(), true, yaml).unwrap();
         fs::write(&temporary, "x").unwrap();
@@ -251,6 +263,9 @@ mod tests {
         assert_eq!(next(&mut watch).await, Changed::Anything);
         fs::remove_file(&b).unwrap();
         assert_eq!(next(&mut watch).await, files(&[&b]));
+        fs::write(&hidden, "y").unwrap();
+        fs::rename(&hidden, &a).unwrap();
+        assert_eq!(next(&mut watch).await, files(&[&a]));
     }
 
     #[tokio::test]

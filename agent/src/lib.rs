@@ -3,5 +3,6 @@
 pub mod config;
 pub mod dataplane;
 pub mod directory;
+pub mod federation;
 pub mod text;
 pub mod yaml;

@@ -1,0 +1,96 @@
+//! Service objects.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use fairlead_core::model::{Protocol, ServicePort, ShardSpec};
+use k8s_openapi::api::core::v1::{Service, ServiceSpec};
+
+use super::{CLASS, Defaults, Fault, Faults, annotations, field, port_number};
+
+/// What a Service object asks for, without endpoints; `None` where it is not ours or rejected.
+#[must_use]
+pub fn service(service: &Service, defaults: Defaults) -> (Option<ShardSpec>, Vec<Fault>) {
+    let Some(spec) = service.spec.as_ref().filter(|spec| is_ours(spec)) else { return (None, Vec::new()) };
+    let mut faults = Faults::default();
+    let read = annotations::read(service.metadata.annotations.as_ref(), defaults, &mut faults);
+    let requested_vips = match read.vips {
+        Some(vips) => vips,
+        None => load_balancer_ip(spec, &mut faults),
+    };
+    let (wants_v4, wants_v6) = families(spec, &requested_vips, &mut faults);
+    let shard = ShardSpec {
+        requested_vips,
+        wants_v4,
+        wants_v6,
+        ports: ports(spec, &mut faults),
+        options: read.options,
+        endpoints: Arc::default(),
+    };
+    (if faults.rejects() { None } else { Some(shard) }, faults.0)
+}
+
+fn is_ours(spec: &ServiceSpec) -> bool {
+    spec.type_.as_deref() == Some("LoadBalancer") && spec.load_balancer_class.as_deref() == Some(CLASS)
+}
+
+fn load_balancer_ip(spec: &ServiceSpec, faults: &mut Faults) -> Vec<IpAddr> {
+    let Some(text) = spec.load_balancer_ip.as_deref().filter(|text| !text.is_empty()) else {
+        return Vec::new();
+    };
+    match text.parse() {
+        Ok(vip) => vec![vip],
+        Err(_) => {
+            let message = format!("{text:?} is not an IP address: write such as 203.0.113.7");
+            faults.reject(field(&["spec", "loadBalancerIP"]), message);
+            Vec::new()
+        }
+    }
+}
+
+/// Which IP versions it wants. API servers always fill in `ipFamilies`; manifests may leave it out.
+fn families(spec: &ServiceSpec, vips: &[IpAddr], faults: &mut Faults) -> (bool, bool) {
+    let names = spec.ip_families.as_deref().unwrap_or_default();
+    for (index, name) in names.iter().enumerate() {
+        if name != "IPv4" && name != "IPv6" {
+            let message = format!("{name:?} is neither IPv4 nor IPv6");
+            faults.reject(field(&["spec", "ipFamilies"]).index(index), message);
+        }
+    }
+    if !names.is_empty() {
+        let has = |family: &str| names.iter().any(|name| name == family);
+        return (has("IPv4"), has("IPv6"));
+    }
+    if matches!(spec.ip_family_policy.as_deref(), Some("RequireDualStack" | "PreferDualStack")) {
+        return (true, true);
+    }
+    let v6_only = !vips.is_empty() && vips.iter().all(IpAddr::is_ipv6);
+    (!v6_only, vips.iter().any(IpAddr::is_ipv6))
+}
+
+fn ports(spec: &ServiceSpec, faults: &mut Faults) -> Vec<ServicePort> {
+    let mut ports = Vec::new();
+    for (index, port) in spec.ports.iter().flatten().enumerate() {
+        let path = field(&["spec", "ports"]).index(index);
+        let protocol = match port.protocol.as_deref() {
+            None | Some("TCP") => Protocol::Tcp,
+            Some("UDP") => Protocol::Udp,
+            Some(other) => {
+                let message = format!("{other:?} is not served, only TCP and UDP are; this port is left out");
+                faults.leave_out(path.key("protocol"), message);
+                continue;
+            }
+        };
+        match port_number(port.port) {
+            Ok(number) => {
+                let name = Arc::from(port.name.as_deref().unwrap_or_default());
+                ports.push(ServicePort { port: number, protocol, name });
+            }
+            Err(message) => faults.reject(path.key("port"), message),
+        }
+    }
+    if ports.is_empty() && !faults.rejects() {
+        faults.reject(field(&["spec", "ports"]), "there is no TCP or UDP port: add one");
+    }
+    ports
+}

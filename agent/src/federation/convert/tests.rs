@@ -1,0 +1,313 @@
+//! Objects as text, and what is taken from them.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use fairlead_core::model::{Conditions, ProbeKind, Protocol};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde::de::DeserializeOwned;
+
+use super::*;
+use crate::yaml::{Objects, from_node};
+
+fn read<T: DeserializeOwned>(text: &str) -> T {
+    from_node(&Objects::single(text).unwrap()).unwrap()
+}
+
+fn told(faults: &[Fault]) -> Vec<String> {
+    let tell = |fault: &Fault| {
+        format!("{}{}: {}", if fault.rejects { "REJECTED " } else { "" }, fault.path, fault.message)
+    };
+    faults.iter().map(tell).collect()
+}
+
+/// A service of ours with these annotations and this in its spec.
+fn service_with(annotations: &[(&str, &str)], spec: &str) -> (Option<ShardSpec>, Vec<String>) {
+    let annotations: String =
+        annotations.iter().map(|(key, value)| format!("    {key}: '{value}'\n")).collect();
+    let text = format!(
+        "metadata:\n  name: web\n  annotations:\n    other: x\n{annotations}\
+         spec:\n  type: LoadBalancer\n  loadBalancerClass: fairlead.io/vip\n{spec}"
+    );
+    let (spec, faults) = service(&read(&text), Defaults::default());
+    (spec, told(&faults))
+}
+
+const PORTS: &str = "  ports: [{port: 80}]\n";
+
+#[test]
+fn annotations_set_options() {
+    let all = [
+        ("fairlead.io/vip", "203.0.113.7, 2001:db8::7"),
+        ("fairlead.io/capacity-per-endpoint", "250"),
+        ("fairlead.io/min-healthy", "2"),
+        ("fairlead.io/probe", "https"),
+        ("fairlead.io/probe-path", "/ok?x=1"),
+        ("fairlead.io/probe-port", "9000"),
+        ("fairlead.io/probe-interval", "200ms"),
+        ("fairlead.io/probe-timeout", "100ms"),
+        ("fairlead.io/probe-rise", "4"),
+        ("fairlead.io/probe-fall", "5"),
+        ("fairlead.io/endpoint-owns-vip", "true"),
+        ("fairlead.io/unserved-ports", "pass"),
+    ];
+    assert_eq!(all.len(), annotations::NAMES.len(), "every annotation is tested");
+    let (spec, faults) = service_with(&all, PORTS);
+    assert_eq!(faults, Vec::<String>::new());
+    let spec = spec.unwrap();
+    assert_eq!(spec.requested_vips, ["203.0.113.7", "2001:db8::7"].map(|ip| ip.parse::<IpAddr>().unwrap()));
+    assert_eq!((spec.wants_v4, spec.wants_v6), (true, true));
+    let options = &spec.options;
+    assert_eq!((options.capacity_per_endpoint, options.min_healthy), (Some(250), 2));
+    assert!(options.endpoint_owns_vip && options.pass_unserved_ports);
+    let probe = &options.probe;
+    assert_eq!(
+        (probe.kind, probe.path.as_deref(), probe.port),
+        (Some(ProbeKind::Https), Some("/ok?x=1"), Some(9000))
+    );
+    assert_eq!(probe.interval, Some(Duration::from_millis(200)));
+    assert_eq!(probe.timeout, Some(Duration::from_millis(100)));
+    assert_eq!((probe.rise, probe.fall), (Some(4), Some(5)));
+    let docs = include_str!("../../../../docs/manifests.md");
+    for name in annotations::NAMES {
+        assert!(
+            docs.contains(&format!("| `fairlead.io/{name}` |")),
+            "docs/manifests.md doesn't explain {name}"
+        );
+    }
+}
+
+#[test]
+fn a_bad_annotation_rejects_the_service_and_says_what_would_be_right() {
+    let rows = [
+        (
+            "vip",
+            "203.0.113",
+            "\"203.0.113\" is not an IP address: write such as 203.0.113.7 or 203.0.113.7,2001:db8::7",
+        ),
+        (
+            "vip",
+            "203.0.113.7,203.0.113.8",
+            "203.0.113.8 is a second address of the same IP version: there can be one of each",
+        ),
+        ("capacity-per-endpoint", "1O0", "\"1O0\" is not a whole number from 1 to 4294967295"),
+        ("capacity-per-endpoint", "0", "\"0\" is not a whole number from 1 to 4294967295"),
+        ("probe", "ping", "\"ping\" is none of tcp, http, https, none"),
+        ("probe-path", "healthz", "\"healthz\" is not a path of HTTP: it begins with / and has no spaces"),
+        ("probe-port", "70000", "\"70000\" is not a whole number from 1 to 65535"),
+        (
+            "probe-interval",
+            "1",
+            "\"1\" is not a duration: write a whole number and ms, s, m or h, such as 200ms",
+        ),
+        ("probe-interval", "1ms", "1ms is not between 50ms and 1h"),
+        ("probe-rise", "-1", "\"-1\" is not a whole number from 1 to 100"),
+        ("endpoint-owns-vip", "yes", "\"yes\" is neither true nor false"),
+        ("unserved-ports", "reject", "\"reject\" is neither pass nor drop"),
+    ];
+    for (name, value, expected) in rows {
+        let key = format!("fairlead.io/{name}");
+        let (spec, faults) = service_with(&[(&key, value)], PORTS);
+        assert_eq!(faults, [format!("REJECTED metadata.annotations[\"{key}\"]: {expected}")]);
+        assert_eq!(spec, None);
+    }
+    let rows = [("fairlead.io/probe-timeout", "1s"), ("fairlead.io/probe-interval", "500ms")];
+    let (spec, faults) = service_with(&rows, PORTS);
+    assert_eq!(
+        faults,
+        [
+            "REJECTED metadata.annotations[\"fairlead.io/probe-timeout\"]: must not be longer than fairlead.io/probe-interval"
+        ]
+    );
+    assert_eq!(spec, None);
+}
+
+#[test]
+fn an_unknown_annotation_of_ours_is_told_but_rejects_nothing() {
+    let (spec, faults) =
+        service_with(&[("fairlead.io/probe_path", "/x"), ("fairlead.io/weather", "fine")], PORTS);
+    assert_eq!(
+        faults,
+        [
+            "metadata.annotations[\"fairlead.io/probe_path\"]: there is no such annotation: did you mean fairlead.io/probe-path?",
+            "metadata.annotations[\"fairlead.io/weather\"]: there is no such annotation: docs/manifests.md lists them",
+        ]
+    );
+    assert!(spec.is_some());
+}
+
+#[test]
+fn ports_protocols_and_families() {
+    let (spec, faults) = service_with(
+        &[],
+        "  ports:\n  - {port: 80, name: a}\n  - {port: 53, protocol: UDP, name: b}\n  - {port: 9, protocol: SCTP, name: c}\n  ipFamilies: [IPv6]\n",
+    );
+    assert_eq!(
+        faults,
+        ["spec.ports[2].protocol: \"SCTP\" is not served, only TCP and UDP are; this port is left out"]
+    );
+    let spec = spec.unwrap();
+    let ports: Vec<_> = spec.ports.iter().map(|p| (p.port, p.protocol, &*p.name)).collect();
+    assert_eq!(ports, [(80, Protocol::Tcp, "a"), (53, Protocol::Udp, "b")]);
+    assert_eq!((spec.wants_v4, spec.wants_v6), (false, true));
+    let rejected = [
+        ("  ports: [{port: 0}]\n", "REJECTED spec.ports[0].port: 0 is not a port: use 1 to 65535"),
+        (
+            "  ports: [{port: 1}, {port: 65536}]\n",
+            "REJECTED spec.ports[1].port: 65536 is not a port: use 1 to 65535",
+        ),
+        ("  ports: []\n", "REJECTED spec.ports: there is no TCP or UDP port: add one"),
+        (
+            "  ports: [{port: 1}]\n  ipFamilies: [IPv5]\n",
+            "REJECTED spec.ipFamilies[0]: \"IPv5\" is neither IPv4 nor IPv6",
+        ),
+        (
+            "  ports: [{port: 1}]\n  loadBalancerIP: here\n",
+            "REJECTED spec.loadBalancerIP: \"here\" is not an IP address: write such as 203.0.113.7",
+        ),
+    ];
+    for (text, expected) in rejected {
+        assert_eq!(service_with(&[], text), (None, vec![expected.to_owned()]), "{text}");
+    }
+    let families = [
+        ("", (true, false)),
+        ("  loadBalancerIP: 203.0.113.7\n", (true, false)),
+        ("  loadBalancerIP: 2001:db8::7\n", (false, true)),
+        ("  ipFamilyPolicy: PreferDualStack\n", (true, true)),
+        ("  ipFamilies: [IPv4, IPv6]\n", (true, true)),
+    ];
+    for (text, expected) in families {
+        let (spec, _) = service_with(&[], &format!("{PORTS}{text}"));
+        let spec = spec.unwrap();
+        assert_eq!((spec.wants_v4, spec.wants_v6), expected, "{text}");
+    }
+    let (spec, _) = service_with(
+        &[("fairlead.io/vip", "203.0.113.9")],
+        &format!("{PORTS}  loadBalancerIP: 203.0.113.7\n"),
+    );
+    assert_eq!(
+        spec.unwrap().requested_vips,
+        ["203.0.113.9".parse::<IpAddr>().unwrap()],
+        "the annotation counts"
+    );
+}
+
+#[test]
+fn other_services_are_none_of_ours() {
+    for spec in [
+        "type: ClusterIP",
+        "type: LoadBalancer",
+        "{type: LoadBalancer, loadBalancerClass: other/lb}",
+        "{type: ClusterIP, loadBalancerClass: fairlead.io/vip}",
+    ] {
+        let text = format!(
+            "metadata: {{name: x, annotations: {{fairlead.io/vip: nonsense}}}}\nspec: {}\n",
+            if spec.starts_with('{') { spec.to_owned() } else { format!("{{{spec}}}") }
+        );
+        assert_eq!(service(&read(&text), Defaults::default()), (None, Vec::new()), "{spec}");
+    }
+}
+
+fn slice_of(text: &str) -> (Option<Slice>, Vec<String>) {
+    let object: EndpointSlice = read(text);
+    let (slice, faults) = slice(&object);
+    (slice, told(&faults))
+}
+
+const HEAD: &str = "metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web}}\nports: [{name: http, port: 8080}]\n";
+
+#[test]
+fn conditions_that_are_not_said_have_their_meaning() {
+    let rows = [
+        ("", (true, true, false)),
+        ("conditions: {}", (true, true, false)),
+        ("conditions: {ready: null}", (true, true, false)),
+        ("conditions: {ready: false}", (false, false, false)),
+        ("conditions: {ready: false, serving: true, terminating: true}", (false, true, true)),
+        ("conditions: {ready: true, serving: false}", (true, false, false)),
+    ];
+    for (conditions, (ready, serving, terminating)) in rows {
+        let separator = if conditions.is_empty() { "" } else { ", " };
+        let text = format!(
+            "{HEAD}addressType: IPv4\nendpoints: [{{addresses: [10.0.0.1]{separator}{conditions}}}]\n"
+        );
+        let (slice, faults) = slice_of(&text);
+        assert_eq!(faults, Vec::<String>::new());
+        assert_eq!(
+            slice.unwrap().endpoints[0].endpoint.conditions,
+            Conditions { ready, serving, terminating },
+            "{conditions}"
+        );
+    }
+}
+
+#[test]
+fn endpoints_are_known_by_the_best_name_that_they_have() {
+    let text = format!(
+        "{HEAD}addressType: IPv4\nendpoints:\n\
+         - {{addresses: [10.0.0.1, 10.0.0.99], nodeName: n, targetRef: {{name: p, uid: u}}}}\n\
+         - {{addresses: [10.0.0.2], nodeName: n, targetRef: {{name: p}}, hostname: h}}\n\
+         - {{addresses: [10.0.0.3], nodeName: n, hostname: h}}\n\
+         - {{addresses: [10.0.0.4], hostname: h}}\n\
+         - {{addresses: [10.0.0.5]}}\n"
+    );
+    let (slice, faults) = slice_of(&text);
+    assert_eq!(faults, Vec::<String>::new());
+    let slice = slice.unwrap();
+    assert_eq!(slice.service, ObjectName::new("shop", "web"));
+    let known: Vec<_> = slice.endpoints.iter().map(|e| (e.identity.clone(), &*e.endpoint.pod)).collect();
+    let address = |text: &str| Identity::Address(text.parse().unwrap());
+    assert_eq!(
+        known,
+        [
+            (Identity::Uid("u".into()), "p"),
+            (Identity::Pod("p".into()), "p"),
+            (Identity::Host("n".into(), "h".into()), "h"),
+            (address("10.0.0.4"), "h"),
+            (address("10.0.0.5"), "10.0.0.5"),
+        ]
+    );
+    assert_eq!(slice.endpoints[0].endpoint.v4, Some("10.0.0.1".parse().unwrap()));
+    assert!(Arc::ptr_eq(&slice.endpoints[0].endpoint.ports, &slice.endpoints[4].endpoint.ports));
+    assert_eq!(slice.endpoints[0].endpoint.ports["http"], 8080);
+}
+
+#[test]
+fn a_bad_endpoint_is_left_out_alone_and_a_bad_slice_is_rejected() {
+    let text = format!(
+        "{HEAD}addressType: IPv4\nendpoints: [{{addresses: [10.0.0.1]}}, {{addresses: [x]}}, {{addresses: ['2001:db8::1']}}, {{addresses: []}}]\n"
+    );
+    let (slice, faults) = slice_of(&text);
+    assert_eq!(slice.unwrap().endpoints.len(), 1);
+    assert_eq!(
+        faults,
+        [
+            "endpoints[1].addresses[0]: \"x\" is not an IP address; the endpoint is left out",
+            "endpoints[2].addresses[0]: 2001:db8::1 is not of the slice's addressType; the endpoint is left out",
+            "endpoints[3].addresses: the endpoint has no address; it is left out",
+        ]
+    );
+    let rows = [
+        ("addressType: IPX\n", "REJECTED addressType: \"IPX\" is neither IPv4 nor IPv6"),
+        ("addressType: FQDN\n", "addressType: names can't be steered to, only IPv4 and IPv6 addresses"),
+    ];
+    for (text, expected) in rows {
+        assert_eq!(slice_of(&format!("{HEAD}{text}")), (None, vec![expected.to_owned()]));
+    }
+    let text = HEAD.replace("8080", "0") + "addressType: IPv4\n";
+    assert_eq!(
+        slice_of(&text),
+        (None, vec!["REJECTED ports[0].port: 0 is not a port: use 1 to 65535".to_owned()])
+    );
+    let text = HEAD.replace("kubernetes.io/service-name", "other") + "addressType: IPv4\n";
+    assert_eq!(slice_of(&text), (None, Vec::new()), "a slice of no service");
+}
+
+#[test]
+fn only_the_label_true_makes_a_receiver() {
+    for (label, expected) in [("'true'", true), ("'false'", false), ("''", false)] {
+        let text = format!("metadata: {{name: n, labels: {{fairlead.io/receiver: {label}}}}}\n");
+        assert_eq!(node(&read(&text)), Object::Node { receiver: expected });
+    }
+    assert_eq!(node(&read("metadata: {name: n}\n")), Object::Node { receiver: false });
+}
