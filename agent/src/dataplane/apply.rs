@@ -54,7 +54,7 @@ impl Dataplane {
             Action::SetOverflowed { bucket, value } => {
                 self.services.store(*bucket, OVERFLOWED_WORD, u64::from(*value))
             }
-            Action::ClearBackendCounters { index } => self.clear_backend_counters(*index),
+            Action::ClearBackendCounters { first, count } => self.clear_backend_counters(*first, *count),
             Action::ClearServiceCounters { id } => self.clear_service_counters(*id),
             Action::PutDelivery { key, delivery } => self.put_delivery(key, delivery),
             Action::RemoveDelivery { key } => self.remove_delivery(key),
@@ -91,11 +91,14 @@ impl Dataplane {
         self.store_entry(bucket, entry, BACKENDS_WORD, word)
     }
 
-    fn clear_backend_counters(&mut self, index: u32) -> Result<(), Error> {
+    fn clear_backend_counters(&mut self, first: u32, count: u32) -> Result<(), Error> {
         let error = Error::map(map::BACKEND_COUNTERS);
         let mut array = PerCpuArray::<_, BackendCounters>::try_from(self.map_mut(map::BACKEND_COUNTERS)?)
             .map_err(&error)?;
-        array.set(index, zeroes()?, 0).map_err(error)
+        for index in first..first + count {
+            array.set(index, zeroes()?, 0).map_err(&error)?;
+        }
+        Ok(())
     }
 
     fn clear_service_counters(&mut self, id: u32) -> Result<(), Error> {

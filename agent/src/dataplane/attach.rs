@@ -92,7 +92,8 @@ enum Refusal {
 
 impl Refusal {
     fn errno(&self) -> Option<Errno> {
-        let (Self::Program(ProgramError::SyscallError(error)) | Self::Link(LinkError::SyscallError(error))) = self
+        let (Self::Program(ProgramError::SyscallError(error)) | Self::Link(LinkError::SyscallError(error))) =
+            self
         else {
             return None;
         };

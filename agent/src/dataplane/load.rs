@@ -8,9 +8,10 @@ use std::{fs, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Map, MapData},
+    maps::{Map, MapData, ProgramArray},
+    programs::Program,
 };
-use fairlead_abi::{Backend, Bucket, Hop, Settings, Slot, map};
+use fairlead_abi::{Backend, Bucket, Hop, Settings, Slot, map, program};
 
 use super::{Error, Instance, mapped::Mapped, pins};
 
@@ -93,7 +94,7 @@ impl Dataplane {
     }
 
     /// A program, for what only tests and benches do with it.
-    pub fn program_mut(&mut self, name: &str) -> Option<&mut aya::programs::Program> {
+    pub fn program_mut(&mut self, name: &str) -> Option<&mut Program> {
         self.ebpf.program_mut(name)
     }
 
@@ -133,19 +134,29 @@ fn load(folder: &Path, settings: &Settings, capacities: &Capacities) -> Result<E
     let mut ebpf = loader.load(ELF).map_err(|error| Error::Load(Box::new(error)))?;
     for (name, program) in ebpf.programs_mut() {
         match program {
-            aya::programs::Program::Xdp(xdp) => xdp.load(),
-            aya::programs::Program::SchedClassifier(classifier) => classifier.load(),
+            Program::Xdp(xdp) => xdp.load(),
+            Program::SchedClassifier(classifier) => classifier.load(),
             _ => continue,
         }
         .map_err(|source| Error::Program { program: known(name), source: Box::new(source) })?;
     }
+    link_programs(&mut ebpf)?;
     Ok(ebpf)
+}
+
+/// Tells the programs in which others they go on.
+fn link_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
+    let Some(Program::Xdp(slow)) = ebpf.program(program::SLOW) else { return Err(missing(map::PROGRAMS)) };
+    let slow = slow.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(Error::program(program::SLOW))?;
+    let table = ebpf.map_mut(map::PROGRAMS).ok_or_else(|| missing(map::PROGRAMS))?;
+    let mut table = ProgramArray::try_from(table).map_err(Error::map(map::PROGRAMS))?;
+    table.set(program::SLOW_INDEX, &slow, 0).map_err(Error::map(map::PROGRAMS))
 }
 
 /// The static name of a program.
 fn known(name: &str) -> &'static str {
-    use fairlead_abi::program::{CLOCK, EGRESS, INGRESS, PASS};
-    [INGRESS, EGRESS, CLOCK, PASS].into_iter().find(|known| *known == name).unwrap_or("(unknown)")
+    use program::{CLOCK, EGRESS, INGRESS, PASS, SLOW};
+    [INGRESS, SLOW, EGRESS, CLOCK, PASS].into_iter().find(|known| *known == name).unwrap_or("(unknown)")
 }
 
 fn mapped<T: aya::Pod>(ebpf: &Ebpf, name: &'static str) -> Result<Mapped<T>, Error> {

@@ -52,7 +52,7 @@ impl Instance {
 
     /// The folder where a new set of maps is built beside one in use.
     pub(super) fn staging(&self) -> PathBuf {
-        self.root.join(format!("v{ABI}.next"))
+        self.root.join(format!("v{ABI}-next"))
     }
 
     /// Where the link of `program` on `interface` is pinned. bpffs allows no dots in names.

@@ -61,8 +61,10 @@ pub mod map {
     pub const HALF_OPEN: &str = "HALF_OPEN";
     /// [`ProbeTarget`](crate::ProbeTarget) by socket mark.
     pub const PROBES: &str = "PROBES";
+    /// Programs that others go on in.
+    pub const PROGRAMS: &str = "PROGRAMS";
     /// All of them.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 14] = [
         SERVICES,
         SLOTS,
         BACKENDS,
@@ -76,6 +78,7 @@ pub mod map {
         FLOWS,
         HALF_OPEN,
         PROBES,
+        PROGRAMS,
     ];
 }
 
@@ -83,6 +86,10 @@ pub mod map {
 pub mod program {
     /// XDP on a NIC: gateway, receiver or both, by [`Roles`](crate::Roles).
     pub const INGRESS: &str = "ingress";
+    /// XDP too; [`INGRESS`] goes on in it where a packet is not the rule.
+    pub const SLOW: &str = "slow";
+    /// Where [`SLOW`] stands in the map `PROGRAMS`.
+    pub const SLOW_INDEX: u32 = 0;
     /// TCX egress on the same NIC: replies of endpoints, and probes.
     pub const EGRESS: &str = "egress";
     /// Returns the lower half of `jiffies64`; only ever run by BPF_PROG_TEST_RUN.

@@ -2,12 +2,21 @@
 
 use fairlead_abi::DropReason;
 
-use crate::maps::{BACKEND_COUNTERS, DROPS, SERVICE_COUNTERS};
+use crate::{
+    maps::{BACKEND_COUNTERS, DROPS, SERVICE_COUNTERS},
+    parse::Parsed,
+};
 
 /// A packet of `bytes` bytes was dropped.
 #[inline(always)]
 pub fn dropped(reason: DropReason, bytes: usize) {
-    if let Some(counter) = DROPS.get_ptr_mut(reason as u32) {
+    dropped_as(reason as u32, bytes);
+}
+
+/// As [`dropped`], by the reason's number.
+#[inline(always)]
+pub fn dropped_as(reason: u32, bytes: usize) {
+    if let Some(counter) = DROPS.get_ptr_mut(reason) {
         // SAFETY: this CPU's entry; programs on one CPU don't preempt each other at this hook.
         unsafe {
             (*counter).packets += 1;
@@ -18,8 +27,9 @@ pub fn dropped(reason: DropReason, bytes: usize) {
 
 /// A packet of a service was forwarded to one of its backends.
 #[inline(always)]
-pub fn forwarded(service: u32, backend: u32, bytes: usize, opens: bool) {
-    let connections = opens as u64;
+pub fn forwarded(packet: &Parsed, service: u32, backend: u32) {
+    let bytes = packet.ip.l3 + packet.ip.length;
+    let connections = packet.carried.opens() as u64;
     if let Some(counter) = SERVICE_COUNTERS.get_ptr_mut(service) {
         // SAFETY: as above.
         unsafe {

@@ -13,7 +13,7 @@ use fairlead_abi::{Address, FlowKey, PROBE_MARK, PROBE_MARK_MASK, Roles};
 
 use crate::{
     headers::{protocol, tcp},
-    maps::{Reverse, SCRATCH, Scratch},
+    maps::{self, Reverse, Scratch},
     packet::Packet,
     parse, probe, reply, setting,
 };
@@ -33,22 +33,24 @@ pub fn egress(ctx: &TcContext) -> i32 {
     }
     if roles & Roles::RECEIVER != 0 {
         // A packet that is no reply, or can't be rewritten, is not ours to drop.
-        if find(ctx) != 0 {
-            rewrite(ctx);
+        if let Some(scratch) = maps::scratch()
+            && find(ctx, scratch) != 0
+        {
+            rewrite(ctx, scratch);
         }
     }
     TC_ACT_UNSPEC
 }
 
-/// Whether the packet is a reply of a flow; if so, how to rewrite it stands in `SCRATCH`. A subprogram, for a
+/// Whether the packet is a reply of a flow; if so, how to rewrite it stands in `scratch`. A subprogram, for a
 /// stack of its own.
 #[inline(never)]
-fn find(ctx: &TcContext) -> u32 {
-    find_flow(ctx).is_some() as u32
+fn find(ctx: &TcContext, scratch: &mut Scratch) -> u32 {
+    find_flow(ctx, scratch).is_some() as u32
 }
 
 #[inline(always)]
-fn find_flow(ctx: &TcContext) -> Option<()> {
+fn find_flow(ctx: &TcContext, scratch: &mut Scratch) -> Option<()> {
     let packet = linear(ctx)?;
     let (l3, kind) = parse::ethernet(&packet)?;
     let mut ip = parse::ip(&packet, l3, kind)?;
@@ -60,7 +62,6 @@ fn find_flow(ctx: &TcContext) -> Option<()> {
     if carried.protocol != protocol::TCP && carried.protocol != protocol::UDP {
         return None;
     }
-    let scratch = scratch()?;
     scratch.flow = FlowKey {
         endpoint: ip.source,
         client: ip.destination,
@@ -76,16 +77,10 @@ fn find_flow(ctx: &TcContext) -> Option<()> {
     reply::find(scratch, u32::from_be_bytes(sequence))
 }
 
-#[inline(always)]
-fn scratch() -> Option<&'static mut Scratch> {
-    // SAFETY: this CPU's own, and no other program of ours runs on it meanwhile.
-    Some(unsafe { &mut *SCRATCH.get_ptr_mut(0)? })
-}
-
-/// Rewrites the reply that `SCRATCH` speaks of. A subprogram, for a stack of its own.
+/// Rewrites the reply that `scratch` speaks of. A subprogram, for a stack of its own.
 #[inline(never)]
-fn rewrite(ctx: &TcContext) {
-    let Some(Scratch { flow, reverse, .. }) = scratch() else { return };
+fn rewrite(ctx: &TcContext, scratch: &Scratch) {
+    let Scratch { flow, reverse, .. } = scratch;
     if rewrite_source(ctx, flow, reverse).is_some() && reverse.tcp_flags & tcp::SYN != 0 && reverse.mss != 0 {
         lower_mss(ctx, reverse.l4 as u32, reverse.mss);
     }

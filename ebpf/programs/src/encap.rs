@@ -72,7 +72,7 @@ fn wrap_in<const GROWTH: usize>(
     packet.write(0, hop.destination_mac)?;
     packet.write(6, hop.source_mac)?;
     tags.write(&packet)?;
-    let inner = match ip.family {
+    let inner = match ip.family() {
         Family::V4 => protocol::IPV4,
         Family::V6 => protocol::IPV6,
     };

@@ -1,94 +1,105 @@
 //! The gateway: a packet for a VIP goes to a backend; everything else is not ours.
 
-use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
-use fairlead_abi::{DropReason, Encap, Family, GUE_PORT, Roles, ServiceEntry, ServiceKey};
+use aya_ebpf::programs::XdpContext;
+use fairlead_abi::{Backend, DropReason, Family, GUE_PORT, Hop, ServiceEntry, ServiceKey};
 
 use crate::{
     checksum, count, encap,
-    headers::{protocol, tcp},
+    headers::protocol,
     icmp,
-    ingress::{self, Verdict},
-    maps::HOPS,
+    maps::{HOPS, Scratch},
     packet::Packet,
-    parse::{self, Ip, Transport},
-    receiver, setting,
+    parse::{Ip, Parsed, Transport},
+    setting,
     steer::{self, Steered},
+    verdict::{self, UNDECIDED, Verdict},
 };
 
-/// Steers and forwards a packet.
-#[inline(always)]
-pub fn forward(ctx: &XdpContext, packet: &Packet, ip: &Ip) -> Result<Verdict, DropReason> {
-    let carried = match parse::transport(packet, ip, ingress::available(ctx, packet, ip)) {
-        Ok(carried) => carried,
-        Err(reason) => return unsteerable(ip, reason),
-    };
-    if carried.protocol == protocol::ICMP || carried.protocol == protocol::ICMPV6 {
-        return Ok(match steer::find_vip(ip.destination, ip.family) {
-            Some(vip) => Verdict::Decided(icmp::for_vip(ctx, vip.id)),
-            None => Verdict::Pass,
-        });
+/// Chooses the backend of `scratch.packet`: [`UNDECIDED`] with `scratch.steered` and `scratch.service` set, or XDP's
+/// verdict of a packet that gets none. A subprogram: see [`slow`](crate::slow).
+#[inline(never)]
+pub fn choose(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
+    match try_choose(ctx, scratch) {
+        Ok(None) => UNDECIDED,
+        Ok(Some(verdict)) => verdict::finish(ctx, Ok(verdict)),
+        Err(reason) => verdict::finish(ctx, Err(reason)),
     }
-    let key = ServiceKey::new(ip.destination, carried.destination_port(), carried.protocol, ip.family);
-    let Some(service) = steer::find(&key) else {
-        return unserved(ip, &carried);
-    };
-    if !is_host(ip) {
-        return Err(DropReason::BadSource);
-    }
-    let steered = steer::steer(service, &carried.flow(ip.source))?;
-    let opens = carried.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-    send(ctx, packet, ip, service.id, &steered, opens)
 }
 
-/// Sends a packet of a service to the backend that was chosen for it.
 #[inline(always)]
-pub fn send(
-    ctx: &XdpContext,
-    packet: &Packet,
-    ip: &Ip,
-    service: u32,
-    steered: &Steered,
-    opens: bool,
-) -> Result<Verdict, DropReason> {
-    let backend = &steered.backend;
-    let bytes = ip.l3 + ip.length;
-    if backend.encap == Encap::Local as u8 {
-        if setting!(roles) & Roles::RECEIVER == 0 {
-            return Err(DropReason::Inconsistent);
+fn try_choose(ctx: &XdpContext, scratch: &mut Scratch) -> Result<Option<Verdict>, DropReason> {
+    let Parsed { ip, carried } = &scratch.packet;
+    let (service, flow) = if carried.is_icmp() {
+        let Some(vip) = steer::find_vip(ip.destination, ip.family()) else { return Ok(Some(Verdict::Pass)) };
+        match icmp::for_vip(&Packet::new(ctx), ip, carried, vip)? {
+            icmp::Answer::Echoed => return Ok(Some(Verdict::Transmit)),
+            icmp::Answer::Concerns(service, flow) => (service, flow),
         }
-        let action = receiver::deliver(ctx, &backend.outer, ip.l3 as u32, ip.length as u32);
-        if action == xdp_action::XDP_PASS {
-            count::forwarded(service, steered.index, bytes, opens);
+    } else {
+        let key = ServiceKey::new(ip.destination, carried.destination_port(), carried.protocol, ip.family());
+        match steer::find(&key) {
+            Some(_) if !is_host(ip) => return Err(DropReason::BadSource),
+            Some(service) => (service, carried.flow(ip.source)),
+            None => return unserved(ip, carried).map(Some),
         }
-        return Ok(Verdict::Decided(action));
-    }
-    let Some(growth) = encap::growth(backend) else {
-        return Err(DropReason::NoBackend);
     };
+    scratch.service = service.id;
+    scratch.steered = steer::steer(service, &flow)?;
+    Ok(None)
+}
+
+/// Sends `scratch.packet` to the backend that was chosen for it: XDP's verdict, or [`UNDECIDED`] where it is too big
+/// for the path. A subprogram: see [`slow`](crate::slow).
+#[inline(never)]
+pub fn send(ctx: &XdpContext, scratch: &Scratch) -> u32 {
+    match try_send(ctx, scratch) {
+        Ok(None) => UNDECIDED,
+        Ok(Some(verdict)) => verdict::finish(ctx, Ok(verdict)),
+        Err(reason) => verdict::finish(ctx, Err(reason)),
+    }
+}
+
+#[inline(always)]
+fn try_send(ctx: &XdpContext, scratch: &Scratch) -> Result<Option<Verdict>, DropReason> {
+    let Scratch { packet: Parsed { ip, .. }, steered: Steered { backend, .. }, .. } = scratch;
+    let growth = encap::growth(backend).ok_or(DropReason::NoBackend)?;
     if ip.ttl <= 1 {
         return Err(DropReason::TtlExpired);
     }
-    let hop = match HOPS.get(backend.hop) {
-        Some(hop) if hop.ifindex != 0 => hop,
-        _ => return Err(DropReason::NoNextHop),
-    };
+    let hop = hop(backend).ok_or(DropReason::NoNextHop)?;
     if ip.length + growth > backend.mtu as usize {
-        return Ok(Verdict::Decided(icmp::too_big(ctx, (backend.mtu as u32).saturating_sub(growth as u32))));
+        return Ok(None);
     }
-    lower_ttl(packet, ip)?;
-    encap::wrap(ctx, packet, ip, backend, hop, steered.hash)?;
-    count::forwarded(service, steered.index, bytes, opens);
+    let packet = Packet::new(ctx);
+    lower_ttl(&packet, ip)?;
+    encap::wrap(ctx, &packet, ip, backend, hop, scratch.steered.hash)?;
+    count::forwarded(&scratch.packet, scratch.service, scratch.steered.index);
+    Ok(Some(out_of(ctx, hop)))
+}
+
+/// The next hop of a backend, if it is known.
+#[inline(always)]
+#[must_use]
+pub fn hop(backend: &Backend) -> Option<&'static Hop> {
+    HOPS.get(backend.hop).filter(|hop| hop.ifindex != 0)
+}
+
+/// Out of the interface where the next hop is.
+#[inline(always)]
+#[must_use]
+pub fn out_of(ctx: &XdpContext, hop: &Hop) -> Verdict {
     // SAFETY: a field of the context.
     if hop.ifindex == unsafe { (*ctx.ctx).ingress_ifindex } {
-        Ok(Verdict::Transmit)
+        Verdict::Transmit
     } else {
-        Ok(Verdict::Redirect(hop.ifindex))
+        Verdict::Redirect(hop.ifindex)
     }
 }
 
+/// Takes one from TTL or hop limit, as every router does.
 #[inline(always)]
-fn lower_ttl(packet: &Packet, ip: &Ip) -> Result<(), DropReason> {
-    match ip.family {
+pub fn lower_ttl(packet: &Packet, ip: &Ip) -> Result<(), DropReason> {
+    match ip.family() {
         Family::V4 => {
             let sum: u16 = packet.read(ip.l3 + 10)?;
             packet.write(ip.l3 + 8, ip.ttl - 1)?;
@@ -98,11 +109,11 @@ fn lower_ttl(packet: &Packet, ip: &Ip) -> Result<(), DropReason> {
     }
 }
 
-/// A packet that has no flow: dropped where it is for a VIP.
+/// A packet that has no flow: dropped for `reason` (its number) where it is for a VIP.
 #[inline(always)]
-fn unsteerable(ip: &Ip, reason: DropReason) -> Result<Verdict, DropReason> {
-    if steer::find_vip(ip.destination, ip.family).is_some() {
-        return Err(reason);
+pub fn unsteerable(ip: &Ip, reason: u32) -> Result<Verdict, DropReason> {
+    if steer::find_vip(ip.destination, ip.family()).is_some() {
+        return Ok(Verdict::Dropped(reason));
     }
     let tunnel = ip.next == protocol::IPV4 || ip.next == protocol::IPV6;
     if tunnel && is_own_tunnel(ip) {
@@ -114,7 +125,7 @@ fn unsteerable(ip: &Ip, reason: DropReason) -> Result<Verdict, DropReason> {
 /// A packet for an address and port that no service has.
 #[inline(always)]
 fn unserved(ip: &Ip, carried: &Transport) -> Result<Verdict, DropReason> {
-    if let Some(vip) = steer::find_vip(ip.destination, ip.family) {
+    if let Some(vip) = steer::find_vip(ip.destination, ip.family()) {
         if vip.flags & ServiceEntry::PASS_UNSERVED != 0 {
             return Ok(Verdict::Pass);
         }
@@ -129,7 +140,7 @@ fn unserved(ip: &Ip, carried: &Transport) -> Result<Verdict, DropReason> {
 /// Whether the source is one that this gateway gives its own tunnel packets.
 #[inline(always)]
 fn is_own_tunnel(ip: &Ip) -> bool {
-    let tunnel = match ip.family {
+    let tunnel = match ip.family() {
         Family::V4 => setting!(tunnel_v4),
         Family::V6 => setting!(tunnel_v6),
     };
@@ -141,11 +152,12 @@ fn is_own_tunnel(ip: &Ip) -> bool {
 
 /// Whether the source can be a client: no multicast, broadcast, loopback or unspecified address, not the VIP.
 #[inline(always)]
-fn is_host(ip: &Ip) -> bool {
+#[must_use]
+pub fn is_host(ip: &Ip) -> bool {
     if ip.source.words() == ip.destination.words() {
         return false;
     }
-    match ip.family {
+    match ip.family() {
         Family::V4 => !matches!(ip.source.to_v4()[0], 0 | 127 | 224..),
         Family::V6 => {
             let [hi, lo] = ip.source.words();

@@ -5,19 +5,18 @@ use aya_ebpf::{
     helpers::{bpf_csum_diff, bpf_ktime_get_ns, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
-use fairlead_abi::{Address, DropReason, Family, Flow, ServiceKey};
+use fairlead_abi::{Address, DropReason, Family, Flow, ServiceEntry, ServiceKey};
 
 use crate::{
     checksum,
     count,
-    encap::Tags,
-    gateway,
+    encap::{self, Tags},
     headers::{Icmp, Ipv4, Ipv6, ethertype, protocol},
-    ingress::{self, Verdict},
-    maps::ICMP_LIMIT,
+    maps::{ICMP_LIMIT, Scratch},
     packet::Packet,
-    parse::{self, Ip, Transport},
+    parse::{Ip, Transport},
     setting, steer,
+    verdict::{self, Verdict},
 };
 
 /// Bytes of the packet that "fragmentation needed" quotes: the largest IPv4 header and more than eight bytes.
@@ -59,26 +58,30 @@ impl Quoted {
     }
 }
 
-/// An ICMP message for a VIP, whose own entry has the id `vip`: XDP's verdict.
-#[inline(never)]
-pub fn for_vip(ctx: &XdpContext, vip: u32) -> u32 {
-    ingress::finish(ctx, answer_or_send(ctx, vip))
+/// What an ICMP message for a VIP comes to.
+pub enum Answer {
+    /// It was an echo request, and is its reply now.
+    Echoed,
+    /// It is an error that concerns a flow of a service.
+    Concerns(&'static ServiceEntry, Flow),
 }
 
+/// An ICMP message for a VIP, whose own entry is `vip`.
 #[inline(always)]
-fn answer_or_send(ctx: &XdpContext, vip: u32) -> Result<Verdict, DropReason> {
-    let packet = &Packet::new(ctx);
-    let ip = &ingress::outermost(packet).ok_or(DropReason::Truncated)?;
-    let carried = &parse::transport(packet, ip, ingress::available(ctx, packet, ip))?;
+pub fn for_vip(
+    packet: &Packet,
+    ip: &Ip,
+    carried: &Transport,
+    vip: &ServiceEntry,
+) -> Result<Answer, DropReason> {
     let message: Icmp = packet.read(carried.l4)?;
-    match (ip.family, message.kind) {
-        (Family::V4, 8) | (Family::V6, 128) if message.code == 0 => echo(packet, ip, carried, &message, vip),
-        _ if is_error(ip.family, message.kind) => {
+    match (ip.family(), message.kind) {
+        (Family::V4, 8) | (Family::V6, 128) if message.code == 0 => echo(packet, ip, carried, &message, vip.id),
+        (family, kind) if is_error(family, kind) => {
             let quoted = quoted(packet, ip, carried)?;
-            let key = ServiceKey::new(ip.destination, quoted.vip_port(), quoted.protocol, ip.family);
+            let key = ServiceKey::new(ip.destination, quoted.vip_port(), quoted.protocol, family);
             let service = steer::find(&key).ok_or(DropReason::IcmpUnrelated)?;
-            let steered = steer::steer(service, &quoted.flow())?;
-            gateway::send(ctx, packet, ip, service.id, &steered, false)
+            Ok(Answer::Concerns(service, quoted.flow()))
         }
         _ => Err(DropReason::UnsupportedProtocol),
     }
@@ -98,7 +101,7 @@ const fn is_error(family: Family, kind: u8) -> bool {
 pub fn quoted(packet: &Packet, ip: &Ip, carried: &Transport) -> Result<Quoted, DropReason> {
     let l3 = carried.l4 + 8;
     let unrelated = DropReason::IcmpUnrelated;
-    let (sender, client, protocol, length) = match ip.family {
+    let (sender, client, protocol, length) = match ip.family() {
         Family::V4 if carried.protocol == protocol::ICMP => {
             let header: Ipv4 = packet.read(l3).map_err(|_| unrelated)?;
             let length = ((header.version_ihl & 0xf) as usize) << 2;
@@ -137,11 +140,11 @@ fn echo(
     carried: &Transport,
     message: &Icmp,
     vip: u32,
-) -> Result<Verdict, DropReason> {
+) -> Result<Answer, DropReason> {
     if !may_answer() {
         return Err(DropReason::IcmpLimited);
     }
-    let reply = match ip.family {
+    let reply = match ip.family() {
         Family::V4 => 0,
         Family::V6 => 129,
     };
@@ -149,7 +152,7 @@ fn echo(
     let sum = checksum::replace(message.checksum, word(old), word(new));
     packet.write(carried.l4, new)?;
     packet.write(carried.l4 + 2, sum)?;
-    match ip.family {
+    match ip.family() {
         Family::V4 => {
             let [ttl, next, a, b]: [u8; 4] = packet.read(ip.l3 + 8)?;
             let sum =
@@ -166,7 +169,7 @@ fn echo(
     let [to, from]: [[u8; 6]; 2] = packet.read(0)?;
     packet.write(0, [from, to])?;
     count::answered(vip, ip.l3 + ip.length);
-    Ok(Verdict::Transmit)
+    Ok(Answer::Echoed)
 }
 
 #[inline(always)]
@@ -199,22 +202,25 @@ fn may_answer() -> bool {
     true
 }
 
-/// Tells the sender of a packet how big it may be; the packet itself is dropped. XDP's verdict.
+/// Tells the sender of `scratch.packet`, which ends at the offset `end`, how big it may be for the backend that was
+/// chosen; the packet itself is dropped. XDP's verdict. A subprogram: see [`slow`](crate::slow).
 #[inline(never)]
-pub fn too_big(ctx: &XdpContext, mtu: u32) -> u32 {
-    ingress::finish(ctx, refuse(ctx, mtu))
+pub fn too_big(ctx: &XdpContext, scratch: &Scratch, end: u32) -> u32 {
+    let backend = &scratch.steered.backend;
+    let growth = encap::growth(backend).unwrap_or(0);
+    let mtu = (backend.mtu as u32).saturating_sub(growth as u32);
+    verdict::finish(ctx, refuse(ctx, &scratch.packet.ip, mtu, end as usize))
 }
 
 #[inline(always)]
-fn refuse(ctx: &XdpContext, mtu: u32) -> Result<Verdict, DropReason> {
-    let packet = &Packet::new(ctx);
-    let ip = &ingress::outermost(packet).ok_or(DropReason::TooBigSilent)?;
+fn refuse(ctx: &XdpContext, ip: &Ip, mtu: u32, end: usize) -> Result<Verdict, DropReason> {
     if !ip.dont_fragment || !may_answer() {
         return Err(DropReason::TooBigSilent);
     }
-    match ip.family {
-        Family::V4 => say_too_big::<QUOTE_V4, 28>(ctx, packet, ip, mtu)?,
-        Family::V6 => say_too_big::<QUOTE_V6, 48>(ctx, packet, ip, mtu)?,
+    let packet = &Packet::new(ctx);
+    match ip.family() {
+        Family::V4 => say_too_big::<QUOTE_V4, 28>(ctx, packet, ip, mtu, end)?,
+        Family::V6 => say_too_big::<QUOTE_V6, 48>(ctx, packet, ip, mtu, end)?,
     }
     count::dropped(DropReason::TooBig, ip.l3 + ip.length);
     Ok(Verdict::Transmit)
@@ -227,11 +233,12 @@ fn say_too_big<const QUOTE: usize, const HEADERS: usize>(
     packet: &Packet,
     ip: &Ip,
     mtu: u32,
+    end: usize,
 ) -> Result<(), DropReason> {
     let failed = DropReason::TooBigSilent;
     let [to, from]: [[u8; 6]; 2] = packet.read(0)?;
     let tags = Tags::read(packet, ip.l3)?;
-    let cut = (ip.l3 + QUOTE) as i32 - packet.len() as i32;
+    let cut = (ip.l3 + QUOTE) as i32 - end as i32;
     if cut > 0 {
         return Err(failed);
     }
@@ -249,12 +256,12 @@ fn say_too_big<const QUOTE: usize, const HEADERS: usize>(
     // SAFETY: `quote` points to QUOTE bytes of the packet.
     let quoted = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, quote.cast(), QUOTE as u32, 0) } as u32 as u64;
     let [a, b] = (mtu as u16).to_be_bytes();
-    let (kind, code) = match ip.family {
+    let (kind, code) = match ip.family() {
         Family::V4 => (3, 4),
         Family::V6 => (2, 0),
     };
     let mut sum = quoted + word([kind, code]) + word([a, b]);
-    match ip.family {
+    match ip.family() {
         Family::V4 => own_v4(&packet, ip, (HEADERS + QUOTE) as u16)?,
         Family::V6 => {
             let length = (QUOTE + 8) as u16;

@@ -1,26 +1,30 @@
 //! fairlead's BPF programs: what XDP and TCX do on a node's NIC.
 //!
-//! A packet comes in through [`gateway`] (for a VIP: steer and forward) or [`receiver`] (a gateway's tunnel
-//! packet: unwrap and deliver); replies and probes leave through [`egress`]. The agent fills the maps; the
-//! programs write only counters, flows and the rate limit. Nothing here loops without a bound, and every
-//! dropped packet has a [`DropReason`](fairlead_abi::DropReason).
+//! A packet comes in through [`fast`]: what is for a VIP is steered and forwarded, what isn't is passed. All that is
+//! not the rule goes on in [`slow`], a program of its own with a stack of its own: tags, options, ICMP, endpoints
+//! on this node, tunnel packets for the [`receiver`], and every drop. Replies and probes leave through [`egress`].
+//! The agent fills the maps; the programs write only counters, flows and the rate limit. Nothing here loops
+//! without a bound, and every dropped packet has a [`DropReason`](fairlead_abi::DropReason).
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch, core_intrinsics), expect(internal_features, reason = "see `packet`"))]
 
 pub mod checksum;
 pub mod count;
 pub mod egress;
 pub mod encap;
+pub mod fast;
 pub mod gateway;
 pub mod headers;
 pub mod icmp;
-pub mod ingress;
 pub mod maps;
 pub mod packet;
 pub mod parse;
 pub mod probe;
 pub mod receiver;
 pub mod reply;
+pub mod slow;
 pub mod steer;
+pub mod verdict;
 
 /// Reads one field of the settings that the program was loaded with.
 #[macro_export]

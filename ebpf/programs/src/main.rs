@@ -8,11 +8,32 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
+use fairlead_abi::{DropReason, program};
+use fairlead_ebpf::{
+    fast::{Step, fast},
+    maps::PROGRAMS,
+    verdict,
+};
 
 /// XDP on a NIC: gateway, receiver or both, by the settings it is loaded with.
 #[xdp(frags)]
 pub fn ingress(ctx: XdpContext) -> u32 {
-    fairlead_ebpf::ingress::ingress(&ctx)
+    match fast(&ctx) {
+        Ok(Step::Done(done)) => verdict::finish(&ctx, Ok(done)),
+        Err(reason) => verdict::finish(&ctx, Err(reason)),
+        Ok(Step::Slow) => {
+            // SAFETY: nothing of this program's is left to be dropped.
+            unsafe { PROGRAMS.tail_call(&ctx, program::SLOW_INDEX) };
+            // Only where the loader did not fill the table in.
+            verdict::finish(&ctx, Err(DropReason::Inconsistent))
+        }
+    }
+}
+
+/// Where [`ingress`] goes on with what is not the rule.
+#[xdp(frags)]
+pub fn slow(ctx: XdpContext) -> u32 {
+    fairlead_ebpf::slow::slow(&ctx)
 }
 
 /// TCX egress of the same NIC.

@@ -5,13 +5,15 @@
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray},
     macros::btf_map,
 };
 use fairlead_abi::{
     Address, Backend, BackendCounters, Bucket, Counter, Delivery, DeliveryKey, DropReason, FlowEntry, FlowKey,
     Hop, ProbeTarget, RateLimit, ServiceCounters, Settings, Slot, TunnelSource,
 };
+
+use crate::{parse::Parsed, steer::Steered};
 
 const MMAP: usize = BPF_F_MMAPABLE as usize;
 
@@ -55,10 +57,26 @@ pub static FLOWS: HashMap<FlowKey, FlowEntry, 262_144> = HashMap::new();
 pub static HALF_OPEN: LruHashMap<FlowKey, FlowEntry, 65_536> = LruHashMap::new();
 #[btf_map]
 pub static PROBES: HashMap<u32, ProbeTarget, 65_536> = HashMap::new();
-/// Room for what would not fit on the stack of 512 bytes. Not pinned: nothing in it outlives a packet.
+/// Programs that others go on in; filled when they are loaded.
+#[btf_map]
+pub static PROGRAMS: ProgramArray<1> = ProgramArray::new();
+#[btf_map]
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// Room for what would not fit on a stack of 512 bytes. Not pinned: nothing in it outlives a packet.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Scratch {
+    /// The packet.
+    pub packet: Parsed,
+    /// The packet inside a tunnel packet.
+    pub inner: Parsed,
+    /// Of a tunnel packet: bytes of its outer headers.
+    pub outer: u32,
+    /// The backend that was chosen for the packet.
+    pub steered: Steered,
+    /// The id of its service.
+    pub service: u32,
     /// The key of a delivery.
     pub delivery: DeliveryKey,
     /// The key of a flow.
@@ -89,5 +107,11 @@ pub struct Reverse {
     pub padding: [u8; 7],
 }
 
-#[btf_map]
-pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+/// This CPU's scratch room. Once per run of a program: it is not to be had twice at a time.
+#[inline(always)]
+#[must_use]
+pub fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: this CPU's own; programs at these hooks don't preempt each other on one CPU; zeroed at first, which
+    // is a valid value of every field.
+    Some(unsafe { &mut *SCRATCH.get_ptr_mut(0)? })
+}

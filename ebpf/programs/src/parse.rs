@@ -3,10 +3,11 @@
 //!
 //! Nothing is dropped here: what is wrong with a packet matters only once it is known to be for a VIP.
 
+use aya_ebpf::programs::XdpContext;
 use fairlead_abi::{Address, DropReason, Family, Flow};
 
 use crate::{
-    headers::{Icmp, Ipv4, Ipv6, ethertype, protocol},
+    headers::{Icmp, Ipv4, Ipv6, ethertype, protocol, tcp},
     packet::Packet,
 };
 
@@ -15,19 +16,22 @@ const MAX_EXTENSIONS: usize = 4;
 /// Longest IPv6 extension header that is passed over, bytes.
 const MAX_EXTENSION_LENGTH: usize = 256;
 
-/// An IP packet's own header.
+/// An IP packet's own header. All zero is a valid value, if no packet's.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Ip {
-    /// IPv4 or IPv6.
-    pub family: Family,
-    /// Offset of the header.
-    pub l3: usize,
     /// Source.
     pub source: Address,
     /// Destination.
     pub destination: Address,
+    /// Offset of the header.
+    pub l3: usize,
     /// Of the whole packet from `l3` on, as the header says; bytes.
     pub length: usize,
+    /// IPv4: bytes of the header; IPv6: 40.
+    pub header_length: usize,
+    /// IPv6, not IPv4.
+    pub v6: bool,
     /// TTL or hop limit.
     pub ttl: u8,
     /// TOS or traffic class.
@@ -36,26 +40,58 @@ pub struct Ip {
     pub dont_fragment: bool,
     /// Protocol or next header, as the IP header says.
     pub next: u8,
-    /// IPv4: bytes of the header; IPv6: 40.
-    pub header_length: usize,
     /// IPv4: a fragment of a packet.
     pub fragment: bool,
 }
 
+impl Ip {
+    /// IPv4 or IPv6.
+    #[inline(always)]
+    #[must_use]
+    pub fn family(&self) -> Family {
+        if self.v6 { Family::V6 } else { Family::V4 }
+    }
+}
+
 /// What an IP packet carries.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Transport {
-    /// IANA number.
-    pub protocol: u8,
     /// Offset of its header.
     pub l4: usize,
     /// Source and destination port as they stand in the packet; 0 for ICMP.
     pub ports: [u8; 4],
+    /// IANA number.
+    pub protocol: u8,
     /// TCP flags; 0 for others.
     pub tcp_flags: u8,
 }
 
+/// A packet, as far as it is understood.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Parsed {
+    /// The IP header.
+    pub ip: Ip,
+    /// What it carries; not set where that can't be steered.
+    pub carried: Transport,
+}
+
 impl Transport {
+    /// Whether it is a message of ICMP or ICMPv6.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_icmp(&self) -> bool {
+        self.protocol == protocol::ICMP || self.protocol == protocol::ICMPV6
+    }
+
+    /// Whether it opens a TCP connection.
+    #[inline(always)]
+    #[must_use]
+    pub fn opens(&self) -> bool {
+        self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+    }
+
     /// The flow of a packet from `client`.
     #[inline(always)]
     #[must_use]
@@ -75,6 +111,41 @@ impl Transport {
     #[must_use]
     pub fn source_port(&self) -> u16 {
         u16::from_be_bytes([self.ports[0], self.ports[1]])
+    }
+}
+
+/// [`parse_at`]: the packet can be steered by what it carries.
+pub const STEERABLE: u32 = u32::MAX;
+/// [`parse_at`]: there is no IP header.
+pub const NOT_IP: u32 = u32::MAX - 1;
+
+/// Parses the IP packet at `l3` into `parsed`: [`STEERABLE`], [`NOT_IP`], or the number of the
+/// [`DropReason`] why what it carries can't be steered. `l3` 0: behind the Ethernet header and its tags.
+/// `end` is the offset of the packet's end. A subprogram, for a stack of its own.
+#[inline(never)]
+pub fn parse_at(ctx: &XdpContext, l3: u32, end: u32, parsed: &mut Parsed) -> u32 {
+    let packet = &Packet::new(ctx);
+    let (l3, kind) = if l3 == 0 {
+        match ethernet(packet) {
+            Some(found) => found,
+            None => return NOT_IP,
+        }
+    } else {
+        match packet.read::<u8>(l3 as usize) {
+            Ok(first) => (l3 as usize, if first >> 4 == 4 { ethertype::IPV4 } else { ethertype::IPV6 }),
+            Err(_) => return NOT_IP,
+        }
+    };
+    match ip(packet, l3, kind) {
+        Some(ip) => parsed.ip = ip,
+        None => return NOT_IP,
+    }
+    match transport(packet, &parsed.ip, (end as usize).saturating_sub(l3)) {
+        Ok(carried) => {
+            parsed.carried = carried;
+            STEERABLE
+        }
+        Err(reason) => reason as u32,
     }
 }
 
@@ -116,7 +187,7 @@ pub fn ipv4(packet: &Packet, l3: usize) -> Option<Ip> {
     }
     let fragment = u16::from_be_bytes(header.fragment);
     Some(Ip {
-        family: Family::V4,
+        v6: false,
         l3,
         source: Address::v4(header.source),
         destination: Address::v4(header.destination),
@@ -140,7 +211,7 @@ pub fn ipv6(packet: &Packet, l3: usize) -> Option<Ip> {
         return None;
     }
     Some(Ip {
-        family: Family::V6,
+        v6: true,
         l3,
         source: Address::v6(header.source),
         destination: Address::v6(header.destination),
@@ -157,7 +228,7 @@ pub fn ipv6(packet: &Packet, l3: usize) -> Option<Ip> {
 /// What the packet carries, or why it can't be steered. `available` is the packet's length from `l3` on.
 #[inline(always)]
 pub fn transport(packet: &Packet, ip: &Ip, available: usize) -> Result<Transport, DropReason> {
-    let (protocol, offset) = match ip.family {
+    let (protocol, offset) = match ip.family() {
         Family::V4 => {
             if ip.header_length < 20 || ip.length < ip.header_length {
                 return Err(DropReason::Malformed);

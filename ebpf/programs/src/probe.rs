@@ -41,7 +41,7 @@ fn encapsulate(ctx: &TcContext, number: u32) -> Option<i32> {
     let ip = parse::ip(&packet, l3, kind)?;
     let outer_v6 = target.family == Family::V6 as u8;
     let is_gue = target.encap == Encap::Gue as u8;
-    let inner = match ip.family {
+    let inner = match ip.family() {
         Family::V4 => protocol::IPV4,
         Family::V6 => protocol::IPV6,
     };

@@ -1,21 +1,21 @@
 //! The receiver: a gateway's tunnel packet for an endpoint of this node is unwrapped, rewritten to the
 //! endpoint's address and port, and left to the local stack to deliver.
 
-use aya_ebpf::{bindings::xdp_action, btf_maps::lpm_trie::Key, helpers::bpf_xdp_adjust_head, programs::XdpContext};
-use fairlead_abi::{
-    Address, Delivery, DeliveryKey, DropReason, ENDPOINT_OWNS_VIP, Family, FlowKey, GUE_PORT,
+use aya_ebpf::{
+    btf_maps::lpm_trie::Key, helpers::bpf_xdp_adjust_head, programs::XdpContext,
 };
+use fairlead_abi::{Address, Delivery, DeliveryKey, DropReason, ENDPOINT_OWNS_VIP, Family, FlowKey, GUE_PORT};
 
 use crate::{
     checksum,
     encap::Tags,
     headers::{ethertype, protocol},
     icmp,
-    ingress::{self, Verdict},
-    maps::{DELIVERIES, GATEWAYS, SCRATCH, Scratch},
+    maps::{DELIVERIES, GATEWAYS, Scratch},
     packet::Packet,
-    parse::{self, Ip, Transport},
+    parse::{Ip, Parsed},
     reply,
+    verdict::{self, UNDECIDED, Verdict},
 };
 
 /// Whether it is a tunnel packet at all, ours or not.
@@ -25,71 +25,58 @@ pub fn is_tunnel(packet: &Packet, ip: &Ip) -> bool {
     outer_length(packet, ip).is_some()
 }
 
-/// Takes a tunnel packet: XDP's verdict; `None`: it is none of ours.
-#[inline(always)]
-#[must_use]
-pub fn receive(ctx: &XdpContext) -> Option<u32> {
-    let action = take(ctx);
-    (action != NOT_OURS).then_some(action)
-}
-
-/// No verdict of XDP.
-const NOT_OURS: u32 = u32::MAX;
-
-/// A subprogram: a verdict of XDP, or [`NOT_OURS`].
+/// Whether the tunnel packet `scratch.packet`, which ends at the offset `end`, is to be unwrapped: XDP_PASS and
+/// `scratch.outer` is set. Otherwise XDP's verdict, or [`UNDECIDED`] where it is none of ours. A subprogram: see
+/// [`slow`](crate::slow).
 #[inline(never)]
-fn take(ctx: &XdpContext) -> u32 {
-    ingress::finish(ctx, unwrap_and_deliver(ctx))
+pub fn check(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
+    verdict::finish(ctx, try_check(&Packet::new(ctx), scratch, end as usize))
 }
 
 #[inline(always)]
-fn unwrap_and_deliver(ctx: &XdpContext) -> Result<Verdict, DropReason> {
-    let packet = &Packet::new(ctx);
-    let ip = &ingress::outermost(packet).ok_or(DropReason::Truncated)?;
+fn try_check(packet: &Packet, scratch: &mut Scratch, end: usize) -> Result<Verdict, DropReason> {
+    let ip = &scratch.packet.ip;
     let outer = outer_length(packet, ip).ok_or(DropReason::Truncated)?;
     if !from_gateway(ip) {
-        let ours = DELIVERIES.get_ptr(DeliveryKey::endpoint_only(ip.destination)).is_some();
-        return if ours { Err(DropReason::StrangerTunnel) } else { Ok(Verdict::Decided(NOT_OURS)) };
+        scratch.delivery = DeliveryKey::endpoint_only(ip.destination);
+        let ours = DELIVERIES.get_ptr(&scratch.delivery).is_some();
+        return if ours { Err(DropReason::StrangerTunnel) } else { Ok(Verdict::Decided(UNDECIDED)) };
     }
     if ip.fragment {
         return Err(DropReason::Fragment);
     }
-    if ip.length > ingress::available(ctx, packet, ip) || ip.length < outer {
+    if ip.l3 + ip.length > end || ip.length < outer {
         return Err(DropReason::BadTunnel);
     }
-    let inner = ip.l3 + outer;
-    let version: u8 = packet.read(inner).map_err(|_| DropReason::BadTunnel)?;
-    let kind = match (ip.next, version >> 4) {
-        (protocol::IPV4 | protocol::UDP, 4) => ethertype::IPV4,
-        (protocol::IPV6 | protocol::UDP, 6) => ethertype::IPV6,
-        _ => return Err(DropReason::BadTunnel),
-    };
-    let action = deliver(ctx, &ip.destination, inner as u32, (ip.length - outer) as u32);
-    if action == xdp_action::XDP_PASS {
-        unwrap(ctx, packet, ip.l3, outer, kind)?;
+    if inner_kind(packet, ip, outer).is_none() {
+        return Err(DropReason::BadTunnel);
     }
-    Ok(Verdict::Decided(action))
-}
-
-/// Rewrites a packet for a VIP to the endpoint that `outer` stands for, and notes its flow. `l3` is the offset
-/// of its IP header, `available` its length from there on; XDP's verdict. A subprogram: see [`ingress`].
-#[inline(never)]
-pub fn deliver(ctx: &XdpContext, outer: &Address, l3: u32, available: u32) -> u32 {
-    ingress::finish(ctx, rewrite(&Packet::new(ctx), outer, l3 as usize, available as usize))
-}
-
-#[inline(always)]
-fn rewrite(packet: &Packet, outer: &Address, l3: usize, available: usize) -> Result<Verdict, DropReason> {
-    let version: u8 = packet.read(l3)?;
-    let kind = if version >> 4 == 4 { ethertype::IPV4 } else { ethertype::IPV6 };
-    let ip = &parse::ip(packet, l3, kind).ok_or(DropReason::BadTunnel)?;
-    let carried = &parse::transport(packet, ip, available)?;
-    if carried.protocol == protocol::ICMP || carried.protocol == protocol::ICMPV6 {
-        rewrite_error(packet, ip, carried, outer)?;
-    } else {
-        rewrite_packet(packet, ip, carried, outer)?;
-    }
+    scratch.outer = outer as u32;
     Ok(Verdict::Pass)
+}
+
+/// EtherType of what a tunnel packet holds, where that is what its outer header says.
+#[inline(always)]
+fn inner_kind(packet: &Packet, ip: &Ip, outer: usize) -> Option<[u8; 2]> {
+    let version: u8 = packet.read(ip.l3 + outer).ok()?;
+    match (ip.next, version >> 4) {
+        (protocol::IPV4 | protocol::UDP, 4) => Some(ethertype::IPV4),
+        (protocol::IPV6 | protocol::UDP, 6) => Some(ethertype::IPV6),
+        _ => None,
+    }
+}
+
+/// Rewrites `scratch.inner`, a packet for a VIP, to the endpoint that `scratch.delivery.outer` stands for, and notes
+/// its flow: XDP's verdict. A subprogram: see [`slow`](crate::slow).
+#[inline(never)]
+pub fn deliver(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
+    let packet = &Packet::new(ctx);
+    let rewritten = if scratch.inner.carried.is_icmp() {
+        rewrite_error(packet, scratch)
+    } else {
+        rewrite_packet(packet, scratch)
+    };
+    verdict::finish(ctx, rewritten.map(|()| Verdict::Pass))
 }
 
 /// Bytes of the outer headers of a tunnel packet; `None`: it isn't one.
@@ -110,17 +97,19 @@ fn from_gateway(ip: &Ip) -> bool {
     GATEWAYS.get(&Key::new(128, ip.source.bytes)).is_some()
 }
 
-/// Takes the outer headers off: Ethernet header and tags move up to the inner packet.
+/// Takes the outer headers of `scratch.packet` off: Ethernet header and tags move up to the inner packet. XDP's
+/// verdict. A subprogram: see [`slow`](crate::slow).
+#[inline(never)]
+pub fn unwrap(ctx: &XdpContext, scratch: &Scratch) -> u32 {
+    verdict::finish(ctx, try_unwrap(ctx, &scratch.packet.ip, scratch.outer as usize).map(|()| Verdict::Pass))
+}
+
 #[inline(always)]
-fn unwrap(
-    ctx: &XdpContext,
-    packet: &Packet,
-    l3: usize,
-    outer: usize,
-    kind: [u8; 2],
-) -> Result<(), DropReason> {
+fn try_unwrap(ctx: &XdpContext, ip: &Ip, outer: usize) -> Result<(), DropReason> {
+    let packet = &Packet::new(ctx);
+    let kind = inner_kind(packet, ip, outer).ok_or(DropReason::BadTunnel)?;
     let macs: [u8; 12] = packet.read(0)?;
-    let tags = Tags::read(packet, l3)?;
+    let tags = Tags::read(packet, ip.l3)?;
     // SAFETY: the helper checks its argument; pointers into the packet are taken anew below.
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, outer as i32) } != 0 {
         return Err(DropReason::BadTunnel);
@@ -128,15 +117,14 @@ fn unwrap(
     let packet = Packet::new(ctx);
     packet.write(0, macs)?;
     tags.write(&packet)?;
-    packet.write(l3 - 2, kind)
+    packet.write(ip.l3 - 2, kind)
 }
 
 #[inline(always)]
-fn rewrite_packet(packet: &Packet, ip: &Ip, carried: &Transport, outer: &Address) -> Result<(), DropReason> {
+fn rewrite_packet(packet: &Packet, scratch: &mut Scratch) -> Result<(), DropReason> {
+    let Parsed { ip, carried } = scratch.inner;
     let port = [carried.ports[2], carried.ports[3]];
-    // SAFETY: this CPU's own, and no other program of ours runs on it meanwhile.
-    let scratch = unsafe { &mut *SCRATCH.get_ptr_mut(0).ok_or(DropReason::Inconsistent)? };
-    let delivery = find(scratch, outer, ip, port, carried.protocol)?;
+    let delivery = find(&mut scratch.delivery, &ip, port, carried.protocol)?;
     scratch.flow = FlowKey {
         endpoint: delivery.endpoint,
         client: ip.source,
@@ -145,10 +133,11 @@ fn rewrite_packet(packet: &Packet, ip: &Ip, carried: &Transport, outer: &Address
         protocol: carried.protocol,
         padding: [0; 3],
     };
-    reply::note(packet, ip, carried, scratch, delivery.mss)?;
+    reply::note(packet, scratch, delivery.mss)?;
     if delivery.flags & ENDPOINT_OWNS_VIP != 0 {
         return Ok(());
     }
+    let Parsed { ip, carried } = &scratch.inner;
     rewrite_destination(packet, ip, &delivery.endpoint)?;
     packet.write(carried.l4 + 2, delivery.port)?;
     let old = checksum::sum_of(&ip.destination) + word(port);
@@ -162,19 +151,18 @@ fn rewrite_packet(packet: &Packet, ip: &Ip, carried: &Transport, outer: &Address
 
 /// An ICMP error: the packet that it quotes becomes one that the endpoint sent.
 #[inline(always)]
-fn rewrite_error(packet: &Packet, ip: &Ip, carried: &Transport, outer: &Address) -> Result<(), DropReason> {
+fn rewrite_error(packet: &Packet, scratch: &mut Scratch) -> Result<(), DropReason> {
+    let Scratch { inner: Parsed { ip, carried }, delivery: key, .. } = scratch;
     let quoted = icmp::quoted(packet, ip, carried)?;
     let port = [quoted.ports[0], quoted.ports[1]];
-    // SAFETY: as above.
-    let scratch = unsafe { &mut *SCRATCH.get_ptr_mut(0).ok_or(DropReason::Inconsistent)? };
-    let delivery = find(scratch, outer, ip, port, quoted.protocol)?;
+    let delivery = find(key, ip, port, quoted.protocol)?;
     if delivery.flags & ENDPOINT_OWNS_VIP != 0 {
         return Ok(());
     }
     let (vip, endpoint) = (checksum::sum_of(&ip.destination), checksum::sum_of(&delivery.endpoint));
     let mut old = vip + word(port);
     let mut new = endpoint + word(delivery.port);
-    match ip.family {
+    match ip.family() {
         Family::V4 => {
             let sum: u16 = packet.read(quoted.l3 + 10)?;
             let replaced = checksum::replace(sum, vip, endpoint);
@@ -195,25 +183,30 @@ fn rewrite_error(packet: &Packet, ip: &Ip, carried: &Transport, outer: &Address)
     replace_checksum(packet, carried.l4 + 2, old, new, false)
 }
 
-/// What is delivered for this VIP and port at the endpoint that `outer` stands for.
+/// What is delivered for this VIP and port at the endpoint that `key.outer` stands for.
 #[inline(always)]
 fn find(
-    scratch: &mut Scratch,
-    outer: &Address,
+    key: &mut DeliveryKey,
     ip: &Ip,
     port: [u8; 2],
     protocol: u8,
 ) -> Result<&'static Delivery, DropReason> {
-    scratch.delivery =
-        DeliveryKey { outer: *outer, vip: ip.destination, port, protocol, family: ip.family as u8, padding: 0 };
+    *key = DeliveryKey {
+        outer: key.outer,
+        vip: ip.destination,
+        port,
+        protocol,
+        family: ip.family() as u8,
+        padding: 0,
+    };
     // SAFETY: the agent replaces entries as a whole, and a replaced one lives until this program has ended.
-    unsafe { DELIVERIES.get(&scratch.delivery) }.ok_or(DropReason::NotDelivered)
+    unsafe { DELIVERIES.get(&*key) }.ok_or(DropReason::NotDelivered)
 }
 
 /// Replaces the IP destination and mends the IPv4 header's checksum.
 #[inline(always)]
 fn rewrite_destination(packet: &Packet, ip: &Ip, endpoint: &Address) -> Result<(), DropReason> {
-    match ip.family {
+    match ip.family() {
         Family::V4 => {
             let sum: u16 = packet.read(ip.l3 + 10)?;
             let replaced =

@@ -11,19 +11,13 @@ use crate::{
     headers::{protocol, tcp},
     maps::{FLOWS, HALF_OPEN, Reverse, Scratch},
     packet::Packet,
-    parse::{Ip, Transport},
+    parse::Parsed,
 };
 
-/// A client's packet goes to an endpoint: the reverse of its flow, `scratch.flow`, is noted.
+/// A client's packet, `scratch.inner`, goes to an endpoint: the reverse of its flow, `scratch.flow`, is noted.
 #[inline(always)]
-pub fn note(
-    packet: &Packet,
-    ip: &Ip,
-    carried: &Transport,
-    scratch: &mut Scratch,
-    mss: u16,
-) -> Result<(), DropReason> {
-    let Scratch { flow: key, entry, .. } = scratch;
+pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16) -> Result<(), DropReason> {
+    let Scratch { inner: Parsed { ip, carried }, flow: key, entry, .. } = scratch;
     *entry = FlowEntry {
         vip: ip.destination,
         port: [carried.ports[2], carried.ports[3]],
@@ -33,7 +27,7 @@ pub fn note(
         padding: [0; 7],
         seen: now(),
     };
-    if carried.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
+    if carried.opens() {
         entry.state = FlowState::HalfOpen as u8;
         let _ = HALF_OPEN.insert(&*key, &*entry, 0);
         return Ok(());

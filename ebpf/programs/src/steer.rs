@@ -42,6 +42,7 @@ pub fn find_vip(vip: Address, family: Family) -> Option<&'static ServiceEntry> {
 }
 
 /// A backend that was chosen.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Steered {
     /// The flow's hash.

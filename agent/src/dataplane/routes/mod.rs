@@ -59,7 +59,7 @@ pub async fn follow(
 }
 
 fn drain<T>(changes: &mut UnboundedReceiver<T>) {
-    while let Ok(Some(_)) = changes.try_next() {}
+    while changes.try_recv().is_ok() {}
 }
 
 /// The routes that are known, and the next hops whose MAC address isn't.

@@ -1,0 +1,106 @@
+//! The rule: a whole TCP or UDP packet without tags, options or extension headers, and a backend elsewhere.
+//!
+//! Here is only what such a packet needs. Whatever is otherwise, [`Step::Slow`] leaves it untouched to the slow
+//! path, which starts anew; so nothing is decided in two places.
+
+use aya_ebpf::programs::XdpContext;
+use fairlead_abi::{DropReason, GUE_PORT, Roles, ServiceKey};
+
+use crate::{
+    count, encap, gateway,
+    headers::{ethertype, protocol, tcp},
+    packet::Packet,
+    parse::{self, Ip, Parsed, Transport},
+    setting, steer,
+    verdict::Verdict,
+};
+
+/// Where the IP header stands without VLAN tags.
+const L3: usize = 14;
+
+/// What the fast path makes of a packet.
+#[derive(Clone, Copy)]
+pub enum Step {
+    /// It is done.
+    Done(Verdict),
+    /// It is not the rule.
+    Slow,
+}
+
+/// Steers and forwards the packet, or passes it, or leaves it to the slow path.
+#[inline(always)]
+pub fn fast(ctx: &XdpContext) -> Result<Step, DropReason> {
+    let packet = &Packet::new(ctx);
+    let Ok(kind) = packet.read::<[u8; 2]>(12) else { return Ok(Step::Slow) };
+    match kind {
+        ethertype::IPV4 => match parse::ipv4(packet, L3) {
+            Some(ip) if ip.header_length == 20 && !ip.fragment => forward(ctx, packet, &ip, L3 + 20),
+            _ => Ok(Step::Slow),
+        },
+        ethertype::IPV6 => match parse::ipv6(packet, L3) {
+            Some(ip) => forward(ctx, packet, &ip, L3 + 40),
+            None => Ok(Step::Slow),
+        },
+        ethertype::VLAN | ethertype::PROVIDER_VLAN => Ok(Step::Slow),
+        _ => Ok(Step::Done(Verdict::Pass)),
+    }
+}
+
+#[inline(always)]
+fn forward(ctx: &XdpContext, packet: &Packet, ip: &Ip, l4: usize) -> Result<Step, DropReason> {
+    let Some(carried) = transport(packet, ip, l4) else { return Ok(Step::Slow) };
+    if setting!(roles) & Roles::GATEWAY == 0 {
+        return Ok(not_served(&carried));
+    }
+    let key = ServiceKey::new(ip.destination, carried.destination_port(), carried.protocol, ip.family());
+    let Some(service) = steer::find(&key) else {
+        return Ok(match steer::find_vip(ip.destination, ip.family()) {
+            Some(_) => Step::Slow,
+            None => not_served(&carried),
+        });
+    };
+    let Ok(steered) = steer::steer(service, &carried.flow(ip.source)) else { return Ok(Step::Slow) };
+    let Some(growth) = encap::growth(&steered.backend) else { return Ok(Step::Slow) };
+    let Some(hop) = gateway::hop(&steered.backend) else { return Ok(Step::Slow) };
+    if ip.ttl <= 1 || ip.length + growth > steered.backend.mtu as usize || !gateway::is_host(ip) {
+        return Ok(Step::Slow);
+    }
+    gateway::lower_ttl(packet, ip)?;
+    encap::wrap(ctx, packet, ip, &steered.backend, hop, steered.hash)?;
+    count::forwarded(&Parsed { ip: *ip, carried }, service.id, steered.index);
+    Ok(Step::Done(gateway::out_of(ctx, hop)))
+}
+
+/// Ports and flags of a whole TCP or UDP packet.
+#[inline(always)]
+fn transport(packet: &Packet, ip: &Ip, l4: usize) -> Option<Transport> {
+    if L3 + ip.length > packet.len() {
+        return None;
+    }
+    let protocol = ip.next;
+    let least = match protocol {
+        protocol::TCP => 20,
+        protocol::UDP => 8,
+        _ => return None,
+    };
+    if L3 + ip.length < l4 + least {
+        return None;
+    }
+    let ports = packet.read(l4).ok()?;
+    let tcp_flags = if protocol == protocol::TCP {
+        let [_, flags]: [u8; 2] = packet.read(l4 + 12).ok()?;
+        flags & (tcp::SYN | tcp::ACK)
+    } else {
+        0
+    };
+    Some(Transport { l4, ports, protocol, tcp_flags })
+}
+
+/// A packet for no VIP: only a tunnel's may be for us, or have come back to us.
+#[inline(always)]
+fn not_served(carried: &Transport) -> Step {
+    if carried.protocol == protocol::UDP && carried.destination_port() == GUE_PORT {
+        return Step::Slow;
+    }
+    Step::Done(Verdict::Pass)
+}

@@ -1,0 +1,45 @@
+//! Verdicts, and how they become XDP's.
+
+use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
+use fairlead_abi::DropReason;
+
+use crate::{count, packet::Packet};
+
+/// What a subprogram returns instead of XDP's number where it has not decided.
+pub const UNDECIDED: u32 = u32::MAX;
+
+/// What becomes of a packet that is not dropped.
+#[derive(Clone, Copy)]
+pub enum Verdict {
+    /// To the local stack.
+    Pass,
+    /// Out of the NIC that it came in by.
+    Transmit,
+    /// Out of another interface, by index.
+    Redirect(u32),
+    /// Dropped for the [`DropReason`] with this number.
+    Dropped(u32),
+    /// A subprogram has decided and counted: XDP's own number.
+    Decided(u32),
+}
+
+/// XDP's number for a verdict; counts a drop.
+#[inline(always)]
+#[must_use]
+pub fn finish(ctx: &XdpContext, verdict: Result<Verdict, DropReason>) -> u32 {
+    match verdict {
+        Ok(Verdict::Pass) => xdp_action::XDP_PASS,
+        Ok(Verdict::Transmit) => xdp_action::XDP_TX,
+        // SAFETY: the helper takes plain numbers.
+        Ok(Verdict::Redirect(ifindex)) => unsafe { bpf_redirect(ifindex, 0) as u32 },
+        Ok(Verdict::Decided(action)) => action,
+        Ok(Verdict::Dropped(reason)) => {
+            count::dropped_as(reason, Packet::new(ctx).len());
+            xdp_action::XDP_DROP
+        }
+        Err(reason) => {
+            count::dropped(reason, Packet::new(ctx).len());
+            xdp_action::XDP_DROP
+        }
+    }
+}
