@@ -73,7 +73,9 @@ fn cargo(workspace: &Workspace, compiler: &Compiler, linker: &Linker) -> Result<
         .env("RUSTC", compiler.bin.join("rustc"))
         // `-Z` needs it unless the compiler is a nightly.
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", rustflags(workspace, compiler, linker)?)
+        // Not among the flags: cargo mixes those, with the path that this is, into the names of symbols.
+        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &linker.path)
+        .env("CARGO_ENCODED_RUSTFLAGS", rustflags(workspace, compiler)?)
         // One unit: how functions are spread over several may differ from build to build.
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
         .env("CARGO_PROFILE_RELEASE_INCREMENTAL", "false");
@@ -81,27 +83,29 @@ fn cargo(workspace: &Workspace, compiler: &Compiler, linker: &Linker) -> Result<
 }
 
 /// Compiler flags, separated as `CARGO_ENCODED_RUSTFLAGS` wants them, so that paths may hold spaces.
-fn rustflags(workspace: &Workspace, compiler: &Compiler, linker: &Linker) -> Result<OsString> {
+fn rustflags(workspace: &Workspace, compiler: &Compiler) -> Result<OsString> {
     let mut flags: Vec<OsString> = Vec::new();
     let mut option = |value: OsString| flags.extend([OsString::from("-C"), value]);
-    option([OsString::from("linker="), linker.path.clone().into()].into_iter().collect());
     option("link-arg=--btf".into());
     // 32-bit arithmetic and jumps (kernel 5.1).
     option("target-cpu=v3".into());
     // BTF is made from debug information.
     option("debuginfo=2".into());
     let mut remap = |from: &Path, to: &str| {
-        flags.push("--remap-path-prefix".into());
-        flags.push([from.as_os_str(), "=".as_ref(), to.as_ref()].into_iter().collect());
+        // The compiler is given the path as it is written here, and asks the system for the real one.
+        let real = from.canonicalize().unwrap_or_else(|_| from.to_owned());
+        for from in [from, &real] {
+            flags.push("--remap-path-prefix".into());
+            flags.push([from.as_os_str(), "=".as_ref(), to.as_ref()].into_iter().collect());
+        }
     };
-    // The last mapping that fits wins, so the target folder follows the workspace that may hold it.
+    // The last mapping that fits wins, so folders come before those that may lie in them.
     remap(&workspace.root, "fairlead");
     remap(&workspace.bpf_target(), "target");
     remap(&cargo_home()?, "cargo");
+    remap(&cargo_home()?.join("registry"), "cargo/registry");
     if let Some(source) = &compiler.source {
-        let real = source.canonicalize().unwrap_or_else(|_| source.clone());
         remap(source, "rust");
-        remap(&real, "rust");
     }
     Ok(flags.join("\u{1f}".as_ref()))
 }
@@ -181,10 +185,9 @@ mod tests {
             llvm: 22,
             source: Some("/no/such/src".into()),
         };
-        let linker = Linker { path: "/l/bpf-linker".into(), release: "0.13.0".into(), llvm: Some(22) };
-        let flags = rustflags(&workspace, &compiler, &linker).unwrap().into_string().unwrap();
+        let flags = rustflags(&workspace, &compiler).unwrap().into_string().unwrap();
         let flags: Vec<&str> = flags.split('\u{1f}').collect();
-        assert!(flags.contains(&"linker=/l/bpf-linker"));
+        assert!(flags.contains(&"link-arg=--btf"));
         assert!(flags.contains(&"/home/a b=fairlead"));
         assert!(flags.contains(&"/home/a b/target/bpf/cargo=target"));
         assert!(flags.contains(&"/no/such/src=rust"));

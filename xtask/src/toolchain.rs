@@ -17,9 +17,6 @@ use crate::workspace::{cargo_home, forget_outer_cargo, rustup_home};
 /// The workspace's edition and the BPF crates need at least this.
 pub(crate) const OLDEST_RUST: (u32, u32) = (1, 95);
 
-/// LLVM 22 is the first that reads fields at odd offsets by one load: see the flags in `ebpf`.
-const OLDEST_LLVM: u32 = 22;
-
 /// A rustc with its own cargo.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Compiler {
@@ -38,7 +35,7 @@ pub(crate) struct Compiler {
 impl Compiler {
     /// Whether it can build the workspace's BPF programs, given a linker.
     pub(crate) fn complete(&self) -> bool {
-        self.source.is_some() && self.llvm >= OLDEST_LLVM && version(&self.release) >= Some(OLDEST_RUST)
+        self.source.is_some() && version(&self.release) >= Some(OLDEST_RUST)
     }
 }
 
