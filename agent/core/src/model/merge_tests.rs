@@ -174,7 +174,8 @@ fn ports_that_contradict_each_other() {
         ),
         (port(80, "http"), port(0, "zero"), "port 0 can't be served; this port is left out"),
     ] {
-        let states = states([(0, with(std::slice::from_ref(&first), 0)), (1, with(&[second, port(99, "ok")], 1))]);
+        let states =
+            states([(0, with(std::slice::from_ref(&first), 0)), (1, with(&[second, port(99, "ok")], 1))]);
         let model = merged(&declared(), &states, None);
         assert_eq!(model.services[&name("web")].ports, [first, port(99, "ok")], "only the later item goes");
         assert_eq!(whats(&model), [why]);

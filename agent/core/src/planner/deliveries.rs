@@ -1,5 +1,6 @@
 //! What this node's receiver delivers: its own endpoints, for every VIP and port they serve.
 //!
+//! Each endpoint also by itself, so that a stranger's tunnel packet for it is told from one that is none of ours.
 //! All of them, ready or not: a draining endpoint keeps its connections. Under each of the endpoint's addresses,
 //! because gateways choose the tunnel's family.
 
@@ -48,6 +49,11 @@ fn of_endpoint(
                 flags: if owns_vip { ENDPOINT_OWNS_VIP } else { 0 },
                 padding: [0; 3],
             };
+            all.extend(
+                endpoint
+                    .addresses()
+                    .map(|outer| (DeliveryKey::endpoint_only(outer.into()), Delivery::default())),
+            );
             all.extend(endpoint.addresses().map(|outer| {
                 let key = DeliveryKey {
                     outer: Address::from(outer),

@@ -28,7 +28,12 @@ pub(super) use service::room_for;
 /// may be carried out then.
 pub fn diff(wanted: &Tables, installed: &Installed, now: Duration) -> Result<Plan, PlanError> {
     let mut work = Work::new(wanted, installed, now);
-    let Err(full) = work.add() else {
+    let mut added = work.add();
+    if matches!(added, Err(Full { map: Map::Backends, .. })) {
+        work = Work { spare: false, ..Work::new(wanted, installed, now) };
+        added = work.add();
+    }
+    let Err(full) = added else {
         work.delete();
         return Ok(work.finish());
     };
@@ -60,6 +65,8 @@ struct Work<'a> {
     settled: Vec<(ServiceKey, Arc<ServiceTable>)>,
     /// Services that the plan publishes.
     moved_or_new: BTreeSet<ServiceKey>,
+    /// Whether regions get room for more backends than they have.
+    spare: bool,
 }
 
 impl<'a> Work<'a> {
@@ -74,6 +81,7 @@ impl<'a> Work<'a> {
             due: None,
             settled: Vec::new(),
             moved_or_new: BTreeSet::new(),
+            spare: true,
         }
     }
 
@@ -181,5 +189,4 @@ impl Installed {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

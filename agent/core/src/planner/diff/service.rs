@@ -51,7 +51,10 @@ impl Work<'_> {
         // A VIP by itself never has backends; everything else may get some.
         let (start, room) = match table.protocol {
             None => (0, 0),
-            Some(_) => self.space.region(room_for(count), count.max(1))?,
+            Some(_) => {
+                let room = if self.spare { room_for(count) } else { count.max(1) };
+                (self.space.region(room)?, room)
+            }
         };
         if count > 0 {
             self.actions.push(Action::ClearBackendCounters { first: start, count });

@@ -51,14 +51,9 @@ impl<'a> Space<'a> {
             .ok_or_else(|| full(Map::Slots, &self.slots, length, self.installed.capacities.slots))
     }
 
-    /// A region of `wish`; where that doesn't fit, of as little as `need`.
-    pub(super) fn region(&mut self, wish: u32, need: u32) -> Result<(u32, u32), Full> {
-        if let Some(start) = take(&mut self.regions, wish, self.now) {
-            return Ok((start, wish));
-        }
-        let start = take(&mut self.regions, need, self.now)
-            .ok_or_else(|| full(Map::Backends, &self.regions, need, self.installed.capacities.backends))?;
-        Ok((start, need))
+    pub(super) fn region(&mut self, room: u32) -> Result<u32, Full> {
+        take(&mut self.regions, room, self.now)
+            .ok_or_else(|| full(Map::Backends, &self.regions, room, self.installed.capacities.backends))
     }
 
     pub(super) fn id(&mut self) -> Result<u32, Full> {

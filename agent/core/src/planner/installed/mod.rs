@@ -176,7 +176,7 @@ impl Installed {
 
     /// The indexes in `BACKENDS` that are set aside for a service.
     pub(super) fn region(&self, live: &Live) -> Range<u32> {
-        let start = self.entry(live.spot).backends;
+        let start = if live.room == 0 { 0 } else { self.entry(live.spot).backends };
         start..start + live.room
     }
 

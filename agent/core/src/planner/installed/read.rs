@@ -29,7 +29,7 @@ impl Installed {
         installed.gateways = raw.gateways.clone();
         installed.read_hops();
         installed.read_entries();
-        installed.read_regions(previous);
+        installed.read_regions(raw.slots, previous);
         installed.read_orphans(previous, now);
         installed.read_rings(raw.slots);
         if let Some(previous) = previous {
@@ -96,34 +96,47 @@ impl Installed {
         }
     }
 
-    /// How far each region goes: as far as its backends do, and some spare room, but not into the next one.
-    fn read_regions(&mut self, previous: Option<&Self>) {
-        let starts: BTreeMap<u32, ServiceKey> = self
-            .live
-            .iter()
-            .map(|(key, live)| (self.entry(live.spot).backends, *key))
-            .filter(|(start, _)| *start != 0)
-            .collect();
-        for (&start, key) in &starts {
-            let next = starts.range(start + 1..).next().map_or(self.capacities.backends, |(&next, _)| next);
+    /// How far each region goes: as far as its backends do, and some spare room, but not into the next one. Those of
+    /// strays are kept, too: lookups may find them until they are unpublished.
+    fn read_regions(&mut self, slots: &[Slot], previous: Option<&Self>) {
+        let owner = |(key, live): (&ServiceKey, &Live)| (self.entry(live.spot).backends, (*key, live.spot));
+        let strays =
+            self.strays.values().filter_map(|stray| Some(owner((&self.entry(stray.spot).key()?, stray))));
+        // Where a live one and a stray name the same, it is the live one's.
+        let mut owners: BTreeMap<u32, (ServiceKey, Spot)> = strays.collect();
+        owners.extend(self.live.iter().map(owner));
+        owners.retain(|start, _| (1..self.capacities.backends).contains(start));
+        for (&start, (key, spot)) in &owners {
+            let next = owners.range(start + 1..).next().map_or(self.capacities.backends, |(&next, _)| next);
             let end = next.min(start.saturating_add(u32::from(NO_BACKEND)));
-            let known = previous
-                .and_then(|p| p.live.get(key))
-                .filter(|l| previous.is_some_and(|p| p.entry(l.spot).backends == start));
-            let room = known.map_or_else(
-                || {
-                    let last = (start..end).rev().find(|&index| in_use(&self.backends[index as usize]));
-                    room_for(last.map_or(0, |last| last - start + 1))
-                },
-                |live| live.room,
-            );
+            let known =
+                previous.and_then(|p| p.live.get(key).filter(|live| p.entry(live.spot).backends == start));
+            let room = known.map_or_else(|| room_for(self.extent(*spot, end, slots)), |live| live.room);
             let room = room.min(end - start);
             self.regions.claim(start, room);
-            let live = self.live.get_mut(key).expect("starts come from the live entries");
+            let stray = self.strays.get_mut(spot);
+            let live = stray.or_else(|| self.live.get_mut(key)).expect("owners come from these");
             live.room = room;
             live.quiet_at = known.map_or(Duration::ZERO, |known| known.quiet_at);
         }
-        self.region_starts = starts;
+        self.region_starts = owners.into_iter().map(|(start, (key, _))| (start, key)).collect();
+    }
+
+    /// How many entries from its start on a service uses: up to the last one that a slot names, and on as long as one
+    /// follows within the spare room. What lies beyond holds no slot; should it be wanted, it is written anew.
+    fn extent(&self, spot: Spot, end: u32, slots: &[Slot]) -> u32 {
+        let entry = self.entry(spot);
+        let is_used = |local: u32| {
+            let index = entry.backends + local;
+            index < end && in_use(&self.backends[index as usize])
+        };
+        let block = slots.iter().skip(entry.ring.first_slot as usize).take(entry.ring.size as usize);
+        let named = block.map(|slot| u32::from(slot.current)).filter(|&local| is_used(local)).max();
+        let mut extent = named.map_or(0, |last| last + 1);
+        while let Some(last) = (extent..room_for(extent)).rev().find(|&local| is_used(local)) {
+            extent = last + 1;
+        }
+        extent
     }
 
     fn read_orphans(&mut self, previous: Option<&Self>, now: Duration) {
@@ -142,30 +155,35 @@ impl Installed {
         }
     }
 
+    /// Live ones first: where a stray names the same slots, they are the live one's.
     fn read_rings(&mut self, slots: &[Slot]) {
         let keys: Vec<ServiceKey> = self.live.keys().copied().collect();
         for key in keys {
-            let live = &self.live[&key];
-            let ring = self.entry(live.spot).ring;
-            let fits = u64::from(ring.first_slot) + u64::from(ring.size) <= u64::from(self.capacities.slots);
-            let owns =
-                RING_SIZES.contains(&ring.size) && fits && self.slots.is_free(ring.first_slot, ring.size);
-            let hash = if ring.size == 0 {
-                Some(0)
-            } else if owns {
-                let block = &slots[ring.first_slot as usize..][..ring.size as usize];
-                let region = self.region(live);
-                hash(block, &self.backends[region.start as usize..region.end as usize])
-            } else {
-                None
-            };
-            if owns {
-                self.slots.claim(ring.first_slot, ring.size);
-            }
+            let (owns, hash) = self.read_ring(&self.live[&key].clone(), slots);
             let live = self.live.get_mut(&key).expect("looked up above");
-            live.owns_ring = owns || ring.size == 0;
-            live.ring_hash = hash;
+            (live.owns_ring, live.ring_hash) = (owns, hash);
         }
+        let spots: Vec<Spot> = self.strays.keys().copied().collect();
+        for spot in spots {
+            let (owns, _) = self.read_ring(&self.strays[&spot].clone(), slots);
+            self.strays.get_mut(&spot).expect("looked up above").owns_ring = owns;
+        }
+    }
+
+    /// Whether the entry's block of slots is its own, and what it resolves to; claims it.
+    fn read_ring(&mut self, live: &Live, slots: &[Slot]) -> (bool, Option<u64>) {
+        let ring = self.entry(live.spot).ring;
+        if ring.size == 0 {
+            return (true, (ring.first_slot == 0).then_some(0));
+        }
+        let fits = u64::from(ring.first_slot) + u64::from(ring.size) <= u64::from(self.capacities.slots);
+        if !RING_SIZES.contains(&ring.size) || !fits || !self.slots.is_free(ring.first_slot, ring.size) {
+            return (false, None);
+        }
+        self.slots.claim(ring.first_slot, ring.size);
+        let block = &slots[ring.first_slot as usize..][..ring.size as usize];
+        let region = self.region(live);
+        (true, hash(block, &self.backends[region.start as usize..region.end as usize]))
     }
 
     fn keep_cooling(&mut self, previous: &Self, now: Duration) {

@@ -1,0 +1,146 @@
+//! Whatever is wanted next, and whatever happened before.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn wish() -> impl Strategy<Value = Wish> {
+    // Mostly few changes, so that indexes and blocks are used again.
+    let pods = prop_oneof![any::<u32>(), (0u32..8).prop_map(|n| (1 << n) - 1), Just(0), Just(u32::MAX)];
+    let service =
+        prop_oneof![1 => Just(None), 4 => (pods, any::<u32>().prop_map(|n| n & (n >> 3))).prop_map(Some)];
+    (prop::array::uniform6(service), 0u8..3, any::<bool>()).prop_map(|(services, links, pass)| Wish {
+        services,
+        links,
+        pass,
+    })
+}
+
+/// A wish, how long the one before lasted, and how the agent goes on.
+#[derive(Clone, Copy, Debug)]
+enum Mood {
+    Settles,
+    ForgetsToSettle,
+    ReadsBack,
+    Restarts,
+}
+
+fn steps(most: usize) -> impl Strategy<Value = Vec<(Wish, u64, Mood)>> {
+    let mood = prop_oneof![
+        4 => Just(Mood::Settles),
+        1 => Just(Mood::ForgetsToSettle),
+        1 => Just(Mood::ReadsBack),
+        1 => Just(Mood::Restarts)
+    ];
+    prop::collection::vec((wish(), prop_oneof![Just(0u64), 0u64..2500], mood), 1..most)
+}
+
+/// Carries a plan out; at every prefix no published slot names a free backend, and every service that is wanted before
+/// and after resolves to the one or the other.
+fn carry_out_watched(bench: &mut Bench, plan: &Plan, after: &Tables) {
+    let old = resolved(&bench.kernel);
+    let new: BTreeMap<ServiceKey, Vec<Option<IpAddr>>> = after
+        .services
+        .iter()
+        .map(|(key, table)| (*key, (0..).map_while(|s| table.backend(s).map(|b| Some(b.outer))).collect()))
+        .collect();
+    for action in &plan.actions {
+        bench.apply(action);
+        for named in bench.kernel.named_backends() {
+            assert_ne!(bench.kernel.backends[named as usize].encap, 0, "{named} is free after {action:?}");
+        }
+        for (key, before) in &old {
+            let Some(wanted) = new.get(key) else { continue };
+            let entry =
+                bench.kernel.lookup(key).unwrap_or_else(|| panic!("{key:?} is gone after {action:?}"));
+            let now = bench.kernel.resolve(entry);
+            assert!(now == *before || now == *wanted, "{key:?} is neither old nor new after {action:?}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn applying_the_difference_gives_what_is_wanted(steps in steps(7)) {
+        let mut bench = Bench::new(capacities());
+        let mut last = Tables::default();
+        for (wish, pause, mood) in steps {
+            bench.now += Duration::from_millis(pause);
+            last = wish.tables();
+            let plan = bench.plan(&last);
+            carry_out_watched(&mut bench, &plan, &last);
+            bench.assert_serves(&last);
+            match mood {
+                Mood::Settles => bench.installed.settle(&plan),
+                Mood::ForgetsToSettle => {}
+                Mood::ReadsBack => bench.installed = bench.reread(),
+                Mood::Restarts => bench.restart(),
+            }
+            if !matches!(mood, Mood::Restarts) {
+                prop_assert_eq!(&bench.diff(&last).unwrap().actions, &[]);
+                prop_assert_eq!(&diff(&last, &bench.reread(), bench.now).unwrap().actions, &[]);
+            }
+        }
+        bench.converge(&last);
+        bench.assert_serves(&last);
+        bench.assert_clean(&last);
+    }
+
+    #[test]
+    fn killed_anywhere_the_next_agent_finishes(steps in steps(4), kills in prop::collection::vec(0usize..200, 4)) {
+        let mut bench = Bench::new(capacities());
+        let mut last = Tables::default();
+        for ((wish, pause, _), kill) in steps.into_iter().zip(kills) {
+            bench.now += Duration::from_millis(pause);
+            last = wish.tables();
+            let mut plan = bench.plan(&last);
+            plan.actions.truncate(kill);
+            carry_out_watched(&mut bench, &plan, &last);
+            bench.restart();
+            let rest = bench.plan(&last);
+            carry_out_watched(&mut bench, &rest, &last);
+            bench.installed.settle(&rest);
+            bench.assert_serves(&last);
+        }
+        bench.converge(&last);
+        bench.assert_serves(&last);
+        bench.assert_clean(&last);
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_mirror_true(first in wish(), second in wish(), third in wish(), fail in 0usize..60) {
+        let mut bench = Bench::new(capacities());
+        bench.converge(&first.tables());
+        let mut plan = bench.plan(&second.tables());
+        plan.actions.truncate(fail);
+        carry_out_watched(&mut bench, &plan, &second.tables());
+        // No read-back: what was reported is enough to go on, even back.
+        for next in [third.tables(), first.tables()] {
+            let plan = bench.plan(&next);
+            carry_out_watched(&mut bench, &plan, &next);
+            bench.installed.settle(&plan);
+            bench.assert_serves(&next);
+            bench.now += GRACE;
+        }
+    }
+
+    #[test]
+    fn histories_may_differ_what_slots_resolve_to_does_not(steps in steps(5), last in wish()) {
+        let wanted = last.tables();
+        let mut travelled = Bench::new(capacities());
+        for (wish, pause, _) in steps {
+            travelled.now += Duration::from_millis(pause);
+            let plan = travelled.plan(&wish.tables());
+            travelled.carry_out(&plan);
+        }
+        let plan = travelled.plan(&wanted);
+        travelled.carry_out(&plan);
+        let mut fresh = Bench::new(capacities());
+        fresh.converge(&wanted);
+        prop_assert_eq!(travelled.installed.fingerprint(), fresh.installed.fingerprint());
+        prop_assert_eq!(travelled.reread().fingerprint(), wanted.fingerprint());
+        prop_assert_eq!(resolved(&travelled.kernel), resolved(&fresh.kernel));
+    }
+}

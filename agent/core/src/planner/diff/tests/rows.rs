@@ -1,0 +1,242 @@
+//! Single cases of planning changes.
+
+use super::*;
+use fairlead_abi::{Address, Family, Ring};
+
+fn web_entry(bench: &Bench) -> fairlead_abi::ServiceEntry {
+    *bench.kernel.entries().find(|(key, ..)| key.port == 80).expect("published").2
+}
+
+fn kinds(plan: &Plan) -> Vec<&'static str> {
+    let kind = |action: &Action| match action {
+        Action::WriteHop { .. } => "hop",
+        Action::ClearBackendCounters { .. } => "zero",
+        Action::WriteBackend { .. } => "backend",
+        Action::SetBackendHop { .. } => "set hop",
+        Action::WriteSlots { .. } => "slots",
+        Action::ClearServiceCounters { .. } => "zero id",
+        Action::SetOverflowed { .. } => "overflowed",
+        Action::PublishEntry { .. } => "publish",
+        Action::SwitchRing { .. } => "switch",
+        Action::SetEntryFlags { .. } => "flags",
+        Action::PutDelivery { .. } => "deliver",
+        Action::PutGateway { .. } => "gateway",
+        Action::UnpublishEntry { .. } => "unpublish",
+        Action::ClearBackend { .. } => "clear backend",
+        Action::ClearHop { .. } => "clear hop",
+        Action::RemoveDelivery { .. } => "forget delivery",
+        Action::RemoveGateway { .. } => "forget gateway",
+    };
+    let mut kinds: Vec<_> = plan.actions.iter().map(kind).collect();
+    kinds.dedup();
+    kinds
+}
+
+#[test]
+fn additions_first_deletions_later() {
+    let mut bench = Bench::new(capacities());
+    bench.converge(&Wish::of(0b110).tables());
+    // One pod more, one less; no hop changes.
+    let wanted = Wish::of(0b1100).tables();
+    let plan = bench.diff(&wanted).unwrap();
+    assert_eq!(kinds(&plan), ["hop", "zero", "backend", "slots", "switch"]);
+    bench.carry_out(&plan);
+    assert_eq!(plan.due, Some(bench.now + GRACE));
+    assert_eq!(kinds(&bench.diff(&wanted).unwrap()), [""; 0], "packets may still read the old one");
+    bench.now += GRACE;
+    let plan = bench.diff(&wanted).unwrap();
+    assert_eq!(kinds(&plan), ["clear backend"]);
+    bench.carry_out(&plan);
+    bench.now += GRACE;
+    assert_eq!(kinds(&bench.diff(&wanted).unwrap()), ["clear hop"]);
+}
+
+#[test]
+fn an_emptied_service_has_the_empty_ring() {
+    let mut bench = Bench::new(capacities());
+    bench.converge(&Wish::of(0b111).tables());
+    assert_eq!(web_entry(&bench).ring.size, 251);
+    let empty = Wish::of(0).tables();
+    let plan = bench.diff(&empty).unwrap();
+    assert!(plan.actions.iter().any(|action| {
+        matches!(action, Action::SwitchRing { ring: Ring { first_slot: 0, size: 0 }, .. })
+    }));
+    bench.converge(&empty);
+    assert_eq!(web_entry(&bench).ring, Ring { first_slot: 0, size: 0 });
+    bench.assert_serves(&empty);
+    bench.assert_clean(&empty);
+}
+
+#[test]
+fn an_endpoint_more_needs_no_move() {
+    let mut bench = Bench::new(capacities());
+    bench.converge(&Wish::of(0xff).tables());
+    let before = web_entry(&bench);
+    bench.converge(&Wish::of(0x1ff).tables());
+    assert_eq!((web_entry(&bench).backends, web_entry(&bench).id), (before.backends, before.id));
+    // Outgrown: another region, the same counters.
+    bench.converge(&Wish::of(u32::MAX).tables());
+    assert_ne!(web_entry(&bench).backends, before.backends);
+    assert_eq!(web_entry(&bench).id, before.id);
+    bench.assert_serves(&Wish::of(u32::MAX).tables());
+    bench.assert_clean(&Wish::of(u32::MAX).tables());
+}
+
+#[test]
+fn another_next_hop_changes_one_word_of_each_backend() {
+    let mut bench = Bench::new(capacities());
+    bench.converge(&Wish::of(0b1111).tables());
+    let moved = Wish { links: 1, ..Wish::of(0b1111) }.tables();
+    let plan = bench.diff(&moved).unwrap();
+    assert_eq!(kinds(&plan), ["hop", "set hop", "hop", "set hop"], "no slot is touched");
+    bench.converge(&moved);
+    bench.assert_serves(&moved);
+    bench.assert_clean(&moved);
+}
+
+#[test]
+fn flags_change_alone() {
+    let mut bench = Bench::new(capacities());
+    bench.converge(&Wish::of(0b1).tables());
+    let passing = Wish { pass: true, ..Wish::of(0b1) }.tables();
+    assert_eq!(kinds(&bench.diff(&passing).unwrap()), ["flags"]);
+    bench.converge(&passing);
+    bench.assert_serves(&passing);
+}
+
+#[test]
+fn what_is_settled_costs_nothing_but_is_compared_after_reading_back() {
+    let mut bench = Bench::new(capacities());
+    let wanted = Wish::of(0b111).tables();
+    bench.converge(&wanted);
+    let plan = bench.diff(&wanted).unwrap();
+    assert!(plan.is_empty() && plan.settled.is_empty(), "skipped");
+    bench.installed = bench.reread();
+    let plan = bench.diff(&wanted).unwrap();
+    assert!(plan.is_empty() && plan.settled.len() == 2, "compared");
+}
+
+#[test]
+fn full_tables_are_refused_whole() {
+    let wide = Wish { services: [Some((u32::MAX, 0)); 6], ..Wish::default() }.tables();
+    let narrow = Wish::of(0b11).tables();
+    let c = capacities();
+    let refused = [
+        (Capacities { buckets: 2, ..c }, Map::Services),
+        (Capacities { slots: 12_233, ..c }, Map::Slots),
+        (Capacities { backends: 192, ..c }, Map::Backends),
+        (Capacities { service_ids: 12, ..c }, Map::ServiceIds),
+        (Capacities { hops: 4, ..c }, Map::Hops),
+        (Capacities { deliveries: 20, ..c }, Map::Deliveries),
+        (Capacities { gateways: 1, ..c }, Map::Gateways),
+    ];
+    for (capacities, map) in refused {
+        let mut bench = Bench::new(capacities);
+        let held = if map == Map::Gateways { Tables::default() } else { narrow.clone() };
+        bench.converge(&held);
+        let PlanError::Full(full) = bench.diff(&wide).unwrap_err();
+        assert_eq!((full.map, full.retry_at), (map, None));
+        assert!(full.needed > full.capacity, "{full}");
+        bench.assert_serves(&held);
+    }
+    // With exactly what it takes, it fits.
+    let exact = Capacities {
+        buckets: 4,
+        slots: 12_234,
+        backends: 193,
+        service_ids: 13,
+        hops: 5,
+        deliveries: 48,
+        gateways: 2,
+    };
+    let mut bench = Bench::new(exact);
+    bench.converge(&wide);
+    bench.assert_serves(&wide);
+}
+
+#[test]
+fn what_is_in_the_way_goes_first() {
+    // Room for one ring of 1,021, and a bit.
+    let mut bench = Bench::new(Capacities { slots: 1_500, ..capacities() });
+    let one = |at: usize| {
+        let mut wish = Wish::default();
+        wish.services[at] = Some((0x3_ffff, 0));
+        wish.tables()
+    };
+    bench.converge(&one(0));
+    let plan = bench.diff(&one(1)).unwrap();
+    assert_eq!(plan.waits_for.map(|full| full.map), Some(Map::Slots));
+    assert_eq!(kinds(&plan), ["unpublish", "forget delivery"]);
+    bench.carry_out(&plan);
+    let PlanError::Full(full) = bench.diff(&one(1)).unwrap_err();
+    assert_eq!(full.retry_at, Some(bench.now + GRACE));
+    bench.now = full.retry_at.unwrap();
+    bench.converge(&one(1));
+    bench.assert_serves(&one(1));
+}
+
+#[test]
+fn a_ring_waits_for_room_while_the_old_one_serves() {
+    let mut bench = Bench::new(Capacities { slots: 3 * 251 - 1, ..capacities() });
+    for pods in [0b11, 0b111] {
+        let plan = bench.diff(&Wish::of(pods).tables()).unwrap();
+        bench.carry_out(&plan);
+    }
+    let wanted = Wish::of(0b101).tables();
+    let PlanError::Full(full) = bench.diff(&wanted).unwrap_err();
+    assert_eq!((full.map, full.retry_at), (Map::Slots, Some(GRACE)));
+    bench.assert_serves(&Wish::of(0b111).tables());
+    bench.now = GRACE;
+    bench.converge(&wanted);
+    bench.assert_serves(&wanted);
+}
+
+#[test]
+fn roles_given_up_empty_the_tables() {
+    let mut bench = Bench::new(capacities());
+    bench.converge(&Wish { services: [Some((u32::MAX, 1)); 6], ..Wish::default() }.tables());
+    bench.converge(&Tables::default());
+    bench.assert_serves(&Tables::default());
+    bench.assert_clean(&Tables::default());
+    let left: Vec<_> = bench.installed.usage().into_iter().filter(|(_, used, _)| *used > 1).collect();
+    assert_eq!(left, [], "index 0 of some is never used; all else is free again");
+}
+
+#[test]
+fn what_is_listed_is_what_stands_there() {
+    let mut bench = Bench::new(capacities());
+    bench.converge(&Wish::of(0b110).tables());
+    let listed: Vec<_> = bench.installed.services().filter(|(key, ..)| key.port == 80).collect();
+    let [(key, bucket, entry, value)] = listed[..] else { panic!("{listed:?}") };
+    assert_eq!(bench.kernel.buckets[bucket as usize].entries[entry], *value);
+    assert_eq!(key.family, Family::V4 as u8);
+    let outers: Vec<Address> = bench.installed.backends_of(&key).map(|(_, backend)| backend.outer).collect();
+    assert_eq!(outers, [2, 3].map(|n| Address::v4([10, 0, 0, n])));
+}
+
+#[test]
+fn the_largest_service() {
+    let mut wide = declarations(1);
+    wide.clusters.get_mut("c0").unwrap().pod_cidrs = vec!["10.0.0.0/8".parse().unwrap()];
+    let mut spec = shard(0, 0);
+    let endpoints = (1..=65_535u32).map(|n| Endpoint {
+        v4: Some(Ipv4Addr::from_bits(0x0a00_0000 + n)),
+        v6: None,
+        ..endpoint(0, 1)
+    });
+    spec.endpoints = Arc::new(endpoints.collect());
+    let model = merged(&Arc::new(wide), &states([(0, spec)]), None);
+    let wanted = planned(&model, &Health::default());
+    let mut bench = Bench::new(Capacities { slots: 140_000, backends: 70_000, ..capacities() });
+    let plan = bench.diff(&wanted).unwrap();
+    bench.carry_out(&plan);
+    bench.assert_fingerprint(&wanted);
+}
+
+impl Bench {
+    fn assert_fingerprint(&self, wanted: &Tables) {
+        let read = Installed::read(&self.kernel.raw(), self.kernel.capacities, None, self.now);
+        assert_eq!(read.fingerprint(), wanted.fingerprint());
+        assert_eq!(self.diff(wanted).unwrap().actions, []);
+    }
+}
