@@ -26,4 +26,6 @@ pub use tables::{Links, Route, ServiceTable, Tables, WantedBackend};
 pub use verdict::{Distance, NotTaken, ShardReport, ShardState, Share, Verdict};
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

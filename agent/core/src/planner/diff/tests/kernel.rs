@@ -111,7 +111,7 @@ impl Kernel {
             Action::PublishEntry { bucket, entry, value, .. } => self.entry((bucket, entry), |e| *e = value),
             Action::SwitchRing { bucket, entry, ring } => self.entry((bucket, entry), |e| e.ring = ring),
             Action::SetEntryFlags { bucket, entry, flags } => {
-                self.entry((bucket, entry), |e| e.flags = flags)
+                self.entry((bucket, entry), |e| e.flags = flags);
             }
             Action::UnpublishEntry { bucket, entry } => self.entry((bucket, entry), |e| {
                 (e.port, e.protocol, e.family, e.id) = ([0; 2], 0, 0, 0);

@@ -195,7 +195,7 @@ impl Wish {
 
     fn links(&self) -> Links {
         let way = |n: u8| {
-            let version = if n % 2 == 0 { self.links } else { 0 };
+            let version = if n.is_multiple_of(2) { self.links } else { 0 };
             let route = Route {
                 destination_mac: [2, 0, 0, 0, version, n % 4],
                 source_mac: [2, 0, 0, 0, 0, 1],
