@@ -18,6 +18,16 @@ use super::{Error, Instance, mapped::Mapped, pins};
 /// The ELF that `cargo xtask build-ebpf` made.
 static ELF: &[u8] = aya::include_bytes_aligned!(env!("FAIRLEAD_BPF"));
 
+/// Which programs to load.
+#[derive(Clone, Debug, Default)]
+pub enum Programs {
+    /// Those that this agent was built with.
+    #[default]
+    Embedded,
+    /// Those of an ELF file: to try others of the same ABI.
+    File(std::path::PathBuf),
+}
+
 /// Entries of each map that has a size of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacities {
@@ -55,7 +65,6 @@ impl Capacities {
 pub struct Dataplane {
     pub(super) instance: Instance,
     pub(super) ebpf: Ebpf,
-    pub(super) capacities: Capacities,
     pub(super) services: Mapped<Bucket>,
     pub(super) slots: Mapped<Slot>,
     pub(super) backends: Mapped<Backend>,
@@ -66,7 +75,12 @@ pub struct Dataplane {
 
 impl Dataplane {
     /// Loads the programs with `settings`, on the instance's pinned maps or new ones of these capacities.
-    pub fn load(instance: &Instance, settings: &Settings, capacities: &Capacities) -> Result<Self, Error> {
+    pub fn load(
+        instance: &Instance,
+        programs: &Programs,
+        settings: &Settings,
+        capacities: &Capacities,
+    ) -> Result<Self, Error> {
         let root = instance.root();
         fs::create_dir_all(root).map_err(Error::pin(root))?;
         pins::remove(&instance.staging())?;
@@ -74,7 +88,7 @@ impl Dataplane {
         let staged = current.exists() && !fits(&current, capacities);
         let folder = if staged { instance.staging() } else { current };
         fs::create_dir_all(&folder).map_err(Error::pin(&folder))?;
-        let ebpf = load(&folder, settings, capacities)?;
+        let ebpf = load(&folder, programs, settings, capacities)?;
         Ok(Self {
             services: mapped(&ebpf, map::SERVICES)?,
             slots: mapped(&ebpf, map::SLOTS)?,
@@ -82,7 +96,6 @@ impl Dataplane {
             hops: mapped(&ebpf, map::HOPS)?,
             instance: instance.clone(),
             ebpf,
-            capacities: *capacities,
             staged,
         })
     }
@@ -91,6 +104,15 @@ impl Dataplane {
     #[must_use]
     pub fn instance(&self) -> &Instance {
         &self.instance
+    }
+
+    /// The kernel's tag of the program that packets enter by: a hash of its instructions.
+    pub fn tag(&self) -> Result<String, Error> {
+        let Some(Program::Xdp(ingress)) = self.ebpf.program(program::INGRESS) else {
+            return Err(missing(map::PROGRAMS));
+        };
+        let info = ingress.info().map_err(Error::program(program::INGRESS))?;
+        Ok(format!("{:016x}", info.tag()))
     }
 
     /// A program, for what only tests and benches do with it.
@@ -122,7 +144,12 @@ fn fits(folder: &Path, capacities: &Capacities) -> bool {
     })
 }
 
-fn load(folder: &Path, settings: &Settings, capacities: &Capacities) -> Result<Ebpf, Error> {
+fn load(
+    folder: &Path,
+    programs: &Programs,
+    settings: &Settings,
+    capacities: &Capacities,
+) -> Result<Ebpf, Error> {
     let mut loader = EbpfLoader::new();
     loader.override_global("SETTINGS", settings, true);
     for (name, entries) in capacities.entries() {
@@ -131,7 +158,11 @@ fn load(folder: &Path, settings: &Settings, capacities: &Capacities) -> Result<E
     for name in map::ALL {
         loader.map_pin_path(name, folder.join(name));
     }
-    let mut ebpf = loader.load(ELF).map_err(|error| Error::Load(Box::new(error)))?;
+    let mut ebpf = match programs {
+        Programs::Embedded => loader.load(ELF),
+        Programs::File(path) => loader.load_file(path),
+    }
+    .map_err(|error| Error::Load(Box::new(error)))?;
     for (name, program) in ebpf.programs_mut() {
         match program {
             Program::Xdp(xdp) => xdp.load(),

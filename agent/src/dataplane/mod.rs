@@ -18,7 +18,8 @@ pub mod routes;
 pub use attach::{Attached, Mode};
 pub use counters::Counters;
 pub use flows::Sweep;
-pub use load::{Capacities, Dataplane};
+pub use load::{Capacities, Dataplane, Programs};
+pub use observe::View;
 pub use pins::{Instance, Lock};
 pub use probes::Probes;
 

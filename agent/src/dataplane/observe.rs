@@ -1,15 +1,64 @@
-//! Reads the kernel's tables back, whole.
+//! Reads the kernel's tables back, whole: those of this agent, or those that are pinned, whoever wrote them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Borrow,
+    collections::{BTreeMap, BTreeSet},
+};
 
-use aya::maps::{HashMap, LpmTrie, MapError};
-use fairlead_abi::{Address, Delivery, DeliveryKey, map};
-use fairlead_core::planner::Raw;
+use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError};
+use fairlead_abi::{Address, Backend, Bucket, Delivery, DeliveryKey, Hop, Slot, map};
+use fairlead_core::planner::{Capacities, Raw};
 use ipnet::IpNet;
 
-use super::{Dataplane, Error};
+use super::{Dataplane, Error, Instance, mapped::Mapped};
 
 impl Dataplane {
+    /// What the tables hold now.
+    pub fn observe(&self) -> Result<Raw<'_>, Error> {
+        let deliveries = HashMap::try_from(self.map(map::DELIVERIES)?).map_err(Error::map(map::DELIVERIES))?;
+        let gateways = LpmTrie::try_from(self.map(map::GATEWAYS)?).map_err(Error::map(map::GATEWAYS))?;
+        Ok(Raw {
+            buckets: self.services.elements(),
+            slots: self.slots.elements(),
+            backends: self.backends.elements(),
+            hops: self.hops.elements(),
+            deliveries: read_deliveries(&deliveries)?,
+            gateways: read_gateways(&gateways)?,
+        })
+    }
+}
+
+/// The pinned tables of an instance, to read only; no agent need run.
+pub struct View {
+    services: Mapped<Bucket>,
+    slots: Mapped<Slot>,
+    backends: Mapped<Backend>,
+    hops: Mapped<Hop>,
+    deliveries: HashMap<MapData, DeliveryKey, Delivery>,
+    gateways: LpmTrie<MapData, [u8; 16], u32>,
+    limits: (u32, u32, u32),
+}
+
+impl View {
+    /// Opens the pins of `instance` that are of this program's ABI.
+    pub fn open(instance: &Instance) -> Result<Self, Error> {
+        let folder = instance.maps();
+        let pinned = |name: &'static str| MapData::from_pin(folder.join(name)).map_err(Error::map(name));
+        let entries = |name: &'static str| Ok(pinned(name)?.info().map_err(Error::map(name))?.max_entries());
+        let table = |name: &'static str| Map::from_map_data(pinned(name)?).map_err(Error::map(name));
+        let limits =
+            (entries(map::SERVICE_COUNTERS)?, entries(map::DELIVERIES)?, entries(map::GATEWAYS)?);
+        Ok(Self {
+            services: Mapped::new(map::SERVICES, &pinned(map::SERVICES)?, false)?,
+            slots: Mapped::new(map::SLOTS, &pinned(map::SLOTS)?, false)?,
+            backends: Mapped::new(map::BACKENDS, &pinned(map::BACKENDS)?, false)?,
+            hops: Mapped::new(map::HOPS, &pinned(map::HOPS)?, false)?,
+            deliveries: table(map::DELIVERIES)?.try_into().map_err(Error::map(map::DELIVERIES))?,
+            gateways: table(map::GATEWAYS)?.try_into().map_err(Error::map(map::GATEWAYS))?,
+            limits,
+        })
+    }
+
     /// What the tables hold now.
     pub fn observe(&self) -> Result<Raw<'_>, Error> {
         Ok(Raw {
@@ -17,28 +66,41 @@ impl Dataplane {
             slots: self.slots.elements(),
             backends: self.backends.elements(),
             hops: self.hops.elements(),
-            deliveries: self.deliveries()?,
-            gateways: self.gateways()?,
+            deliveries: read_deliveries(&self.deliveries)?,
+            gateways: read_gateways(&self.gateways)?,
         })
     }
 
-    fn deliveries(&self) -> Result<BTreeMap<DeliveryKey, Delivery>, Error> {
-        let error = Error::map(map::DELIVERIES);
-        let table =
-            HashMap::<_, DeliveryKey, Delivery>::try_from(self.map(map::DELIVERIES)?).map_err(&error)?;
-        table.iter().collect::<Result<_, MapError>>().map_err(error)
-    }
-
-    fn gateways(&self) -> Result<BTreeSet<IpNet>, Error> {
-        let error = Error::map(map::GATEWAYS);
-        let trie = LpmTrie::<_, [u8; 16], u32>::try_from(self.map(map::GATEWAYS)?).map_err(&error)?;
-        let mut prefixes = BTreeSet::new();
-        for entry in trie.iter() {
-            let (key, _) = entry.map_err(&error)?;
-            prefixes.extend(prefix(key.prefix_len(), key.data()));
+    /// How large they are.
+    #[must_use]
+    pub fn capacities(&self) -> Capacities {
+        let entries = |length: usize| u32::try_from(length).expect("a map has fewer entries than 2^32");
+        let (service_ids, deliveries, gateways) = self.limits;
+        Capacities {
+            buckets: entries(self.services.elements().len()),
+            slots: entries(self.slots.elements().len()),
+            backends: entries(self.backends.elements().len()),
+            hops: entries(self.hops.elements().len()),
+            service_ids,
+            deliveries,
+            gateways,
         }
-        Ok(prefixes)
     }
+}
+
+fn read_deliveries<M: Borrow<MapData>>(
+    table: &HashMap<M, DeliveryKey, Delivery>,
+) -> Result<BTreeMap<DeliveryKey, Delivery>, Error> {
+    table.iter().collect::<Result<_, MapError>>().map_err(Error::map(map::DELIVERIES))
+}
+
+fn read_gateways<M: Borrow<MapData>>(trie: &LpmTrie<M, [u8; 16], u32>) -> Result<BTreeSet<IpNet>, Error> {
+    let mut prefixes = BTreeSet::new();
+    for entry in trie.iter() {
+        let (key, _) = entry.map_err(Error::map(map::GATEWAYS))?;
+        prefixes.extend(prefix(key.prefix_len(), key.data()));
+    }
+    Ok(prefixes)
 }
 
 /// A key of the trie as a prefix; `None` for one that no agent writes.

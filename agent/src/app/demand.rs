@@ -1,0 +1,67 @@
+//! How many new connections a second clients ask for, from the programs' counters.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use fairlead_abi::ServiceKey;
+use fairlead_core::{
+    model::{Demand, DemandFilter, Model, ObjectName, Tuning},
+    planner::{Installed, Tables},
+};
+
+use crate::dataplane::{Counters, Error};
+
+/// Samples the counters of services whose capacity is limited.
+pub(super) struct Sampler {
+    filter: DemandFilter,
+    /// New connections of each service port so far, and when that was.
+    last: BTreeMap<ServiceKey, u64>,
+    at: Duration,
+}
+
+impl Sampler {
+    pub(super) fn new(tuning: &Tuning) -> Self {
+        Self { filter: DemandFilter::new(tuning), last: BTreeMap::new(), at: Duration::ZERO }
+    }
+
+    /// The demand as of `now`. What this gateway counts stands for each of the `gateways` of its group.
+    pub(super) fn observe<M: std::borrow::Borrow<aya::maps::MapData>>(
+        &mut self,
+        counters: &Counters<M>,
+        (model, tables, installed): (&Model, &Tables, &Installed),
+        gateways: usize,
+        now: Duration,
+    ) -> Result<Demand, Error> {
+        let limited: BTreeSet<&ObjectName> = limited(model).collect();
+        let elapsed = now.saturating_sub(self.at).as_secs_f64().max(0.001);
+        let mut seen = BTreeMap::new();
+        let mut rates = BTreeMap::<ObjectName, f64>::new();
+        for (key, _, _, entry) in installed.services() {
+            let Some(table) = tables.services.get(&key).filter(|table| limited.contains(&table.name)) else {
+                continue;
+            };
+            let connections = counters.service(entry.id)?.connections;
+            // A counter that starts anew has counted since then.
+            let before = self.last.get(&key).copied().filter(|before| *before <= connections);
+            if let Some(before) = before {
+                #[expect(clippy::cast_precision_loss, reason = "a rate, and one gateway's group is small")]
+                let rate = (connections - before) as f64 / elapsed * gateways as f64;
+                *rates.entry(table.name.clone()).or_default() += rate;
+            }
+            seen.insert(key, connections);
+        }
+        self.last = seen;
+        self.at = now;
+        Ok(self.filter.observe(now, &rates))
+    }
+}
+
+/// Services of which some shard says how much it can take: for the others demand changes nothing.
+fn limited(model: &Model) -> impl Iterator<Item = &ObjectName> {
+    let is_limited = |shards: &[fairlead_core::model::Shard]| {
+        shards.iter().any(|shard| shard.spec.options.capacity_per_endpoint.is_some())
+    };
+    model.services.iter().filter(move |(_, service)| is_limited(&service.shards)).map(|(name, _)| name)
+}

@@ -1,0 +1,161 @@
+//! The agent, stage by stage: federation, health and configuration feed the model; the planner makes tables of it;
+//! what differs from what the kernel holds is applied.
+//!
+//! One task owns the data plane and does this again whenever something changed. Each input is a snapshot, the
+//! latest wins, and nothing downstream calls upstream. Forwarding never waits for any of it.
+
+mod demand;
+mod interfaces;
+mod settings;
+mod start;
+mod status;
+mod turn;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+
+use crate::{
+    admin,
+    config::{self, Reload},
+    dataplane::{self, Programs},
+    federation,
+};
+
+pub use settings::{capacities, settings};
+pub use status::{ClusterStatus, InterfaceStatus, STATUS_FILE, Status, read_status};
+use start::Stages;
+
+/// After the first change of a burst, this long is waited for the rest.
+const SETTLE: Duration = Duration::from_millis(2);
+/// How often interfaces are looked at: one that vanished may be back.
+const LOOK_AT_INTERFACES: Duration = Duration::from_millis(250);
+/// How often new connections are counted.
+const SAMPLE: Duration = Duration::from_secs(1);
+/// How often the kernel's tables are read back, to repair what a stranger changed.
+const READ_BACK: Duration = Duration::from_secs(10);
+/// How often flows that have ended are swept.
+const SWEEP: Duration = Duration::from_secs(15);
+
+/// How `fairlead run` was called.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// Detach the programs and remove all pins at the end.
+    pub detach: bool,
+    /// Which programs to load.
+    pub programs: Programs,
+}
+
+/// Why the agent can't start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration doesn't hold.
+    #[error("{}", list(.0))]
+    Config(Vec<config::ConfigProblem>),
+    /// The kernel refused something.
+    #[error(transparent)]
+    Dataplane(#[from] dataplane::Error),
+    /// The state directory can't be used.
+    #[error(transparent)]
+    LastGood(#[from] federation::LastGoodError),
+    /// Something of the operating system.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// The answer.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+fn list(problems: &[config::ConfigProblem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Error {
+    let what = what.into();
+    |source| Error::System { what, source }
+}
+
+/// Runs the agent until SIGTERM or SIGINT. Forwarding goes on afterwards, unless `detach` is set.
+///
+/// # Errors
+/// Where it can't start; once it runs, what fails is reported and tried again.
+pub async fn run(options: Options) -> Result<(), Error> {
+    let config = Arc::new(config::check(&options.config).map_err(Error::Config)?);
+    let mut terminate = signal(SignalKind::terminate()).map_err(system("listening for SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("listening for SIGINT"))?;
+    let (status, status_seen) = watch::channel(Arc::new(Status::starting(&config)));
+    let admin = admin::Admin::bind(config.admin.address).await.map_err(system(format!(
+        "listening on {} for metrics and readiness (field admin.address)",
+        config.admin.address
+    )))?;
+    let mut stages = Stages::start(&options, &config, status)?;
+    let admin = tokio::spawn(admin.serve(status_seen.clone(), stages.prober_counts()));
+    let keeper = tokio::spawn(status::keep(config.state_directory(), status_seen));
+    tokio::select! {
+        outcome = steer(&mut stages) => outcome?,
+        _ = terminate.recv() => tracing::info!("SIGTERM: ending; forwarding goes on"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: ending; forwarding goes on"),
+    }
+    admin.abort();
+    keeper.abort();
+    if options.detach {
+        stages.dataplane.instance().remove()?;
+        tracing::info!("programs detached, pins removed");
+    }
+    Ok(())
+}
+
+/// The loop: waits for a change of any input, then takes a turn.
+async fn steer(stages: &mut Stages) -> Result<(), Error> {
+    stages.warm_up().await;
+    stages.turn();
+    stages.take_up_interfaces()?;
+    let mut look = ticks(LOOK_AT_INTERFACES);
+    let mut sample = ticks(SAMPLE);
+    let mut read_back = ticks(READ_BACK);
+    let mut sweep = ticks(SWEEP);
+    loop {
+        let due = stages.due();
+        tokio::select! {
+            () = stages.federation.changed() => {}
+            changed = stages.health.changed() => if changed.is_err() { tracing::error!("probing has ended") },
+            changed = stages.links.changed() => if changed.is_err() { tracing::error!("routes are not followed any more") },
+            reload = stages.config_watch.next() => match reload {
+                Reload::Applied(config) => stages.reconfigure(&config),
+                Reload::Refused(problems) => {
+                    tracing::error!("the changed configuration is refused as a whole:\n{}", list(&problems));
+                    stages.refuse(&problems);
+                }
+            },
+            () = sleep_until(due) => {}
+            _ = look.tick() => {
+                stages.look_at_interfaces();
+                continue;
+            }
+            _ = sample.tick() => if !stages.sample() { continue },
+            _ = read_back.tick() => stages.read_back(),
+            _ = sweep.tick() => {
+                stages.sweep();
+                continue;
+            }
+        }
+        tokio::time::sleep(SETTLE).await;
+        stages.turn();
+    }
+}
+
+fn ticks(period: Duration) -> tokio::time::Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.reset_at(Instant::now() + period);
+    ticks
+}

@@ -1,0 +1,90 @@
+//! The configuration as the programs and their maps need it.
+
+use std::net::IpAddr;
+
+use fairlead_abi::{Address, BUCKET_ENTRIES, Roles, Settings, TunnelSource};
+use fairlead_core::planner;
+use ipnet::IpNet;
+
+use crate::{
+    config::{Config, types::Role},
+    dataplane::Capacities,
+};
+
+/// How full buckets are on average at most: beyond, ever more keys stand in a bucket that is not their own.
+const ENTRIES_PER_BUCKET: u32 = BUCKET_ENTRIES as u32 / 2;
+
+/// What the programs are loaded with.
+#[must_use]
+pub fn settings(config: &Config) -> Settings {
+    let role = |role, flag| if config.has(role) { flag } else { 0 };
+    let tunnels: Vec<IpNet> =
+        config.own_gateway().map(|own| own.tunnel.iter().map(|prefix| prefix.0).collect()).unwrap_or_default();
+    let source = |v4| tunnels.iter().find(|prefix| prefix.addr().is_ipv4() == v4).copied().map(tunnel_source);
+    Settings {
+        seed: config.seed.0,
+        roles: role(Role::Gateway, Roles::GATEWAY) | role(Role::Receiver, Roles::RECEIVER),
+        bucket_mask: buckets(config) - 1,
+        tunnel_v4: source(true).unwrap_or_default(),
+        tunnel_v6: source(false).unwrap_or_default(),
+        icmp_per_second: config.icmp_per_second,
+        generation: 0,
+    }
+}
+
+/// A prefix as a source of tunnels: its first address, and which of the last 32 bits vary.
+fn tunnel_source(prefix: IpNet) -> TunnelSource {
+    let host_bits = u32::from(prefix.max_prefix_len() - prefix.prefix_len()).min(32);
+    let vary = u32::MAX.checked_shr(32 - host_bits).unwrap_or(0);
+    // An address alone is meant as it stands; of a prefix, the bits that vary start at zero.
+    let address: IpAddr = if host_bits == 0 { prefix.addr() } else { prefix.network() };
+    TunnelSource { address: Address::from(address), vary: vary.to_be_bytes(), padding: 0 }
+}
+
+/// The sizes of the maps.
+#[must_use]
+pub fn capacities(config: &Config) -> Capacities {
+    let wanted = &config.capacities;
+    Capacities {
+        tables: planner::Capacities {
+            buckets: buckets(config),
+            slots: wanted.slots,
+            backends: wanted.backends,
+            service_ids: wanted.services + 1,
+            hops: wanted.hops,
+            deliveries: wanted.deliveries,
+            gateways: wanted.gateways,
+        },
+        flows: wanted.flows,
+        half_open: wanted.half_open,
+        probes: wanted.probes,
+    }
+}
+
+fn buckets(config: &Config) -> u32 {
+    config.capacities.services.div_ceil(ENTRIES_PER_BUCKET).next_power_of_two()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_varies_in_its_host_bits_only() {
+        let source = tunnel_source("198.51.100.64/28".parse().unwrap());
+        assert_eq!(source.address, Address::v4([198, 51, 100, 64]));
+        assert_eq!(source.vary, [0, 0, 0, 15]);
+    }
+
+    #[test]
+    fn a_single_address_does_not_vary() {
+        assert_eq!(tunnel_source("198.51.100.7/32".parse().unwrap()).vary, [0; 4]);
+        assert_eq!(tunnel_source("2001:db8::7/128".parse().unwrap()).vary, [0; 4]);
+    }
+
+    #[test]
+    fn a_wide_ipv6_prefix_varies_in_32_bits() {
+        let source = tunnel_source("2001:db8:9::/64".parse().unwrap());
+        assert_eq!(source.vary, [255; 4]);
+    }
+}

@@ -1,0 +1,197 @@
+//! What the agent consists of, and how it comes up.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use fairlead_core::{
+    model::{Declarations, Demand, Health, Model, ProbeState},
+    planner::{Installed, Links, Planned, Planner},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+
+use super::{Error, Options, Status, capacities, demand::Sampler, interfaces::Interface, settings};
+use crate::{
+    config::{self, Config, ConfigWatch, types::Role},
+    dataplane::{Dataplane, Lock, Sweep, routes},
+    federation::{Federation, LastGood},
+    health::{self, Prober, Targets},
+};
+
+/// How long sources may take until what was last known of them counts.
+const READ_SOURCES: Duration = Duration::from_secs(10);
+/// How long next hops may take at the start.
+const FIND_NEXT_HOPS: Duration = Duration::from_secs(1);
+/// How long first probes may take, where endpoints are served that an earlier agent may have found dead.
+const PROBE_FIRST: Duration = Duration::from_secs(10);
+
+/// Every stage, and the snapshots between them.
+pub(super) struct Stages {
+    pub(super) config: Arc<Config>,
+    pub(super) config_watch: ConfigWatch,
+    pub(super) refused: Vec<String>,
+    pub(super) declared: Arc<Declarations>,
+    pub(super) federation: Federation,
+    pub(super) prober: Prober,
+    pub(super) health: watch::Receiver<Arc<Health>>,
+    pub(super) targets: watch::Sender<Arc<Targets>>,
+    pub(super) links: watch::Receiver<Arc<Links>>,
+    pub(super) outers: watch::Sender<Arc<BTreeSet<IpAddr>>>,
+    pub(super) sampler: Sampler,
+    pub(super) demand: Demand,
+    pub(super) planner: Planner,
+    pub(super) model: Option<Model>,
+    pub(super) planned: Option<Planned>,
+    pub(super) installed: Installed,
+    pub(super) dataplane: Dataplane,
+    pub(super) sweep: Option<Sweep>,
+    pub(super) interfaces: Vec<Interface>,
+    pub(super) failure: Option<String>,
+    pub(super) due: Option<Duration>,
+    pub(super) status: watch::Sender<Arc<Status>>,
+    pub(super) started: Instant,
+    _lock: Lock,
+}
+
+impl Stages {
+    /// Brings all stages up; nothing is attached or changed in the kernel's tables yet.
+    pub(super) fn start(
+        options: &Options,
+        config: &Arc<Config>,
+        status: watch::Sender<Arc<Status>>,
+    ) -> Result<Self, Error> {
+        let started = Instant::now();
+        let instance = crate::dataplane::Instance::new(&config.instance.0);
+        let lock = instance.lock(&config.state_directory())?;
+        let last_good = LastGood::open(&config.state_directory())?;
+        let mut dataplane =
+            Dataplane::load(&instance, &options.programs, &settings(config), &capacities(config))?;
+        let installed = Installed::read(&dataplane.observe()?, capacities(config).tables, None, Duration::ZERO);
+        let declared = Arc::new(config::declarations(config));
+        let (outers, wanted) = watch::channel(Arc::default());
+        let (found, links) = watch::channel(Arc::default());
+        tokio::spawn(async move {
+            if let Err(error) = routes::follow(wanted, found).await {
+                tracing::error!(%error, "routes are not followed any more");
+            }
+        });
+        let (targets, to_probe) = watch::channel(Arc::default());
+        let (results, health) = watch::channel(Arc::default());
+        let probes = if config.has(Role::Gateway) { dataplane.take_probes()? } else { None };
+        let prober = Prober::start(health::Setup::new(config, probes, started), to_probe, results);
+        Ok(Self {
+            config_watch: ConfigWatch::new(&options.config, Arc::clone(config)),
+            refused: Vec::new(),
+            federation: Federation::start(config, Some(last_good)),
+            prober,
+            health,
+            targets,
+            links,
+            outers,
+            sampler: Sampler::new(&declared.tuning),
+            demand: Demand::default(),
+            planner: Planner::new(),
+            model: None,
+            planned: None,
+            installed,
+            sweep: if config.has(Role::Receiver) { dataplane.take_sweep()? } else { None },
+            dataplane,
+            interfaces: config.node.interfaces.iter().map(|name| Interface::new(&name.0)).collect(),
+            failure: None,
+            due: None,
+            status,
+            started,
+            config: Arc::clone(config),
+            declared,
+            _lock: lock,
+        })
+    }
+
+    /// Waits for the first word of every input, so that a new agent doesn't undo what an earlier one had found out.
+    pub(super) async fn warm_up(&mut self) {
+        let reading = async {
+            while !self.federation.all_read() {
+                self.federation.changed().await;
+            }
+        };
+        if timeout(READ_SOURCES, reading).await.is_err() {
+            tracing::warn!("some sources can't be read; what was last known of them counts");
+        }
+        let takes_over = self.installed.services().next().is_some();
+        self.plan();
+        if !self.outers.borrow().is_empty() {
+            let _ = timeout(FIND_NEXT_HOPS, self.find_next_hops()).await;
+        }
+        if takes_over && timeout(PROBE_FIRST, self.probe_all()).await.is_err() {
+            tracing::warn!("some endpoints were not probed in time; they count as the API server says");
+        }
+    }
+
+    async fn find_next_hops(&mut self) {
+        let wanted = self.outers.borrow().len();
+        while self.links.borrow_and_update().len() < wanted && self.links.changed().await.is_ok() {}
+    }
+
+    async fn probe_all(&mut self) {
+        let wanted = self.targets.borrow().len();
+        let known = |health: &Health| {
+            let results = health.services.values().flat_map(|service| service.iter());
+            results.filter(|(_, _, probe)| probe.state != ProbeState::Unknown).count()
+        };
+        while known(&self.health.borrow_and_update()) < wanted && self.health.changed().await.is_ok() {}
+    }
+
+    /// What the prober has counted.
+    pub(super) fn prober_counts(&self) -> health::Counts {
+        self.prober.counts()
+    }
+
+    /// Another configuration counts from now on.
+    pub(super) fn reconfigure(&mut self, config: &Arc<Config>) {
+        tracing::info!("the changed configuration is applied");
+        self.refused.clear();
+        self.config = Arc::clone(config);
+        self.declared = Arc::new(config::declarations(config));
+        self.federation.reconfigure(config);
+    }
+
+    /// A changed configuration was refused; the one in use stays.
+    pub(super) fn refuse(&mut self, problems: &[config::ConfigProblem]) {
+        self.refused = problems.iter().map(ToString::to_string).collect();
+        self.publish();
+    }
+
+    /// Time since the start, as the core counts it.
+    pub(super) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// When the next turn is due although nothing changes.
+    pub(super) fn due(&self) -> Instant {
+        let planned = self.planned.as_ref().and_then(|planned| planned.due);
+        let due = self.due.into_iter().chain(planned).min();
+        self.started + due.unwrap_or(self.now() + Duration::from_secs(3600))
+    }
+
+    /// How many gateways share this one's clients.
+    pub(super) fn gateways_of_group(&self) -> usize {
+        let group = &self.declared.here.group;
+        self.declared.gateways.iter().filter(|gateway| gateway.group == *group).count().max(1)
+    }
+
+    /// The outer destinations of all wanted backends.
+    pub(super) fn outers_of(planned: &Planned) -> BTreeSet<IpAddr> {
+        let tables = planned.tables.services.values();
+        let remote = |backend: &&fairlead_core::planner::WantedBackend| {
+            backend.encap != fairlead_abi::Encap::Local
+        };
+        tables.flat_map(|table| table.backends.iter().filter(remote).map(|backend| backend.outer)).collect()
+    }
+}
+

@@ -1,0 +1,182 @@
+//! What the agent says of itself: for the commands, which read it from disk, and for the admin address.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use fairlead_core::{model::Problem, planner::ServiceTable};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::start::Stages;
+use crate::config::{Config, types::Role};
+
+/// The file in the state directory.
+pub const STATUS_FILE: &str = "status.json";
+/// It is written at most this often.
+const WRITE_EVERY: Duration = Duration::from_millis(500);
+
+/// The agent's state. Where it and the pinned maps differ, the maps are right.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// When it was made.
+    pub written: SystemTime,
+    /// The agent's process.
+    pub pid: u32,
+    /// The agent's version.
+    pub version: String,
+    /// Version of the maps' layout.
+    pub abi: u32,
+    /// The instance.
+    pub instance: String,
+    /// This node.
+    pub node: String,
+    /// `gateway`, `receiver`.
+    pub roles: Vec<String>,
+    /// The gateways that plan alike.
+    pub group: String,
+    /// The kernel's tag of the program that packets enter by.
+    pub program: Option<String>,
+    /// The programs are attached, tables were planned, and nothing has failed.
+    pub ready: bool,
+    /// Where the programs are attached.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// A hash of what the slots resolve to, as planned: equal on all gateways of a group.
+    pub fingerprint: Option<String>,
+    /// The same hash of what the kernel holds.
+    pub installed_fingerprint: Option<String>,
+    /// Every cluster's source.
+    pub clusters: Vec<ClusterStatus>,
+    /// What was rejected or held.
+    pub problems: Vec<Problem>,
+    /// Why a changed configuration was refused.
+    pub refused: Vec<String>,
+    /// Why the kernel's tables are not as planned.
+    pub failure: Option<String>,
+    /// Of each map: its name, entries in use, entries.
+    pub usage: Vec<(String, u64, u64)>,
+    /// Every port of every VIP.
+    pub services: Vec<Arc<ServiceTable>>,
+}
+
+/// An interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// `native` or `generic`.
+    pub mode: String,
+    /// The programs are attached.
+    pub attached: bool,
+    /// Why not.
+    pub problem: Option<String>,
+}
+
+/// A cluster's source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The cluster.
+    pub name: Arc<str>,
+    /// Its source can be read.
+    pub reachable: bool,
+    /// Shards that it reports.
+    pub shards: usize,
+    /// Where the source can't be read: when that was last known which counts.
+    pub restored: Option<SystemTime>,
+}
+
+impl Status {
+    /// Of an agent that has just begun.
+    pub(super) fn starting(config: &Config) -> Self {
+        let role = |role, name: &str| config.has(role).then(|| name.to_owned());
+        Self {
+            written: SystemTime::now(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            abi: fairlead_abi::ABI,
+            instance: config.instance.0.to_string(),
+            node: config.node.name.0.to_string(),
+            roles: [role(Role::Gateway, "gateway"), role(Role::Receiver, "receiver")].into_iter().flatten().collect(),
+            group: String::new(),
+            program: None,
+            ready: false,
+            interfaces: Vec::new(),
+            fingerprint: None,
+            installed_fingerprint: None,
+            clusters: Vec::new(),
+            problems: Vec::new(),
+            refused: Vec::new(),
+            failure: None,
+            usage: Vec::new(),
+            services: Vec::new(),
+        }
+    }
+}
+
+impl Stages {
+    /// Says how things are now.
+    pub(super) fn publish(&mut self) {
+        let mut problems = self.model.as_ref().map(|model| model.problems.clone()).unwrap_or_default();
+        problems.extend(self.federation.problems().iter().map(crate::federation::SourceProblem::to_model));
+        problems.sort();
+        let tables = self.planned.as_ref().map(|planned| &planned.tables);
+        let attached = self.interfaces.iter().all(super::interfaces::Interface::is_attached);
+        let hash = |hash: u64| format!("{hash:016x}");
+        let clusters = self.federation.states().iter().map(|(name, state)| ClusterStatus {
+            name: Arc::clone(name),
+            reachable: state.reachable,
+            shards: state.shards.len(),
+            restored: self.federation.restored(name),
+        });
+        let usage = self.installed.usage().into_iter().map(|(map, used, size)| (map.to_string(), used, size));
+        let status = Status {
+            written: SystemTime::now(),
+            group: self.declared.here.group.to_string(),
+            program: self.dataplane.tag().ok(),
+            ready: attached && tables.is_some() && self.failure.is_none(),
+            interfaces: self.interfaces.iter().map(|i| i.status(self.config.node.xdp_mode)).collect(),
+            fingerprint: tables.map(|tables| hash(tables.fingerprint())),
+            installed_fingerprint: Some(hash(self.installed.fingerprint())),
+            clusters: clusters.collect(),
+            problems,
+            refused: self.refused.clone(),
+            failure: self.failure.clone(),
+            usage: usage.collect(),
+            services: tables.map(|tables| tables.services.values().cloned().collect()).unwrap_or_default(),
+            ..Status::starting(&self.config)
+        };
+        self.status.send_replace(Arc::new(status));
+    }
+}
+
+/// Writes the latest status to the state directory whenever it changed.
+pub(super) async fn keep(directory: PathBuf, mut status: watch::Receiver<Arc<Status>>) {
+    while status.changed().await.is_ok() {
+        let latest = Arc::clone(&status.borrow_and_update());
+        let directory = directory.clone();
+        let written = tokio::task::spawn_blocking(move || write_status(&directory, &latest)).await;
+        if let Ok(Err(error)) = written {
+            tracing::warn!(%error, "the status is not kept; commands show an old one");
+        }
+        tokio::time::sleep(WRITE_EVERY).await;
+    }
+}
+
+fn write_status(directory: &Path, status: &Status) -> std::io::Result<()> {
+    let temporary = directory.join(".status.new");
+    let file = std::io::BufWriter::new(fs::File::create(&temporary)?);
+    serde_json::to_writer(file, status)?;
+    fs::rename(&temporary, directory.join(STATUS_FILE))
+}
+
+/// The last status that an agent wrote to `directory`.
+///
+/// # Errors
+/// None was written, or it can't be read.
+pub fn read_status(directory: &Path) -> std::io::Result<Status> {
+    let file = std::io::BufReader::new(fs::File::open(directory.join(STATUS_FILE))?);
+    serde_json::from_reader(file).map_err(Into::into)
+}
