@@ -1,0 +1,143 @@
+//! The programs once more, with wrappers to measure them by.
+//!
+//! BPF_PROG_TEST_RUN doesn't restore the packet between its repetitions. So each run of a wrapper writes the
+//! packet's headers anew, for the next flow and service, runs what is measured as a subprogram, takes off what it
+//! put on, and counts the verdict. [`bench_floor`] is the same around nothing but parsing and encapsulating.
+#![no_std]
+#![no_main]
+
+mod entries;
+
+use aya_ebpf::{
+    bindings::xdp_action,
+    btf_maps::PerCpuArray,
+    helpers::bpf_xdp_adjust_head,
+    macros::{btf_map, xdp},
+    programs::XdpContext,
+};
+use fairlead_abi::{Backend, DropReason, Hop};
+use fairlead_ebpf::{
+    encap,
+    fast::{Step, fast},
+    maps::PROGRAMS,
+    packet::Packet,
+    parse::{self, Ip},
+    verdict::{self, Verdict},
+};
+
+/// Words of headers that are written for each packet.
+const WORDS: usize = 10;
+
+/// What a wrapper is told, and what it counted.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Bench {
+    /// Ethernet, IP and transport header.
+    pub headers: [u64; WORDS],
+    /// Number of flows less one; a power of two less one.
+    pub flow_mask: u32,
+    /// Number of services that packets go to.
+    pub busy: u32,
+    /// Offset of the last four bytes of the source.
+    pub source_at: u32,
+    /// Offset of the last four bytes of the destination.
+    pub destination_at: u32,
+    /// Of the floor: where it sends everything.
+    pub backend: Backend,
+    /// Of the floor.
+    pub hop: Hop,
+    /// Packets so far.
+    pub runs: u64,
+    /// By XDP's number.
+    pub verdicts: [u64; 5],
+}
+
+#[btf_map]
+static BENCH: PerCpuArray<Bench, 1> = PerCpuArray::new();
+
+/// What an agent's `ingress` costs.
+#[xdp(frags)]
+pub fn bench_ingress(ctx: XdpContext) -> u32 {
+    let Some(bench) = BENCH.get_ptr_mut(0) else { return xdp_action::XDP_ABORTED };
+    // SAFETY: this CPU's own.
+    let bench = unsafe { &mut *bench };
+    let before = prepare(&ctx, bench);
+    let action = measured(&ctx);
+    settle(&ctx, bench, before, action)
+}
+
+/// What parsing and encapsulating alone cost.
+#[xdp(frags)]
+pub fn bench_floor(ctx: XdpContext) -> u32 {
+    let Some(bench) = BENCH.get_ptr_mut(0) else { return xdp_action::XDP_ABORTED };
+    // SAFETY: this CPU's own.
+    let bench = unsafe { &mut *bench };
+    let before = prepare(&ctx, bench);
+    let action = floor(&ctx, bench);
+    settle(&ctx, bench, before, action)
+}
+
+#[inline(never)]
+fn measured(ctx: &XdpContext) -> u32 {
+    match fast(ctx) {
+        Ok(Step::Done(done)) => verdict::finish(ctx, Ok(done)),
+        Err(reason) => verdict::finish(ctx, Err(reason)),
+        Ok(Step::Slow) => {
+            // SAFETY: nothing is left to be dropped.
+            unsafe { PROGRAMS.tail_call(ctx, fairlead_abi::program::SLOW_INDEX) };
+            verdict::finish(ctx, Err(DropReason::Inconsistent))
+        }
+    }
+}
+
+#[inline(never)]
+fn floor(ctx: &XdpContext, bench: &Bench) -> u32 {
+    verdict::finish(ctx, parse_and_wrap(ctx, bench).map(|()| Verdict::Transmit))
+}
+
+#[inline(always)]
+fn parse_and_wrap(ctx: &XdpContext, bench: &Bench) -> Result<(), DropReason> {
+    let packet = &Packet::new(ctx);
+    let (l3, kind) = parse::ethernet(packet).ok_or(DropReason::Truncated)?;
+    let ip: Ip = parse::ip(packet, l3, kind).ok_or(DropReason::Malformed)?;
+    let carried = parse::transport(packet, &ip, packet.len() - l3)?;
+    let hash = u32::from_ne_bytes(carried.ports);
+    encap::wrap(ctx, packet, &ip, &bench.backend, &bench.hop, hash)
+}
+
+/// Writes the headers of the next packet; the packet's length.
+#[inline(always)]
+fn prepare(ctx: &XdpContext, bench: &mut Bench) -> usize {
+    let packet = Packet::new(ctx);
+    bench.runs += 1;
+    let spread = bench.runs.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let flow = (spread >> 32) as u32 & bench.flow_mask;
+    let service = (((spread >> 32) * bench.busy as u64) >> 32) as u32;
+    for word in 0..WORDS {
+        let _ = packet.write(word * 8, bench.headers[word]);
+    }
+    add(&packet, bench.source_at as usize, flow);
+    add(&packet, bench.destination_at as usize, service);
+    packet.len()
+}
+
+#[inline(always)]
+fn add(packet: &Packet, at: usize, number: u32) {
+    if let Ok(base) = packet.read::<[u8; 4]>(at) {
+        let _ = packet.write(at, u32::from_be_bytes(base).wrapping_add(number).to_be_bytes());
+    }
+}
+
+/// Takes off what was put on, and counts.
+#[inline(always)]
+fn settle(ctx: &XdpContext, bench: &mut Bench, before: usize, action: u32) -> u32 {
+    let grown = Packet::new(ctx).len() - before;
+    if grown != 0 {
+        // SAFETY: the helper checks its argument.
+        let _ = unsafe { bpf_xdp_adjust_head(ctx.ctx, grown as i32) };
+    }
+    if let Some(count) = bench.verdicts.get_mut(action as usize) {
+        *count += 1;
+    }
+    action
+}
