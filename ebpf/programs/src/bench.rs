@@ -123,6 +123,7 @@ fn prepare(ctx: &XdpContext, bench: &mut Bench) -> usize {
 
 #[inline(always)]
 fn add(packet: &Packet, at: usize, number: u32) {
+    let at = at & 0x7f;
     if let Ok(base) = packet.read::<[u8; 4]>(at) {
         let _ = packet.write(at, u32::from_be_bytes(base).wrapping_add(number).to_be_bytes());
     }
@@ -131,7 +132,7 @@ fn add(packet: &Packet, at: usize, number: u32) {
 /// Takes off what was put on, and counts.
 #[inline(always)]
 fn settle(ctx: &XdpContext, bench: &mut Bench, before: usize, action: u32) -> u32 {
-    let grown = Packet::new(ctx).len() - before;
+    let grown = Packet::new(ctx).len().wrapping_sub(before);
     if grown != 0 {
         // SAFETY: the helper checks its argument.
         let _ = unsafe { bpf_xdp_adjust_head(ctx.ctx, grown as i32) };

@@ -83,7 +83,8 @@ impl Packet {
     #[inline(always)]
     #[must_use]
     pub fn len(&self) -> usize {
-        self.end - self.start
+        // Opaque, or the difference is mixed into other sums, pointer by pointer.
+        opaque(self.end - self.start)
     }
 
     /// Whether there is no byte.
