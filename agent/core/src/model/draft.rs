@@ -1,15 +1,15 @@
 //! A service as its own shards make it, before it is compared with the others.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairlead_abi::Family;
 
 use super::endpoints::{Admission, problems_of};
+use super::sources::Source;
 use super::{
-    ClusterState, Declarations, Endpoint, Health, ObjectName, ProbeKind, ProbeState, Problem, Protocol,
-    Service, ServiceHealth, ServicePort, Shard, ShardSpec, ports, vip,
+    Declarations, Endpoint, Health, ObjectName, ProbeKind, ProbeState, Problem, Protocol, Service,
+    ServiceHealth, ServicePort, Shard, ShardSpec, ports, vip,
 };
 
 /// A service's shards, ports and requests; a pure function of its sources, so that it is kept while they don't change.
@@ -28,18 +28,10 @@ pub(crate) struct Draft {
 pub(super) enum Wish {
     /// None; or it asked only for such as it can't have.
     None,
-    /// Any from the pool.
-    Any,
+    /// Any; the pools give it this one, if they have any.
+    Any(Option<IpAddr>),
     /// This one.
     This(IpAddr),
-}
-
-/// What one cluster contributes to a service.
-#[derive(Clone, Debug)]
-pub(super) struct Source<'a> {
-    pub(super) cluster: &'a Arc<str>,
-    pub(super) reachable: bool,
-    pub(super) spec: &'a Arc<ShardSpec>,
 }
 
 impl Draft {
@@ -213,44 +205,9 @@ fn wish(
         Some((vip, _)) => Wish::This(vip),
         // Who asks for an address that he can't have doesn't want just any.
         None if asked => Wish::None,
-        None if sources.iter().any(|source| wants(source.spec)) => Wish::Any,
+        None if sources.iter().any(|source| wants(source.spec)) => {
+            Wish::Any(vip::choices(name, family, declared).and_then(|mut all| all.next()))
+        }
         None => Wish::None,
     }
-}
-
-/// What each declared cluster contributes, by service: a merge of sorted maps, for nearly all of it is unchanged.
-///
-/// A cluster that can't be reached says nothing about what it has no word of: the previous model's shards stand in.
-pub(super) fn sources<'a>(
-    declared: &'a Declarations,
-    states: &'a BTreeMap<Arc<str>, ClusterState>,
-    previous: Option<&'a super::Model>,
-) -> BTreeMap<&'a ObjectName, Vec<Source<'a>>> {
-    let mut all: BTreeMap<&ObjectName, Vec<Source<'_>>> = BTreeMap::new();
-    let mut rows: Vec<(&ObjectName, Source<'_>)> = Vec::new();
-    for cluster in declared.clusters.keys() {
-        let state = states.get(cluster);
-        let reachable = state.is_some_and(|state| state.reachable);
-        let known = state.iter().flat_map(|state| &state.shards);
-        rows.extend(known.map(|(name, spec)| (name, Source { cluster, reachable, spec })));
-        if reachable {
-            continue;
-        }
-        let unheard = |name: &ObjectName| state.is_none_or(|state| !state.shards.contains_key(name));
-        for (name, service) in previous.iter().flat_map(|model| &model.services) {
-            let shard = service.shards.iter().find(|shard| shard.cluster == *cluster);
-            if let Some(shard) = shard.filter(|_| unheard(name)) {
-                rows.push((name, Source { cluster, reachable, spec: &shard.spec }));
-            }
-        }
-    }
-    // Stable, so that the sources of a service stay in the order of clusters; and fast on runs that are sorted.
-    rows.sort_by_key(|(name, _)| *name);
-    for (name, source) in rows {
-        match all.last_entry() {
-            Some(mut last) if *last.key() == name => last.get_mut().push(source),
-            _ => drop(all.insert(name, vec![source])),
-        }
-    }
-    all
 }

@@ -1,13 +1,16 @@
 //! Declarations and cluster states into one model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairlead_abi::Family;
 
-use super::draft::{Draft, Wish, sources};
-use super::{ClusterState, Declarations, Health, Model, ObjectName, Problem, Protocol, Service, Vips, vip};
+use super::draft::{Draft, Wish};
+use super::sources::{Origin, Stop, Walk};
+use super::{
+    ClusterState, Declarations, Health, Model, ObjectName, Problem, Protocol, Service, ServicePort, Vips, vip,
+};
 
 /// The model of what `states` report, under `declared`.
 ///
@@ -22,30 +25,48 @@ pub fn merge(
     previous: Option<&Model>,
 ) -> Model {
     // Everything is judged anew under other declarations; but what was last known stays known.
-    let same_declarations = previous.is_some_and(|model| model.declared == *declared);
-    let drafts: Vec<(&ObjectName, Arc<Draft>)> = sources(declared, states, previous)
-        .into_iter()
-        .map(|(name, sources)| {
-            let before = previous.and_then(|model| model.services.get(name));
-            let reusable = before.filter(|service| {
-                same_declarations && service.draft.is_of(name, &sources, declared, health, service)
-            });
-            let draft = match reusable {
-                Some(service) => Arc::clone(&service.draft),
-                None => Arc::new(Draft::new(name, &sources, declared, health, before.map(|b| &**b))),
-            };
-            (name, draft)
+    let comparable = previous.is_some_and(|model| model.declared == *declared);
+    let drafts: Vec<Drafted<'_>> = Walk::new(declared, states, previous, comparable)
+        .map(|stop| match stop {
+            Stop::Same(service, origins) => Drafted {
+                name: &service.name,
+                draft: Arc::clone(&service.draft),
+                origins: Arc::clone(origins),
+                before: Some(service),
+            },
+            Stop::Look(name, sources, before) => {
+                let same = |service: &&Arc<Service>| {
+                    comparable && service.draft.is_of(name, &sources, declared, health, service)
+                };
+                let draft = match before.filter(same) {
+                    Some(service) => Arc::clone(&service.draft),
+                    None => Arc::new(Draft::new(name, &sources, declared, health, before.map(|b| &**b))),
+                };
+                Drafted { name, draft, origins: sources.iter().map(Origin::of).collect(), before }
+            }
         })
         .collect();
     let outcomes = Claims::default().settle(&drafts, declared);
     let mut problems = unknown_clusters(declared, states);
-    let mut services = BTreeMap::new();
-    for ((name, draft), outcome) in drafts.into_iter().zip(outcomes) {
-        let service = service(name, draft, outcome, previous);
+    let mut services = Vec::with_capacity(drafts.len());
+    let mut origins = Vec::with_capacity(drafts.len());
+    for (drafted, outcome) in drafts.into_iter().zip(outcomes) {
+        let name = drafted.name.clone();
+        origins.push(Arc::clone(&drafted.origins));
+        let service = service(drafted, outcome);
         problems.extend(service.problems.iter().cloned());
-        services.insert(name.clone(), service);
+        services.push((name, service));
     }
-    Model { declared: Arc::clone(declared), services, problems }
+    // Built from a sorted list, all at once.
+    Model { declared: Arc::clone(declared), services: services.into_iter().collect(), problems, origins }
+}
+
+/// A service, not yet compared with the others.
+struct Drafted<'a> {
+    name: &'a ObjectName,
+    draft: Arc<Draft>,
+    origins: Arc<[Origin]>,
+    before: Option<&'a Arc<Service>>,
 }
 
 fn unknown_clusters(declared: &Declarations, states: &BTreeMap<Arc<str>, ClusterState>) -> Vec<Problem> {
@@ -62,19 +83,23 @@ fn unknown_clusters(declared: &Declarations, states: &BTreeMap<Arc<str>, Cluster
 }
 
 /// The finished service; the previous one if it is the same.
-fn service(name: &ObjectName, draft: Arc<Draft>, outcome: Outcome, previous: Option<&Model>) -> Arc<Service> {
-    let mut problems = draft.problems.clone();
-    problems.extend(outcome.problems);
-    if let Some(before) = previous.and_then(|model| model.services.get(name))
+fn service(drafted: Drafted<'_>, outcome: Outcome) -> Arc<Service> {
+    let draft = drafted.draft;
+    let same_problems = |before: &Service| {
+        let (own, compared) = before.problems.split_at(draft.problems.len().min(before.problems.len()));
+        own == draft.problems && compared == outcome.problems
+    };
+    if let Some(before) = drafted.before
         && Arc::ptr_eq(&before.draft, &draft)
         && before.vips == outcome.vips
         && before.denied == outcome.denied
-        && before.problems == problems
+        && same_problems(before)
     {
         return Arc::clone(before);
     }
+    let problems = draft.problems.iter().cloned().chain(outcome.problems).collect();
     Arc::new(Service {
-        name: name.clone(),
+        name: drafted.name.clone(),
         vips: outcome.vips,
         ports: draft.ports.clone(),
         denied: outcome.denied,
@@ -93,42 +118,36 @@ struct Outcome {
     problems: Vec<Problem>,
 }
 
-/// Who has which VIP and port.
-#[derive(Debug, Default)]
+/// Who has which VIP, and which port of one that was asked for. Never iterated over, so their order doesn't matter.
+#[derive(Default)]
 struct Claims<'a> {
-    vips: BTreeMap<IpAddr, Claim<'a>>,
-}
-
-#[derive(Debug)]
-struct Claim<'a> {
-    /// The first that has it.
-    owner: &'a ObjectName,
-    ports: BTreeMap<(u16, Protocol), &'a ObjectName>,
+    vips: HashMap<IpAddr, &'a ObjectName>,
+    ports: HashMap<(IpAddr, u16, Protocol), &'a ObjectName>,
 }
 
 impl<'a> Claims<'a> {
     /// Requests first, by service name; then the choices from the pools. So a request never loses its VIP to a service
     /// that would have taken any.
-    fn settle(mut self, drafts: &[(&'a ObjectName, Arc<Draft>)], declared: &Declarations) -> Vec<Outcome> {
+    fn settle(mut self, drafts: &[Drafted<'a>], declared: &Declarations) -> Vec<Outcome> {
         let mut outcomes = vec![Outcome::default(); drafts.len()];
-        for ((name, draft), outcome) in drafts.iter().zip(&mut outcomes) {
-            for wish in [draft.v4, draft.v6] {
+        for at in 0..drafts.len() {
+            for wish in [drafts[at].draft.v4, drafts[at].draft.v6] {
                 if let Wish::This(vip) = wish {
-                    self.request(name, vip, draft, outcome);
+                    self.request(vip, &drafts[at], &mut outcomes[at]);
                 }
             }
         }
         let mut collisions = Vec::new();
-        for (at, (name, draft)) in drafts.iter().enumerate() {
-            for (family, wish) in [(Family::V4, draft.v4), (Family::V6, draft.v6)] {
-                if wish != Wish::Any {
-                    continue;
-                }
-                match vip::choices(name, family, declared).and_then(|mut all| all.next()) {
-                    None => outcomes[at].problems.push(no_pool(name, family)),
-                    Some(vip) if self.vips.contains_key(&vip) => collisions.push((at, family, vip)),
-                    Some(vip) => {
-                        self.vips.insert(vip, Claim { owner: name, ports: BTreeMap::new() });
+        for (at, drafted) in drafts.iter().enumerate() {
+            for (family, wish) in [(Family::V4, drafted.draft.v4), (Family::V6, drafted.draft.v6)] {
+                match wish {
+                    Wish::None | Wish::This(_) => {}
+                    Wish::Any(None) => outcomes[at].problems.push(no_pool(drafted.name, family)),
+                    Wish::Any(Some(vip)) if self.vips.contains_key(&vip) => {
+                        collisions.push((at, family, vip));
+                    }
+                    Wish::Any(Some(vip)) => {
+                        self.vips.insert(vip, drafted.name);
                         outcomes[at].vips.set(vip);
                     }
                 }
@@ -136,31 +155,22 @@ impl<'a> Claims<'a> {
         }
         // Only now is it known which addresses are free.
         for (at, family, vip) in collisions {
-            let problem = self.collision(drafts[at].0, family, vip, declared);
+            let problem = self.collision(drafts[at].name, family, vip, declared);
             outcomes[at].problems.push(problem);
         }
         outcomes
     }
 
     /// Services may share a VIP that both ask for, as long as their ports differ.
-    fn request(&mut self, name: &'a ObjectName, vip: IpAddr, draft: &Draft, outcome: &mut Outcome) {
-        let claim = self.vips.entry(vip).or_insert_with(|| Claim { owner: name, ports: BTreeMap::new() });
+    fn request(&mut self, vip: IpAddr, drafted: &Drafted<'a>, outcome: &mut Outcome) {
+        self.vips.entry(vip).or_insert(drafted.name);
         outcome.vips.set(vip);
-        for port in &draft.ports {
-            let key = (port.port, port.protocol);
-            let owner = *claim.ports.entry(key).or_insert(name);
-            if owner != name {
-                outcome.denied.push((vip, port.port, port.protocol));
-                outcome.problems.push(Problem {
-                    object: Some(name.clone()),
-                    cluster: None,
-                    field: format!("VIP {vip}"),
-                    what: format!(
-                        "port {}/{} of it is held by Service {owner}; this service doesn't serve it",
-                        port.port, port.protocol
-                    ),
-                    hint: Some("use another port or another VIP".to_owned()),
-                });
+        for port in &drafted.draft.ports {
+            let key = (vip, port.port, port.protocol);
+            let holder = *self.ports.entry(key).or_insert(drafted.name);
+            if holder != drafted.name {
+                outcome.denied.push(key);
+                outcome.problems.push(port_held(drafted.name, vip, port, holder));
             }
         }
     }
@@ -168,7 +178,7 @@ impl<'a> Claims<'a> {
     fn collision(&self, name: &ObjectName, family: Family, vip: IpAddr, declared: &Declarations) -> Problem {
         let mut choices = vip::choices(name, family, declared).into_iter().flatten();
         let free = choices.find(|choice| !self.vips.contains_key(choice));
-        let owner = self.vips[&vip].owner;
+        let owner = self.vips[&vip];
         Problem {
             object: Some(name.clone()),
             cluster: None,
@@ -181,6 +191,19 @@ impl<'a> Claims<'a> {
                 None => "enlarge the pool, none of its addresses seems free".to_owned(),
             }),
         }
+    }
+}
+
+fn port_held(name: &ObjectName, vip: IpAddr, port: &ServicePort, holder: &ObjectName) -> Problem {
+    Problem {
+        object: Some(name.clone()),
+        cluster: None,
+        field: format!("VIP {vip}"),
+        what: format!(
+            "port {}/{} of it is held by Service {holder}; this service doesn't serve it",
+            port.port, port.protocol
+        ),
+        hint: Some("use another port or another VIP".to_owned()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
 use crate::fixtures::*;
-use crate::model::{ProbeState, Rejection, ServicePort, ShardSpec};
+use crate::model::{ProbeState, Rejection, ShardSpec};
 
 fn declared() -> Arc<Declarations> {
     Arc::new(declarations(9))

@@ -16,6 +16,7 @@ mod ports;
 mod problem;
 mod service;
 mod shard;
+mod sources;
 mod vip;
 
 pub use declared::{Cluster, Declarations, Distances, Gateway, Here, Tuning, Tunnel};

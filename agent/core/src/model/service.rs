@@ -8,10 +8,11 @@ use fairlead_abi::Family;
 use serde::{Deserialize, Serialize};
 
 use super::draft::Draft;
+use super::sources::Origin;
 use super::{Declarations, Endpoint, ObjectName, Place, Problem, Protocol, Rejected, ServicePort, ShardSpec};
 
 /// All services of the federation. Immutable; a service that didn't change is the same `Arc` as in the previous model.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Model {
     /// What it was merged under.
     pub declared: Arc<Declarations>,
@@ -19,7 +20,19 @@ pub struct Model {
     pub services: BTreeMap<ObjectName, Arc<Service>>,
     /// Sorted by service, then cluster.
     pub problems: Vec<Problem>,
+    /// What each service was made of, in their order.
+    pub(super) origins: Vec<Arc<[Origin]>>,
 }
+
+/// By what it says; equal models may have been read from different objects.
+impl PartialEq for Model {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.declared, &self.services, &self.problems)
+            == (&other.declared, &other.services, &other.problems)
+    }
+}
+
+impl Eq for Model {}
 
 /// What has a VIP.
 #[derive(Clone, Debug, PartialEq, Eq)]

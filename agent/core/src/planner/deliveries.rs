@@ -4,6 +4,8 @@
 //! All of them, ready or not: a draining endpoint keeps its connections. Under each of the endpoint's addresses,
 //! because gateways choose the tunnel's family.
 
+use std::net::IpAddr;
+
 use fairlead_abi::{Address, Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, Encap, Family, overhead};
 
 use super::candidates::is_here;
@@ -49,11 +51,6 @@ fn of_endpoint(
                 flags: if owns_vip { ENDPOINT_OWNS_VIP } else { 0 },
                 padding: [0; 3],
             };
-            all.extend(
-                endpoint
-                    .addresses()
-                    .map(|outer| (DeliveryKey::endpoint_only(outer.into()), Delivery::default())),
-            );
             all.extend(endpoint.addresses().map(|outer| {
                 let key = DeliveryKey {
                     outer: Address::from(outer),
@@ -66,6 +63,10 @@ fn of_endpoint(
                 (key, delivery)
             }));
         }
+    }
+    if !all.is_empty() {
+        let alone = |outer: IpAddr| (DeliveryKey::endpoint_only(outer.into()), Delivery::default());
+        all.extend(endpoint.addresses().map(alone));
     }
     all
 }

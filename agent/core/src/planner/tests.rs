@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairlead_abi::{Address, DeliveryKey, ENDPOINT_OWNS_VIP, Encap, Family, ServiceEntry, ServiceKey};
+use fairlead_abi::{
+    Address, Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, Encap, Family, ServiceEntry, ServiceKey,
+};
 
 use super::*;
 use crate::fixtures::*;
@@ -354,11 +356,14 @@ fn a_receiver_delivers_its_own_endpoints() {
     let model = merged(&declared(), &states([(0, spec), (1, elsewhere)]), None);
     let tables = planned(&model, &Health::default());
     let outers: [Address; 2] = [IpAddr::from(pod(0, 1)).into(), "fd00::1".parse::<IpAddr>().unwrap().into()];
+    let count = tables.deliveries.len();
     assert_eq!(
-        tables.deliveries.len(),
-        4,
-        "two VIPs at two addresses; another cluster's node-0 is another node"
+        count, 6,
+        "two VIPs at two addresses, and these alone; another cluster's node-0 is another node"
     );
+    for outer in outers {
+        assert_eq!(tables.deliveries[&DeliveryKey::endpoint_only(outer)], Delivery::default());
+    }
     for vip in model.services[&name("web")].vips.iter() {
         for outer in outers {
             let family = Family::of(&vip);
@@ -393,7 +398,7 @@ fn an_endpoint_that_owns_the_vip() {
     let model = merged(&declared(), &states([(0, spec)]), None);
     let tables = planned(&model, &Health::default());
     let vip = model.services[&name("web")].vips.v4.unwrap();
-    let (key, delivery) = tables.deliveries.first_key_value().unwrap();
+    let (key, delivery) = tables.deliveries.iter().find(|(key, _)| key.protocol != 0).unwrap();
     assert_eq!(key.outer, "fd00::1".parse::<IpAddr>().unwrap().into());
     assert_eq!((delivery.flags, delivery.endpoint), (ENDPOINT_OWNS_VIP, IpAddr::from(vip).into()));
     assert_eq!(web(&tables).backends[0].encap, Encap::Local);
@@ -410,8 +415,8 @@ fn roles_limit_what_is_planned() {
         (tables.services.len(), tables.deliveries.len(), tables.gateways.len())
     };
     assert_eq!(with(true, false), (2, 0, 0));
-    assert_eq!(with(false, true), (0, 2, 2));
-    assert_eq!(with(true, true), (2, 2, 2));
+    assert_eq!(with(false, true), (0, 4, 2));
+    assert_eq!(with(true, true), (2, 4, 2));
 }
 
 #[test]

@@ -146,7 +146,7 @@ fn full_tables_are_refused_whole() {
         backends: 193,
         service_ids: 13,
         hops: 5,
-        deliveries: 48,
+        deliveries: 56,
         gateways: 2,
     };
     let mut bench = Bench::new(exact);
