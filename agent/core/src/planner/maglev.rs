@@ -4,7 +4,7 @@
 //! the ring is a pure function of the set. Two changes to the paper, which wants a hundred and more slots per
 //! backend for its disruption: a backend whose preferred slot is taken waits for its next turn instead of trying on,
 //! and none takes more than 5 % above its share. So losing one backend moves hardly anything but its own slots: 1.0 to
-//! 1.5 times the ideal at the sizes chosen here, where the paper's table moves 1.2 to 4 times (measured by the tests).
+//! 1.5 times the ideal at the sizes chosen here, where the paper's table moves 1.4 to 6 times.
 
 use fairlead_abi::{Address, NO_BACKEND, RING_SIZES};
 
