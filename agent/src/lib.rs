@@ -4,5 +4,6 @@ pub mod config;
 pub mod dataplane;
 pub mod directory;
 pub mod federation;
+pub mod health;
 pub mod text;
 pub mod yaml;
