@@ -23,7 +23,7 @@ use crate::{
     admin,
     config::{self, Reload},
     dataplane::{self, Programs},
-    federation,
+    federation, health,
 };
 
 pub use settings::{capacities, settings};
@@ -64,6 +64,9 @@ pub enum Error {
     /// The state directory can't be used.
     #[error(transparent)]
     LastGood(#[from] federation::LastGoodError),
+    /// The prober can't work.
+    #[error(transparent)]
+    Health(#[from] health::Error),
     /// Something of the operating system.
     #[error("{what}: {source}")]
     System {
@@ -98,7 +101,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
         config.admin.address
     )))?;
     let mut stages = Stages::start(&options, &config, status)?;
-    let admin = tokio::spawn(admin.serve(status_seen.clone(), stages.prober_counts()));
+    let admin = tokio::spawn(admin.serve(status_seen.clone(), Arc::clone(&stages.probes_counted)));
     let keeper = tokio::spawn(status::keep(config.state_directory(), status_seen));
     tokio::select! {
         outcome = steer(&mut stages) => outcome?,

@@ -21,7 +21,7 @@ use crate::{
     config::{self, Config, ConfigWatch, types::Role},
     dataplane::{Dataplane, Lock, Sweep, routes},
     federation::{Federation, LastGood},
-    health::{self, Prober, Targets},
+    health::{self, Deriver, ProbeTable, Prober, Targets},
 };
 
 /// How long sources may take until what was last known of them counts.
@@ -38,7 +38,8 @@ pub(super) struct Stages {
     pub(super) refused: Vec<String>,
     pub(super) declared: Arc<Declarations>,
     pub(super) federation: Federation,
-    pub(super) prober: Prober,
+    pub(super) probes_counted: Arc<health::Counters>,
+    pub(super) deriver: Deriver,
     pub(super) health: watch::Receiver<Arc<Health>>,
     pub(super) targets: watch::Sender<Arc<Targets>>,
     pub(super) links: watch::Receiver<Arc<Links>>,
@@ -83,13 +84,15 @@ impl Stages {
         });
         let (targets, to_probe) = watch::channel(Arc::default());
         let (results, health) = watch::channel(Arc::default());
-        let probes = if config.has(Role::Gateway) { dataplane.take_probes()? } else { None };
-        let prober = Prober::start(health::Setup::new(config, probes, started), to_probe, results);
+        let prober = prober(config, &mut dataplane, started)?;
+        let probes_counted = prober.counters();
+        tokio::spawn(prober.run(to_probe, results));
         Ok(Self {
             config_watch: ConfigWatch::new(&options.config, Arc::clone(config)),
             refused: Vec::new(),
             federation: Federation::start(config, Some(last_good)),
-            prober,
+            probes_counted,
+            deriver: Deriver::default(),
             health,
             targets,
             links,
@@ -139,17 +142,12 @@ impl Stages {
     }
 
     async fn probe_all(&mut self) {
-        let wanted = self.targets.borrow().len();
+        let wanted = self.targets.borrow().services.values().map(|service| service.targets.len()).sum();
         let known = |health: &Health| {
             let results = health.services.values().flat_map(|service| service.iter());
             results.filter(|(_, _, probe)| probe.state != ProbeState::Unknown).count()
         };
         while known(&self.health.borrow_and_update()) < wanted && self.health.changed().await.is_ok() {}
-    }
-
-    /// What the prober has counted.
-    pub(super) fn prober_counts(&self) -> health::Counts {
-        self.prober.counts()
     }
 
     /// Another configuration counts from now on.
@@ -195,3 +193,21 @@ impl Stages {
     }
 }
 
+
+fn prober(config: &Config, dataplane: &mut Dataplane, started: Instant) -> Result<Prober, Error> {
+    let probes = if config.has(Role::Gateway) { dataplane.take_probes()? } else { None };
+    let settings = health::Settings {
+        concurrency: config.probes.concurrency,
+        per_second: config.probes.per_second,
+        interface: config.node.interfaces.first().map(|name| Arc::clone(&name.0)),
+        seed: fairlead_abi::Address::from(own_address(config)).words().into_iter().fold(0, u64::wrapping_add),
+    };
+    let table = probes.map(|probes| Box::new(probes) as Box<dyn ProbeTable>);
+    Ok(Prober::new(settings, table, started.into_std())?)
+}
+
+/// Something that sets this gateway apart from others.
+fn own_address(config: &Config) -> IpAddr {
+    let own = config.own_gateway().and_then(|own| own.tunnel.first());
+    own.map_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |prefix| prefix.0.addr())
+}

@@ -121,6 +121,7 @@ impl Stages {
     pub(super) fn publish(&mut self) {
         let mut problems = self.model.as_ref().map(|model| model.problems.clone()).unwrap_or_default();
         problems.extend(self.federation.problems().iter().map(crate::federation::SourceProblem::to_model));
+        problems.extend(self.targets.borrow().problems().cloned());
         problems.sort();
         let tables = self.planned.as_ref().map(|planned| &planned.tables);
         let attached = self.interfaces.iter().all(super::interfaces::Interface::is_attached);

@@ -8,7 +8,7 @@ use fairlead_core::{
 };
 
 use super::start::Stages;
-use crate::{dataplane, health::Targets};
+use crate::dataplane;
 
 /// After a failure, when to try again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ impl Stages {
         let planned = self.planner.plan(&inputs);
         let outers = Self::outers_of(&planned);
         self.outers.send_if_modified(|known| replace(known, outers));
-        let targets = Targets::of(&model, &planned.tables);
+        let targets = self.deriver.derive(&model, &planned.tables);
         self.targets.send_if_modified(|known| replace(known, targets));
         self.model = Some(model);
         self.planned = Some(planned);

@@ -238,6 +238,7 @@ stateDirectory: {state}
 admin:
   address: {ADMIN}
 seed: {seed:#x}
+vipPools: [203.0.113.0/24, 2001:db8:f::/64]
 node:
   name: {name}
   {place}

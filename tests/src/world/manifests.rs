@@ -21,7 +21,7 @@ use super::pod::{HTTP_PORT, UDP_PORT};
 const RECEIVER_LABEL: &str = "fairlead.io/receiver";
 
 /// Annotation that names a service's VIPs.
-const VIPS_ANNOTATION: &str = "fairlead.io/vips";
+const VIPS_ANNOTATION: &str = "fairlead.io/vip";
 
 /// A federated service, the same in every cluster that has a shard of it.
 #[derive(Clone, Debug)]
@@ -440,7 +440,7 @@ mod tests {
             ["nodes.yaml", "web-endpointslice-ipv4.yaml", "web-endpointslice-ipv6.yaml", "web-service.yaml"];
         assert_eq!(names, wanted);
         assert!(fixture.read("nodes.yaml").contains("fairlead.io/receiver: \"true\""));
-        assert!(fixture.read("web-service.yaml").contains("fairlead.io/vips: \"203.0.113.1,2001:db8:f::1\""));
+        assert!(fixture.read("web-service.yaml").contains("fairlead.io/vip: \"203.0.113.1,2001:db8:f::1\""));
         assert!(fixture.read("web-endpointslice-ipv6.yaml").contains("- 2001:db8:1::2\n"));
     }
 
