@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod demo;
 mod ebpf;
 mod interrupt;
 mod output;
@@ -41,6 +42,22 @@ enum Command {
     /// Build the BPF programs that the agent embeds
     #[command(after_help = "Example:\n  cargo xtask build-ebpf && cargo build --release")]
     BuildEbpf,
+    /// Watch connections to one VIP being steered while pods, clusters, a region and the agents are taken away
+    #[command(
+        after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --keep\n  cargo xtask demo down\n  \
+                            cargo xtask demo -o json | jq '.events[].recovery_ms'"
+    )]
+    Demo {
+        /// Something else than the story
+        #[command(subcommand)]
+        action: Option<demo::Action>,
+        /// Leave the world running, and say what to try in it
+        #[arg(long)]
+        keep: bool,
+        /// Form of standard output
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
     /// Check everything, or run the tests of one part
     #[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test world --full\n  \
                             cargo xtask test core -o json | jq .failed")]
@@ -82,6 +99,7 @@ fn perform(command: &Command) -> Result<()> {
             let facts = setup::ensure(&workspace, &[Purpose::Bpf])?;
             ebpf::build_and_tell(&workspace, &setup::fitting(&facts)?, Output::Text)
         }
+        Command::Demo { action, keep, output } => demo::demo(&workspace, action, keep, output),
         Command::Test { part, full, output } => test::test(&workspace, Choice { part, full, output }),
     }
 }
