@@ -20,7 +20,7 @@ pub(super) fn phase(seed: u64, target: impl Hash, interval: Duration) -> Duratio
     (seed, target).hash(&mut hasher);
     let part = u128::from(hasher.finish() >> 32);
     // Intervals are below an hour, so this is far from overflowing.
-    Duration::from_nanos(u64::try_from(interval.as_nanos() * part >> 32).unwrap_or(u64::MAX))
+    Duration::from_nanos(u64::try_from((interval.as_nanos() * part) >> 32).unwrap_or(u64::MAX))
 }
 
 /// When a target that was due at `due` is due again, and how many probes were left out meanwhile.

@@ -25,11 +25,11 @@ pub(super) async fn get(
         "GET {path} HTTP/1.1\r\nHost: {vip}\r\nUser-Agent: fairlead-probe/{}\r\nAccept: */*\r\nConnection: close\r\n\r\n",
         env!("CARGO_PKG_VERSION"),
     );
-    stream.write_all(request.as_bytes()).await.map_err(lost)?;
-    stream.flush().await.map_err(lost)?;
+    stream.write_all(request.as_bytes()).await.map_err(|error| lost(&error))?;
+    stream.flush().await.map_err(|error| lost(&error))?;
     let mut head = Vec::with_capacity(1024);
     loop {
-        if stream.read_buf(&mut head).await.map_err(lost)? == 0 {
+        if stream.read_buf(&mut head).await.map_err(|error| lost(&error))? == 0 {
             return Err(Failure::Disconnected);
         }
         if let Some(status) = status(&mut head)? {
@@ -76,7 +76,7 @@ pub(super) async fn part(stream: &mut (impl AsyncRead + Unpin)) {
     let _ = tokio::time::timeout(patience, rest).await;
 }
 
-fn lost(error: io::Error) -> Failure {
+fn lost(error: &io::Error) -> Failure {
     // rustls reports what isn't TLS in these words of io.
     if error.kind() == io::ErrorKind::InvalidData { Failure::Tls } else { Failure::Disconnected }
 }

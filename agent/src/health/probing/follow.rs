@@ -31,7 +31,7 @@ impl<A: Ask> Probing<A> {
         for (name, targets) in &wanted.services {
             if let btree_map::Entry::Vacant(entry) = self.services.entry(name.clone()) {
                 entry.insert(Probed { targets: Arc::clone(targets), ids: Vec::new() });
-                let ids = self.watch_service(name, targets, gone.remove(name), now);
+                let ids = self.watch_service(name, targets, gone.remove(name).as_ref(), now);
                 self.services.entry(name.clone()).and_modify(|probed| probed.ids = ids);
                 self.refile(name, now);
             }
@@ -48,11 +48,13 @@ impl<A: Ask> Probing<A> {
         &mut self,
         name: &ObjectName,
         targets: &Arc<ServiceTargets>,
-        before: Option<Probed>,
+        before: Option<&Probed>,
         now: Instant,
     ) -> Vec<u64> {
         let mut known: HashMap<(IpAddr, Arc<str>), u64> = HashMap::new();
-        for (target, id) in before.iter().flat_map(|before| before.targets.targets.iter().zip(&before.ids)) {
+        for (target, id) in
+            before.into_iter().flat_map(|before| before.targets.targets.iter().zip(&before.ids))
+        {
             known.insert((target.address, Arc::clone(&target.port)), *id);
         }
         let mut ids = Vec::with_capacity(targets.targets.len());

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::{ServiceTargets, Target, Targets, Way};
 
 mod sockets;
+mod targets;
 mod timing;
 
 const MS: Duration = Duration::from_millis(1);
