@@ -31,6 +31,9 @@ fn try_choose(ctx: &XdpContext, scratch: &mut Scratch) -> Result<Option<Verdict>
     let Parsed { ip, carried } = &scratch.packet;
     let (service, flow) = if carried.is_icmp() {
         let Some(vip) = steer::find_vip(ip.destination, ip.family()) else { return Ok(Some(Verdict::Pass)) };
+        if !is_host(ip) {
+            return Err(DropReason::BadSource);
+        }
         match icmp::for_vip(&Packet::new(ctx), ip, carried, vip)? {
             icmp::Answer::Echoed => return Ok(Some(Verdict::Transmit)),
             icmp::Answer::Concerns(service, flow) => (service, flow),
@@ -161,10 +164,10 @@ pub fn is_host(ip: &Ip) -> bool {
         Family::V4 => !matches!(ip.source.to_v4()[0], 0 | 127 | 224..),
         Family::V6 => {
             let [hi, lo] = ip.source.words();
-            ip.source.bytes[0] != 0xff && (hi != 0 || lo > LOOPBACK)
+            ip.source.bytes[0] != 0xff && (hi | lo & !LOOPBACK) != 0
         }
     }
 }
 
-/// `::1` as the lower word of an address; `::` is below it, and what else has only these bytes is no unicast host.
+/// `::1` as the lower word of an address; without its bit it is `::`.
 const LOOPBACK: u64 = u64::from_ne_bytes([0, 0, 0, 0, 0, 0, 0, 1]);

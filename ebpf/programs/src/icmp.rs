@@ -14,7 +14,7 @@ use crate::{
     headers::{Icmp, Ipv4, Ipv6, ethertype, protocol},
     maps::{ICMP_LIMIT, Scratch},
     packet::Packet,
-    parse::{Ip, Transport},
+    parse::{Ip, Parsed, Transport},
     setting, steer,
     verdict::{self, Verdict},
 };
@@ -101,6 +101,9 @@ const fn is_error(family: Family, kind: u8) -> bool {
 pub fn quoted(packet: &Packet, ip: &Ip, carried: &Transport) -> Result<Quoted, DropReason> {
     let l3 = carried.l4 + 8;
     let unrelated = DropReason::IcmpUnrelated;
+    if !is_error(ip.family(), packet.read(carried.l4)?) {
+        return Err(unrelated);
+    }
     let (sender, client, protocol, length) = match ip.family() {
         Family::V4 if carried.protocol == protocol::ICMP => {
             let header: Ipv4 = packet.read(l3).map_err(|_| unrelated)?;
@@ -209,12 +212,14 @@ pub fn too_big(ctx: &XdpContext, scratch: &Scratch, end: u32) -> u32 {
     let backend = &scratch.steered.backend;
     let growth = encap::growth(backend).unwrap_or(0);
     let mtu = (backend.mtu as u32).saturating_sub(growth as u32);
-    verdict::finish(ctx, refuse(ctx, &scratch.packet.ip, mtu, end as usize))
+    verdict::finish(ctx, refuse(ctx, scratch, mtu, end as usize))
 }
 
 #[inline(always)]
-fn refuse(ctx: &XdpContext, ip: &Ip, mtu: u32, end: usize) -> Result<Verdict, DropReason> {
-    if !ip.dont_fragment || !may_answer() {
+fn refuse(ctx: &XdpContext, scratch: &Scratch, mtu: u32, end: usize) -> Result<Verdict, DropReason> {
+    let Parsed { ip, carried } = &scratch.packet;
+    // Of an ICMP error nobody is told anything (RFC 1122 3.2.2, RFC 4443 2.4).
+    if !ip.dont_fragment || carried.is_icmp() || !may_answer() {
         return Err(DropReason::TooBigSilent);
     }
     let packet = &Packet::new(ctx);
@@ -222,7 +227,7 @@ fn refuse(ctx: &XdpContext, ip: &Ip, mtu: u32, end: usize) -> Result<Verdict, Dr
         Family::V4 => say_too_big::<QUOTE_V4, 28>(ctx, packet, ip, mtu, end)?,
         Family::V6 => say_too_big::<QUOTE_V6, 48>(ctx, packet, ip, mtu, end)?,
     }
-    count::dropped(DropReason::TooBig, ip.l3 + ip.length);
+    count::dropped(DropReason::TooBig, end);
     Ok(Verdict::Transmit)
 }
 

@@ -51,6 +51,12 @@ impl Ip {
     pub fn family(&self) -> Family {
         if self.v6 { Family::V6 } else { Family::V4 }
     }
+
+    /// The ICMP of the other family, which means nothing here.
+    #[inline(always)]
+    const fn others_icmp(&self) -> u8 {
+        if self.v6 { protocol::ICMP } else { protocol::ICMPV6 }
+    }
 }
 
 /// What an IP packet carries.
@@ -243,6 +249,9 @@ pub fn transport(packet: &Packet, ip: &Ip, available: usize) -> Result<Transport
     };
     if ip.length > available {
         return Err(DropReason::Truncated);
+    }
+    if protocol == ip.others_icmp() {
+        return Err(DropReason::UnsupportedProtocol);
     }
     ports(packet, protocol, ip.l3 + offset, ip.length - offset)
 }

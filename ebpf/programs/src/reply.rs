@@ -37,8 +37,12 @@ pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16) -> Result<(), Drop
         && unsafe { is_of(&*known, entry) }
     {
         // SAFETY: as above.
-        unsafe { (*known).seen = entry.seen };
-        return Ok(());
+        let known = unsafe { &mut *known };
+        known.seen = entry.seen;
+        // One that ended may be followed by a connection of the same ports, which has to take its place.
+        if known.state != FlowState::Closing as u8 || HALF_OPEN.get_ptr_mut(&*key).is_none() {
+            return Ok(());
+        }
     }
     let Some(half) = HALF_OPEN.get_ptr_mut(&*key) else {
         let _ = HALF_OPEN.insert(&*key, &*entry, 0);
@@ -55,7 +59,12 @@ pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16) -> Result<(), Drop
         let acknowledged: [u8; 4] = packet.read(carried.l4 + 8)?;
         if u32::from_be_bytes(acknowledged) == half.sequence.wrapping_add(1) {
             half.state = FlowState::Established as u8;
-            return establish(key, half);
+            let established = establish(key, half);
+            if established.is_err() {
+                // Refused, and so will the next one be.
+                half.state = FlowState::HalfOpen as u8;
+            }
+            return established;
         }
     }
     Ok(())
@@ -100,7 +109,8 @@ pub fn find(scratch: &mut Scratch, sequence: u32) -> Option<()> {
     let half = unsafe { &mut *HALF_OPEN.get_ptr_mut(key)? };
     copy(half, reverse);
     if tcp_flags & tcp::RST == 0 {
-        half.state = FlowState::Established as u8;
+        let state = if tcp_flags & tcp::FIN != 0 { FlowState::Closing } else { FlowState::Established };
+        half.state = state as u8;
         half.seen = now();
         // Where the table is full the entry stays where it is, and the reply is still rewritten.
         let _ = establish(key, half);

@@ -1,9 +1,13 @@
 //! Verdicts, and how they become XDP's.
 
-use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
+use aya_ebpf::{
+    bindings::xdp_action,
+    helpers::{bpf_redirect, generated::bpf_xdp_get_buff_len},
+    programs::XdpContext,
+};
 use fairlead_abi::DropReason;
 
-use crate::{count, packet::Packet};
+use crate::count;
 
 /// What a subprogram returns instead of XDP's number where it has not decided.
 pub const UNDECIDED: u32 = u32::MAX;
@@ -34,12 +38,19 @@ pub fn finish(ctx: &XdpContext, verdict: Result<Verdict, DropReason>) -> u32 {
         Ok(Verdict::Redirect(ifindex)) => unsafe { bpf_redirect(ifindex, 0) as u32 },
         Ok(Verdict::Decided(action)) => action,
         Ok(Verdict::Dropped(reason)) => {
-            count::dropped_as(reason, Packet::new(ctx).len());
+            count::dropped_as(reason, length(ctx));
             xdp_action::XDP_DROP
         }
         Err(reason) => {
-            count::dropped(reason, Packet::new(ctx).len());
+            count::dropped(reason, length(ctx));
             xdp_action::XDP_DROP
         }
     }
+}
+
+/// Bytes of the whole packet, also of what is not linear.
+#[inline(always)]
+fn length(ctx: &XdpContext) -> usize {
+    // SAFETY: the helper takes the context only.
+    unsafe { bpf_xdp_get_buff_len(ctx.ctx) as usize }
 }
