@@ -229,8 +229,7 @@ fn a_port_that_is_not_served_is_a_problem_and_each_is_asked_itself() {
 #[test]
 fn what_did_not_change_is_the_same() {
     let mut gateway = Gateway::new(declarations());
-    let (one, two) = (shard(vec![pod(1)]), shard(vec![pod(2)]));
-    let mut other = two.clone();
+    let (one, mut other) = (shard(vec![pod(1)]), shard(vec![pod(2)]));
     other.requested_vips = vec!["192.0.2.2".parse().unwrap()];
     let before = gateway.derive(&[("web", one.clone()), ("other", other.clone())], &Health::default());
     other.endpoints = Arc::new(vec![pod(2), pod(3)]);
