@@ -2,11 +2,12 @@
 //!
 //! [`world`] makes routers, gateways, nodes, pods and clients in network namespaces, all on this machine. [`client`] asks
 //! single questions from a client's place; [`load`] asks all the time and counts every answer;
-//! [`demo`] puts both on stage. Nothing here knows how
-//! fairlead works: what is tested is seen from outside.
+//! [`demo`] puts both on stage. Nothing of these knows how
+//! fairlead works: what is tested is seen from outside. [`packets`] is for the BPF programs alone, packet by packet.
 #![forbid(unsafe_code)]
 
 pub mod client;
 pub mod demo;
 pub mod load;
+pub mod packets;
 pub mod world;

@@ -1,0 +1,231 @@
+//! Loads the programs on maps filled from [`Tables`], under an instance of its own, and runs them by
+//! BPF_PROG_TEST_RUN. Everything is gone when the lab is dropped, also by a panic.
+
+use std::{
+    collections::BTreeMap,
+    env, process,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::{Context, Result, bail};
+use aya::{
+    Pod, TestRun as _, TestRunOptions,
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
+    programs::Program,
+};
+use fairlead::dataplane::{Capacities, Dataplane, Instance, Programs};
+use fairlead_abi::{
+    Address, Delivery, DeliveryKey, DropReason, FlowEntry, FlowKey, ProbeTarget, Settings, Slot, map, program,
+};
+
+use super::{Counts, Tables};
+
+/// Room of the tables that tests fill.
+const TABLES: fairlead_core::planner::Capacities = fairlead_core::planner::Capacities {
+    buckets: 0,
+    slots: 1024,
+    backends: 64,
+    service_ids: 64,
+    hops: 16,
+    deliveries: 256,
+    gateways: 64,
+};
+
+/// What a program made of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// XDP's or TC's number.
+    pub action: u32,
+    /// The packet afterwards.
+    pub frame: Vec<u8>,
+}
+
+/// The programs, loaded.
+pub struct Lab {
+    instance: Instance,
+    dataplane: Dataplane,
+    flows: HashMap<MapData, FlowKey, FlowEntry>,
+    half_open: HashMap<MapData, FlowKey, FlowEntry>,
+    out: Vec<u8>,
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Err(error) = self.instance.remove() {
+            eprintln!("pins are left behind: {error}");
+        }
+    }
+}
+
+impl Lab {
+    /// With room for thousands of flows.
+    pub fn new(settings: &Settings, tables: &Tables) -> Result<Self> {
+        Self::with_flows(settings, tables, 8192)
+    }
+
+    /// With room for so many established flows.
+    pub fn with_flows(settings: &Settings, tables: &Tables, flows: u32) -> Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let instance = Instance::new(&format!("test-{}-{number}", process::id()));
+        let buckets = settings.bucket_mask + 1;
+        let capacities = Capacities {
+            tables: fairlead_core::planner::Capacities { buckets, ..TABLES },
+            flows,
+            half_open: 16_384,
+            probes: 16,
+        };
+        let mut guard = RemoveOnError(Some(instance.clone()));
+        let dataplane = Dataplane::load(&instance, &programs(), settings, &capacities).map_err(with_log)?;
+        fill(&instance, tables, settings.bucket_mask)?;
+        let lab = Self {
+            flows: HashMap::try_from(open(&instance, map::FLOWS)?)?,
+            half_open: HashMap::try_from(open(&instance, map::HALF_OPEN)?)?,
+            instance,
+            dataplane,
+            out: vec![0; 16_384],
+        };
+        guard.0 = None;
+        Ok(lab)
+    }
+
+    /// Runs the XDP program on a frame that comes in by the loopback interface, number 1.
+    pub fn ingress(&mut self, frame: &[u8]) -> Result<Run> {
+        self.run(program::INGRESS, frame, None)
+    }
+
+    /// Runs the XDP program with `room` bytes less headroom than the usual 256 (as metadata, a multiple of four).
+    pub fn ingress_with_less_headroom(&mut self, frame: &[u8], room: u32) -> Result<Run> {
+        let data = [&vec![0; room as usize], frame].concat();
+        let end = u32::try_from(data.len())?;
+        let context: Vec<u8> = [room, end, 0, 0, 0, 0].iter().flat_map(|field| field.to_ne_bytes()).collect();
+        self.run(program::INGRESS, &data, Some(&context))
+    }
+
+    /// Runs the TCX program on a frame of a socket with `mark`.
+    pub fn egress(&mut self, frame: &[u8], mark: u32) -> Result<Run> {
+        let context: Vec<u8> = [0, 0, mark].iter().flat_map(|field: &u32| field.to_ne_bytes()).collect();
+        self.run(program::EGRESS, frame, (mark != 0).then_some(&context[..]))
+    }
+
+    fn run(&mut self, name: &str, frame: &[u8], context: Option<&[u8]>) -> Result<Run> {
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut self.out),
+            ctx_in: context,
+            ..TestRunOptions::default()
+        };
+        let result = match self.dataplane.program_mut(name) {
+            Some(Program::Xdp(program)) => program.test_run(options),
+            Some(Program::SchedClassifier(program)) => program.test_run(options),
+            _ => bail!("there is no program {name}"),
+        };
+        let result = result.with_context(|| format!("{name} on {} bytes", frame.len()))?;
+        let length = result.data_size_out as usize;
+        Ok(Run { action: result.return_value, frame: self.out[..length].to_vec() })
+    }
+
+    /// All counters, as they stand.
+    pub fn counts(&self) -> Result<Counts> {
+        let reader = self.dataplane.counters()?;
+        let mut counts = Counts::default();
+        for reason in DropReason::ALL {
+            counts.drops.insert(*reason, reader.drops(*reason)?);
+        }
+        for id in 0..TABLES.service_ids {
+            counts.services.insert(id, reader.service(id)?);
+        }
+        for index in 0..TABLES.backends {
+            counts.backends.insert(index, reader.backend(index)?);
+        }
+        Ok(counts.without_zeroes())
+    }
+
+    /// The table of established flows.
+    pub fn flows(&self) -> Result<BTreeMap<FlowKey, FlowEntry>> {
+        Ok(self.flows.iter().collect::<Result<_, MapError>>()?)
+    }
+
+    /// The table of half-open flows.
+    pub fn half_open(&self) -> Result<BTreeMap<FlowKey, FlowEntry>> {
+        Ok(self.half_open.iter().collect::<Result<_, MapError>>()?)
+    }
+
+    /// Forgets all flows.
+    pub fn clear_flows(&mut self) -> Result<()> {
+        for key in self.flows()?.into_keys() {
+            self.flows.remove(&key)?;
+        }
+        for key in self.half_open()?.into_keys() {
+            self.half_open.remove(&key)?;
+        }
+        Ok(())
+    }
+}
+
+/// The environment's `FAIRLEAD_BPF` names an ELF to test instead of what the agent embeds: one that was spoilt on
+/// purpose, to see the tests fail.
+fn programs() -> Programs {
+    env::var_os("FAIRLEAD_BPF").map_or(Programs::Embedded, |path| Programs::File(path.into()))
+}
+
+/// Removes the pins of an instance that could not be set up.
+struct RemoveOnError(Option<Instance>);
+
+impl Drop for RemoveOnError {
+    fn drop(&mut self) {
+        if let Some(instance) = self.0.take() {
+            let _ = instance.remove();
+        }
+    }
+}
+
+/// The verifier's log is long, and what it is about stands at its end.
+fn with_log(error: fairlead::dataplane::Error) -> anyhow::Error {
+    let text = format!("{:#}", anyhow::Error::from(error));
+    let end: String = text.chars().rev().take(4000).collect::<Vec<_>>().into_iter().rev().collect();
+    anyhow::anyhow!("{end}")
+}
+
+fn open(instance: &Instance, name: &str) -> Result<Map> {
+    let data = MapData::from_pin(instance.maps().join(name)).with_context(|| format!("map {name}"))?;
+    Ok(Map::from_map_data(data)?)
+}
+
+/// Writes `tables` into the maps of an instance.
+fn fill(instance: &Instance, tables: &Tables, mask: u32) -> Result<()> {
+    let slots = tables.services.iter().flat_map(|service| &service.slots).map(|&slot| Slot::new(slot));
+    let backends = tables.services.iter().flat_map(|service| service.backends.iter().copied());
+    write_array(instance, map::HOPS, 1, tables.hops.iter().copied())?;
+    write_array(instance, map::BACKENDS, 1, backends)?;
+    write_array(instance, map::SLOTS, 0, slots)?;
+    write_array(instance, map::SERVICES, 0, tables.buckets(mask).into_iter())?;
+    let mut deliveries = HashMap::<_, DeliveryKey, Delivery>::try_from(open(instance, map::DELIVERIES)?)?;
+    for (key, delivery) in &tables.deliveries {
+        deliveries.insert(key, delivery, 0)?;
+    }
+    let mut probes = HashMap::<_, u32, ProbeTarget>::try_from(open(instance, map::PROBES)?)?;
+    for (number, target) in &tables.probes {
+        probes.insert(number, target, 0)?;
+    }
+    let mut gateways = LpmTrie::<_, [u8; 16], u32>::try_from(open(instance, map::GATEWAYS)?)?;
+    for prefix in &tables.gateways {
+        let mapped = if prefix.addr().is_ipv4() { 96 } else { 0 };
+        let length = mapped + u32::from(prefix.prefix_len());
+        gateways.insert(&Key::new(length, Address::from(prefix.network()).bytes), 1, 0)?;
+    }
+    Ok(())
+}
+
+fn write_array<T: Pod>(
+    instance: &Instance,
+    name: &str,
+    first: u32,
+    values: impl Iterator<Item = T>,
+) -> Result<()> {
+    let mut array = Array::try_from(open(instance, name)?)?;
+    for (index, value) in (first..).zip(values) {
+        array.set(index, value, 0).with_context(|| format!("map {name}, index {index}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! The other direction: an endpoint's packet leaves the node.
+
+use fairlead_abi::{Family, FlowKey};
+
+use super::{
+    super::checksum,
+    Model, parse,
+    receiver::{mend, octets},
+};
+
+impl Model {
+    /// The frame as it leaves.
+    pub fn egress(&mut self, frame: &[u8]) -> Vec<u8> {
+        self.rewritten(frame).unwrap_or_else(|| frame.to_vec())
+    }
+
+    fn rewritten(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
+        let ip = parse::frame(frame)?;
+        let payload = parse::payload(frame, &ip, frame.len()).ok().filter(|payload| !payload.is_icmp())?;
+        let key = FlowKey {
+            endpoint: ip.source,
+            client: ip.destination,
+            endpoint_port: [payload.ports[0], payload.ports[1]],
+            client_port: [payload.ports[2], payload.ports[3]],
+            protocol: payload.protocol,
+            padding: [0; 3],
+        };
+        let tcp = payload.protocol == 6;
+        let sequence = frame[payload.at + 4..payload.at + 8].try_into().ok()?;
+        let entry = self.flows.from_endpoint(&key, payload.tcp_flags, u32::from_be_bytes(sequence))?;
+        let mut reply = frame.to_vec();
+        let (source, vip) = (octets(ip.source, ip.family), octets(entry.vip, ip.family));
+        let at = ip.at + if ip.family == Family::V4 { 12 } else { 8 };
+        reply[at..at + vip.len()].copy_from_slice(&vip);
+        if ip.family == Family::V4 {
+            mend(&mut reply, ip.at + 10, &source, &vip, checksum::replaced);
+        }
+        reply[payload.at..payload.at + 2].copy_from_slice(&entry.port);
+        let old = [&source[..], &key.endpoint_port].concat();
+        let new = [&vip[..], &entry.port].concat();
+        if tcp {
+            mend(&mut reply, payload.at + 16, &old, &new, checksum::replaced);
+        } else {
+            mend(&mut reply, payload.at + 6, &old, &new, checksum::replaced_in_udp);
+        }
+        if payload.tcp_flags & 0x02 != 0 && entry.mss != 0 {
+            lower_mss(&mut reply, payload.at, entry.mss);
+        }
+        Some(reply)
+    }
+}
+
+/// Lowers the MSS option of the TCP header at `at` to `mss`.
+fn lower_mss(frame: &mut [u8], at: usize, mss: u16) {
+    let Some(option) = mss_option(frame, at) else { return };
+    if u16::from_be_bytes([frame[option], frame[option + 1]]) <= mss {
+        return;
+    }
+    // Whole words, wherever the option begins.
+    let odd = (option - at) % 2;
+    let words = option - odd..option + 2 + odd;
+    let old = frame[words.clone()].to_vec();
+    frame[option..option + 2].copy_from_slice(&mss.to_be_bytes());
+    let new = frame[words].to_vec();
+    mend(frame, at + 16, &old, &new, checksum::replaced);
+}
+
+/// Where the MSS stands (RFC 9293 3.1), among the first ten options.
+fn mss_option(frame: &[u8], at: usize) -> Option<usize> {
+    let end = at + usize::from(frame[at + 12] >> 4) * 4;
+    let mut option = at + 20;
+    for _ in 0..10 {
+        if option + 4 > end {
+            return None;
+        }
+        match (*frame.get(option)?, *frame.get(option + 1)?) {
+            (0, _) => return None,
+            (1, _) => option += 1,
+            (2, 4) => return Some(option + 2),
+            (_, length @ 2..) => option += usize::from(length),
+            _ => return None,
+        }
+    }
+    None
+}

@@ -1,0 +1,156 @@
+//! The scene that random packets play in: a bit of everything that tables can hold.
+
+use std::net::IpAddr;
+
+use fairlead_abi::{
+    Address, Backend, Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, Encap, Hop, NO_BACKEND, Ring, ServiceEntry,
+    Settings, TunnelSource,
+    protocol::{TCP, UDP},
+};
+
+use super::super::tables::{Service, Tables, backend, delivery, endpoint, service_key};
+
+/// VIPs: two of each family, the second ones pass what they don't serve.
+pub(super) const VIPS: [&str; 4] = ["203.0.113.10", "203.0.113.20", "2001:db8:100::10", "2001:db8:100::20"];
+/// Ports that some of them serve, and one that none does.
+pub(super) const PORTS: [u16; 6] = [80, 443, 53, 8080, 8443, 9];
+/// Endpoints of this node, and one that isn't.
+pub(super) const ENDPOINTS: [&str; 5] =
+    ["192.0.2.1", "192.0.2.2", "2001:db8:200::1", "2001:db8:200::2", "192.0.2.77"];
+/// Sources of tunnel packets: gateways, this node's own among them, and strangers.
+pub(super) const SOURCES: [&str; 6] = [
+    "198.51.100.3",
+    "198.51.100.40",
+    "2001:db8:77::3:1",
+    "2001:db8:77:1::9",
+    "192.0.2.200",
+    "2001:db8:dead::1",
+];
+/// The endpoints' own port for each of theirs.
+const ENDPOINT_PORT: u16 = 8000;
+
+/// Settings of a node with `roles` that takes part in the scene.
+#[must_use]
+pub fn settings(roles: u32) -> Settings {
+    let source = |address: &str, vary| TunnelSource { address: ip(address).into(), vary, padding: 0 };
+    Settings {
+        seed: 0x5eed,
+        roles,
+        bucket_mask: 7,
+        tunnel_v4: source("198.51.100.0", [0, 0, 0, 0x0f]),
+        tunnel_v6: source("2001:db8:77::", [0xff, 0xff, 0xff, 0xff]),
+        // So high that it is never reached.
+        icmp_per_second: 4_000_000_000,
+        generation: 1,
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+/// The tables.
+#[must_use]
+pub fn scene() -> Tables {
+    let mut tables = Tables {
+        hops: vec![hop(1, 1), hop(2, 1), hop(3, 7), Hop::default()],
+        gateways: ["198.51.100.0/24", "2001:db8:77::/48"]
+            .map(|prefix| prefix.parse().expect("a prefix"))
+            .into(),
+        ..Tables::default()
+    };
+    for (number, vip) in (1..).zip(VIPS) {
+        let flags = if number % 2 == 0 { ServiceEntry::PASS_UNSERVED } else { 0 };
+        tables.services.push(Service::vip(number, ip(vip), flags));
+        add_services(&mut tables, ip(vip), number * 10);
+    }
+    tables.deliveries.extend(ENDPOINTS[..4].iter().map(|address| endpoint(ip(address))));
+    tables
+}
+
+/// Services of one VIP, with counters from `id` on.
+fn add_services(tables: &mut Tables, vip: IpAddr, id: u32) {
+    let other = |a: &str, b: &str| if vip.is_ipv4() { ip(a) } else { ip(b) };
+    let far = vec![
+        backend(ip("192.0.2.101"), Encap::Ipip, 1, 1500),
+        backend(ip("2001:db8:200::101"), Encap::Ipip, 2, 1500),
+        backend(ip("192.0.2.102"), Encap::Gue, 3, 1400),
+        backend(ip("2001:db8:200::102"), Encap::Gue, 1, 1280),
+    ];
+    let odd = vec![
+        backend(ip("192.0.2.103"), Encap::Ipip, 0, 1500), // no next hop
+        backend(ip("192.0.2.104"), Encap::Gue, 4, 1500),  // a next hop that is gone
+        Backend { family: 4, ..Backend::default() },      // a free entry
+        backend(ip("192.0.2.105"), Encap::Ipip, 2, 90),   // a path for nothing
+        backend(ip("192.0.2.1"), Encap::Local, 0, 0),     // this node's, delivered
+        backend(ip("192.0.2.77"), Encap::Local, 0, 0),    // this node's, not delivered
+        backend(ip("2001:db8:200::2"), Encap::Local, 0, 0),
+        backend(ip("2001:db8:200::106"), Encap::Ipip, 99, 1500), // a next hop outside the table
+    ];
+    let add = |tables: &mut Tables, number: u32, port: u16, protocol: u8, backends: Vec<Backend>| {
+        let key = service_key(vip, port, protocol);
+        tables.services.push(Service::new(id + number, key, 31, backends));
+        let own = Delivery { flags: ENDPOINT_OWNS_VIP, ..Delivery::default() };
+        tables.deliveries.extend([
+            delivery(
+                ip("192.0.2.1"),
+                &key,
+                other("192.0.2.1", "2001:db8:200::1"),
+                ENDPOINT_PORT + port,
+                1400,
+            ),
+            delivery(
+                ip("2001:db8:200::1"),
+                &key,
+                other("192.0.2.1", "2001:db8:200::1"),
+                ENDPOINT_PORT + port,
+                0,
+            ),
+            delivery(ip("2001:db8:200::2"), &key, other("192.0.2.2", "2001:db8:200::2"), port, 900),
+            as_it_is(delivery(ip("192.0.2.2"), &key, vip, port, 1200), own),
+        ]);
+    };
+    add(tables, 0, 80, TCP, far.clone());
+    add(tables, 1, 53, UDP, far);
+    if id % 20 == 10 {
+        add(tables, 2, 443, TCP, odd);
+        add(tables, 3, 443, UDP, vec![]);
+    } else {
+        add(tables, 2, 443, TCP, vec![backend(ip("192.0.2.107"), Encap::Ipip, 2, 1400)]);
+        let holes = tables.services.last_mut().expect("just added");
+        holes.slots[7..20].fill(NO_BACKEND);
+        add(tables, 3, 8443, UDP, vec![]);
+        let astray = tables.services.last_mut().expect("just added");
+        astray.astray = Some(Ring { first_slot: 1_000_000, size: 251 });
+    }
+}
+
+fn as_it_is((key, delivery): (DeliveryKey, Delivery), own: Delivery) -> (DeliveryKey, Delivery) {
+    (key, Delivery { flags: own.flags, ..delivery })
+}
+
+fn hop(number: u8, ifindex: u32) -> Hop {
+    Hop { destination_mac: [2, 0, 0, 0, 1, number], source_mac: [2, 0, 0, 0, 0, number], ifindex }
+}
+
+/// The address and port that a service's endpoints have, for packets that they send.
+pub(super) fn endpoint_of(vip_is_v4: bool, number: usize, port: u16) -> (IpAddr, u16) {
+    let address = match (vip_is_v4, number % 2) {
+        (true, 0) => "192.0.2.1",
+        (true, _) => "192.0.2.2",
+        (false, 0) => "2001:db8:200::1",
+        (false, _) => "2001:db8:200::2",
+    };
+    let port = if number.is_multiple_of(2) { ENDPOINT_PORT + port } else { port };
+    (ip(address), port)
+}
+
+/// An address of the scene.
+pub(super) fn address(text: &str) -> IpAddr {
+    ip(text)
+}
+
+/// Whether it can stand in the same header as `other`.
+pub(super) fn fits(text: &str, other: IpAddr) -> bool {
+    Address::from(ip(text)).is_v4() == other.is_ipv4()
+}

@@ -1,0 +1,179 @@
+//! Random and spoilt packets through the programs and through the model, in verdict, bytes, counters and flows.
+//!
+//! `FAIRLEAD_SEED` repeats a run, `FAIRLEAD_PACKETS` sets how many packets each node gets. The first difference is
+//! printed as a row with the packets before it that its flow had.
+
+use std::{env, fmt::Write as _, time::Instant};
+
+use anyhow::Result;
+use fairlead_abi::{Roles, Settings};
+use fairlead_tests::packets::{
+    Lab, Run, Tables,
+    model::{Flows, Model},
+    random::{Rng, mutate, packet, reply, scene, settings},
+    report::{DROP, Row, hex, outcome},
+};
+
+/// Packets for each of the three nodes; together more than two million.
+const PACKETS: usize = 800_000;
+/// Packets between two comparisons of counters and flows.
+const BATCH: usize = 1000;
+
+/// What happens at a node.
+#[derive(Clone)]
+enum Event {
+    /// A frame comes in by the NIC.
+    In(Vec<u8>),
+    /// An endpoint's frame leaves.
+    Out(Vec<u8>),
+}
+
+/// A node, twice.
+struct Pair {
+    lab: Lab,
+    model: Model,
+    settings: Settings,
+    tables: Tables,
+}
+
+impl Pair {
+    fn new(roles: u32) -> Result<Self> {
+        let (settings, tables) = (settings(roles), scene());
+        let lab = Lab::new(&settings, &tables)?;
+        Ok(Self { lab, model: Model::new(&settings, &tables), settings, tables })
+    }
+
+    /// One event; the row where they differ in verdict or bytes.
+    fn step(&mut self, event: &Event) -> Result<Option<Row>> {
+        let (what, frame, run, expected) = match event {
+            Event::In(frame) => {
+                let (action, bytes) = self.model.ingress(frame);
+                ("ingress", frame, self.lab.ingress(frame)?, Run { action, frame: bytes })
+            }
+            Event::Out(frame) => {
+                let expected = Run { action: u32::MAX, frame: self.model.egress(frame) };
+                ("egress", frame, self.lab.egress(frame, 0)?, expected)
+            }
+        };
+        let same = run.action == expected.action && (run.action == DROP || run.frame == expected.frame);
+        Ok((!same).then(|| Row {
+            what: format!("{what}, roles {}", self.settings.roles),
+            frame: frame.clone(),
+            expected: outcome(expected.action, &expected.frame),
+            got: outcome(run.action, &run.frame),
+        }))
+    }
+
+    /// Begins anew, without flows.
+    fn restart(&mut self) -> Result<()> {
+        self.model = Model::new(&self.settings, &self.tables);
+        self.lab.clear_flows()
+    }
+
+    /// Where flows differ.
+    fn flows(&self) -> Result<(Flows, Flows)> {
+        let mut got = Flows { established: self.lab.flows()?, half_open: self.lab.half_open()? };
+        for entry in got.established.values_mut().chain(got.half_open.values_mut()) {
+            entry.seen = 0;
+        }
+        Ok((self.model.flows.clone(), got))
+    }
+
+    /// All of `events` from a node without flows; the first difference, if any.
+    fn batch(&mut self, events: &[Event]) -> Result<Option<String>> {
+        self.restart()?;
+        let before = self.lab.counts()?;
+        for (number, event) in events.iter().enumerate() {
+            if let Some(row) = self.step(event)? {
+                return self.explain(&events[..=number], Some(row)).map(Some);
+            }
+        }
+        let counts = self.lab.counts()?.since(&before);
+        let (expected, got) = self.flows()?;
+        if counts == self.model.counts && expected == got {
+            return Ok(None);
+        }
+        self.explain(events, None).map(Some)
+    }
+
+    /// The same again, step by step: text about the first event on which anything differs.
+    fn explain(&mut self, events: &[Event], row: Option<Row>) -> Result<String> {
+        self.restart()?;
+        let mut before = self.lab.counts()?;
+        for (number, event) in events.iter().enumerate() {
+            self.model.counts = Default::default();
+            let row = self.step(event)?;
+            let now = self.lab.counts()?;
+            let counts = now.since(&before);
+            before = now;
+            let (expected, got) = self.flows()?;
+            if row.is_none() && counts == self.model.counts && expected == got {
+                continue;
+            }
+            let (Event::In(frame) | Event::Out(frame)) = event;
+            let mut text = match row {
+                Some(row) => row.to_string(),
+                None => format!("in: {}", hex(frame)),
+            };
+            writeln!(text, "\nexpected counts {:?}\n     got counts {counts:?}", self.model.counts)?;
+            if expected != got {
+                writeln!(text, "expected {expected:?}\n     got {got:?}")?;
+            }
+            writeln!(text, "event {number} of its batch")?;
+            return Ok(text);
+        }
+        Ok(format!("a difference that does not come again: {row:?}"))
+    }
+}
+
+fn number_from(variable: &str) -> Option<u64> {
+    env::var(variable).ok().map(|text| text.parse().expect("a number"))
+}
+
+/// Random packets at a node with `roles`.
+fn run(roles: u32) {
+    let seed = number_from("FAIRLEAD_SEED").unwrap_or_else(rand_seed);
+    let packets = number_from("FAIRLEAD_PACKETS").map_or(PACKETS, |number| usize::try_from(number).unwrap());
+    println!("FAIRLEAD_SEED={seed} roles={roles}");
+    let mut rng = Rng::new(seed ^ u64::from(roles) << 56);
+    let mut pair = Pair::new(roles).unwrap();
+    let begin = Instant::now();
+    for _ in 0..packets.div_ceil(BATCH) {
+        let events: Vec<Event> = (0..BATCH).map(|_| event(&mut rng, roles)).collect();
+        if let Some(difference) = pair.batch(&events).unwrap() {
+            panic!("FAIRLEAD_SEED={seed}\n{difference}");
+        }
+    }
+    println!("{packets} packets in {:.1?}", begin.elapsed());
+}
+
+fn event(rng: &mut Rng, roles: u32) -> Event {
+    if roles & Roles::RECEIVER != 0 && rng.once_in(6) {
+        return Event::Out(reply(rng));
+    }
+    let mut frame = packet(rng);
+    if rng.once_in(2) {
+        mutate(rng, &mut frame);
+    }
+    Event::In(frame)
+}
+
+fn rand_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    Rng::new(now.as_nanos() as u64).next()
+}
+
+#[test]
+fn a_gateway_does_what_the_model_says() {
+    run(Roles::GATEWAY);
+}
+
+#[test]
+fn a_receiver_does_what_the_model_says() {
+    run(Roles::RECEIVER);
+}
+
+#[test]
+fn a_node_with_both_roles_does_what_the_model_says() {
+    run(Roles::GATEWAY | Roles::RECEIVER);
+}
