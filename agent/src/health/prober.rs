@@ -38,7 +38,7 @@ pub struct Prober {
 
 impl Prober {
     /// `table`: where probes through tunnels find their way; without it only this node's endpoints are probed.
-    /// `started`: what [`Probe::since`] counts from. Raises the soft limit of open files to the hard one.
+    /// `started`: what [`Probe::since`](fairlead_core::model::Probe::since) counts from. Raises the soft limit of open files to the hard one.
     pub fn new(
         settings: Settings,
         table: Option<Box<dyn ProbeTable>>,
