@@ -3,9 +3,11 @@
 //! [`world`] makes routers, gateways, nodes, pods and clients in network namespaces, all on this machine. [`client`] asks
 //! single questions from a client's place; [`load`] asks all the time and counts every answer;
 //! [`demo`] puts both on stage. Nothing of these knows how
-//! fairlead works: what is tested is seen from outside. [`packets`] is for the BPF programs alone, packet by packet.
+//! fairlead works: what is tested is seen from outside. [`packets`] is for the BPF programs alone, packet by
+//! packet, and [`bench`] measures them and the planner.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod client;
 pub mod demo;
 pub mod load;

@@ -125,8 +125,8 @@ impl Dataplane {
         self.ebpf.map(name).ok_or_else(|| missing(name))
     }
 
-    /// A map by name.
-    pub(super) fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, Error> {
+    /// A map by name; outside this module only for what tests and benches add to the ELF.
+    pub fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, Error> {
         self.ebpf.map_mut(name).ok_or_else(|| missing(name))
     }
 }

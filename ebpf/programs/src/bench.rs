@@ -1,8 +1,9 @@
-//! The programs once more, with wrappers to measure them by.
+//! The programs once more, with what measures them.
 //!
 //! BPF_PROG_TEST_RUN doesn't restore the packet between its repetitions. So each run of a wrapper writes the
 //! packet's headers anew, for the next flow and service, runs what is measured as a subprogram, takes off what it
 //! put on, and counts the verdict. [`bench_floor`] is the same around nothing but parsing and encapsulating.
+//! [`live_generate`], [`live_floor`] and [`live_sink`] do it with frames that really travel over a link.
 #![no_std]
 #![no_main]
 
@@ -28,7 +29,7 @@ use fairlead_ebpf::{
 /// Words of headers that are written for each packet.
 const WORDS: usize = 10;
 
-/// What a wrapper is told, and what it counted.
+/// What the programs here are told, and what they counted. The bench (`tests/src/bench/records.rs`) has it as words.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Bench {
@@ -50,17 +51,27 @@ pub struct Bench {
     pub runs: u64,
     /// By XDP's number.
     pub verdicts: [u64; 5],
+    /// Length of a packet that arrives at the sink as it should.
+    pub length: u64,
+    /// Such packets so far.
+    pub arrived: u64,
+    /// Others.
+    pub strange: u64,
 }
 
 #[btf_map]
 static BENCH: PerCpuArray<Bench, 1> = PerCpuArray::new();
 
+#[inline(always)]
+fn bench() -> Option<&'static mut Bench> {
+    // SAFETY: this CPU's own, and each program takes it once.
+    Some(unsafe { &mut *BENCH.get_ptr_mut(0)? })
+}
+
 /// What an agent's `ingress` costs.
 #[xdp(frags)]
 pub fn bench_ingress(ctx: XdpContext) -> u32 {
-    let Some(bench) = BENCH.get_ptr_mut(0) else { return xdp_action::XDP_ABORTED };
-    // SAFETY: this CPU's own.
-    let bench = unsafe { &mut *bench };
+    let Some(bench) = bench() else { return xdp_action::XDP_ABORTED };
     let before = prepare(&ctx, bench);
     let action = measured(&ctx);
     settle(&ctx, bench, before, action)
@@ -69,12 +80,38 @@ pub fn bench_ingress(ctx: XdpContext) -> u32 {
 /// What parsing and encapsulating alone cost.
 #[xdp(frags)]
 pub fn bench_floor(ctx: XdpContext) -> u32 {
-    let Some(bench) = BENCH.get_ptr_mut(0) else { return xdp_action::XDP_ABORTED };
-    // SAFETY: this CPU's own.
-    let bench = unsafe { &mut *bench };
+    let Some(bench) = bench() else { return xdp_action::XDP_ABORTED };
     let before = prepare(&ctx, bench);
     let action = floor(&ctx, bench);
     settle(&ctx, bench, before, action)
+}
+
+/// Sends a frame that is run as a live one out of the interface that it is run for.
+#[xdp]
+pub fn live_generate(ctx: XdpContext) -> u32 {
+    let Some(bench) = bench() else { return xdp_action::XDP_ABORTED };
+    prepare(&ctx, bench);
+    xdp_action::XDP_TX
+}
+
+/// What `ingress` is compared with on a link: encapsulates everything and sends it back.
+#[xdp(frags)]
+pub fn live_floor(ctx: XdpContext) -> u32 {
+    let Some(bench) = bench() else { return xdp_action::XDP_ABORTED };
+    verdict::finish(&ctx, parse_and_wrap(&ctx, bench).map(|()| Verdict::Transmit))
+}
+
+/// Counts what comes back, and drops it.
+#[xdp(frags)]
+pub fn live_sink(ctx: XdpContext) -> u32 {
+    if let Some(bench) = bench() {
+        if Packet::new(&ctx).len() as u64 == bench.length {
+            bench.arrived += 1;
+        } else {
+            bench.strange += 1;
+        }
+    }
+    xdp_action::XDP_DROP
 }
 
 #[inline(never)]

@@ -85,6 +85,14 @@ impl Footprint {
         Path::new(RUNS).join(&self.id)
     }
 
+    /// A new namespace that goes with this claim, empty but for its loopback interface, where the kernel sends
+    /// nothing of its own accord.
+    pub fn namespace(&self, name: &str) -> Result<namespace::Namespace> {
+        let _making = making();
+        let quiet = [("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1")];
+        namespace::Namespace::create(&format!("{}-{name}", self.id), &quiet)
+    }
+
     /// Leaves the world running when this process ends, until [`remove`] is called with its id.
     pub fn keep(self) -> Result<String> {
         fs::write(self.directory().join(KEPT), "")?;

@@ -1,0 +1,154 @@
+//! The kinds of packets that are measured, as bytes.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context, Result};
+use fairlead_abi::protocol;
+
+use super::fleet::{PORT, vip_v4, vip_v6};
+
+/// Every frame is this long: as much as a wrapper writes anew for each packet.
+pub(super) const FRAME: usize = 80;
+/// Clients count up from these.
+const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 0);
+const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 0, 0, 0, 0);
+/// And these are nobody's VIPs.
+const STRANGER: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 0);
+
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+
+/// One kind of packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Case {
+    pub(super) name: &'static str,
+    v6: bool,
+    protocol: u8,
+    tcp_flags: u8,
+    stranger: bool,
+}
+
+const fn case(name: &'static str, v6: bool, protocol: u8, tcp_flags: u8) -> Case {
+    Case { name, v6, protocol, tcp_flags, stranger: false }
+}
+
+/// All that are measured one by one.
+const CASES: [Case; 9] = [
+    case("tcp4", false, protocol::TCP, ACK),
+    case("tcp6", true, protocol::TCP, ACK),
+    case("udp4", false, protocol::UDP, 0),
+    case("udp6", true, protocol::UDP, 0),
+    case("syn4", false, protocol::TCP, SYN),
+    case("syn6", true, protocol::TCP, SYN),
+    case("icmp4", false, protocol::ICMP, 0),
+    case("icmp6", true, protocol::ICMPV6, 0),
+    Case { stranger: true, ..case("not_a_vip", false, protocol::TCP, ACK) },
+];
+
+/// Those with these names; all, if there are no names.
+pub(super) fn named(names: &[String]) -> Result<Vec<Case>> {
+    if names.is_empty() {
+        return Ok(CASES.to_vec());
+    }
+    let find = |name: &String| CASES.into_iter().find(|case| case.name == name);
+    let known = CASES.map(|case| case.name).join(", ");
+    names
+        .iter()
+        .map(|name| find(name).with_context(|| format!("no case {name}; there are {known}")))
+        .collect()
+}
+
+/// XDP's verdicts.
+pub(super) const PASS: usize = 2;
+/// See [`PASS`].
+pub(super) const TRANSMIT: usize = 3;
+
+impl Case {
+    /// What the gateway has to do with it.
+    pub(super) fn verdict(self) -> usize {
+        if self.stranger { PASS } else { TRANSMIT }
+    }
+
+    /// Whether it is IPv6, and so are the outer headers.
+    pub(super) fn is_v6(self) -> bool {
+        self.v6
+    }
+
+    /// Whether it is forwarded; the others are answered or passed.
+    pub(super) fn is_forwarded(self) -> bool {
+        !self.stranger && (self.protocol == protocol::TCP || self.protocol == protocol::UDP)
+    }
+
+    /// The packet of TCP that the floor wraps where this one is not one to be wrapped.
+    pub(super) fn as_tcp(self) -> Self {
+        Self { protocol: protocol::TCP, tcp_flags: ACK, ..self }
+    }
+
+    /// Where the last four bytes of source and destination stand.
+    pub(super) fn address_ends(self) -> (u32, u32) {
+        if self.v6 { (34, 50) } else { (26, 30) }
+    }
+
+    /// The packet from the first client to the first service.
+    pub(super) fn frame(self) -> [u8; FRAME] {
+        let mut frame = [0; FRAME];
+        frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
+        frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 2]);
+        let l4 = if self.v6 { self.ipv6(&mut frame) } else { self.ipv4(&mut frame) };
+        self.transport(&mut frame[l4..]);
+        frame
+    }
+
+    fn ipv4(self, frame: &mut [u8; FRAME]) -> usize {
+        frame[12..14].copy_from_slice(&[0x08, 0]);
+        let destination = if self.stranger { STRANGER } else { vip_v4(0) };
+        let header = &mut frame[14..34];
+        header[0] = 0x45;
+        header[2..4].copy_from_slice(&length(14));
+        header[6] = 0x40;
+        header[8] = 64;
+        header[9] = self.protocol;
+        header[12..16].copy_from_slice(&CLIENT_V4.octets());
+        header[16..20].copy_from_slice(&destination.octets());
+        34
+    }
+
+    fn ipv6(self, frame: &mut [u8; FRAME]) -> usize {
+        frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+        let header = &mut frame[14..54];
+        header[0] = 0x60;
+        header[4..6].copy_from_slice(&length(54));
+        header[6] = self.protocol;
+        header[7] = 64;
+        header[8..24].copy_from_slice(&CLIENT_V6.octets());
+        header[24..40].copy_from_slice(&vip_v6(0).octets());
+        54
+    }
+
+    fn transport(self, header: &mut [u8]) {
+        match self.protocol {
+            protocol::ICMP => header[0] = 8,
+            protocol::ICMPV6 => header[0] = 128,
+            _ => {
+                header[..2].copy_from_slice(&40_000_u16.to_be_bytes());
+                header[2..4].copy_from_slice(&PORT.to_be_bytes());
+            }
+        }
+        match self.protocol {
+            protocol::TCP => {
+                header[12] = 0x50;
+                header[13] = self.tcp_flags;
+            }
+            protocol::UDP => {
+                let bytes = u16::try_from(header.len()).expect("a frame is short");
+                header[4..6].copy_from_slice(&bytes.to_be_bytes());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Bytes from an offset to the frame's end, as headers have it.
+fn length(from: usize) -> [u8; 2] {
+    u16::try_from(FRAME - from).expect("a frame is short").to_be_bytes()
+}

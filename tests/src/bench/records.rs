@@ -1,0 +1,109 @@
+//! What the programs of `ebpf/programs/src/bench.rs` are told, and what they counted: their record, as words.
+
+use anyhow::{Context, Result, ensure};
+use aya::maps::{PerCpuArray, PerCpuValues};
+use aya::util::nr_cpus;
+use fairlead::dataplane::Dataplane;
+use fairlead_abi::Encap;
+
+use super::case::{Case, FRAME};
+
+const WORDS: usize = 26;
+const MAP: &str = "BENCH";
+
+/// Offsets, in words, of what follows the headers.
+const FLOWS: usize = 10;
+const ENDS: usize = 11;
+const BACKEND: usize = 12;
+const HOP: usize = 15;
+const RUNS: usize = 17;
+const VERDICTS: usize = 18;
+const LENGTH: usize = 23;
+const ARRIVED: usize = 24;
+const STRANGE: usize = 25;
+
+/// One CPU's record.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Record([u64; WORDS]);
+
+impl Record {
+    /// Packets of `case`, of `flows` flows (a power of two), to `busy` services.
+    pub(super) fn new(case: Case, flows: u32, busy: u32) -> Self {
+        let mut words = [0; WORDS];
+        for (word, bytes) in words.iter_mut().zip(case.frame().chunks_exact(8)) {
+            *word = u64::from_ne_bytes(bytes.try_into().expect("chunks of eight bytes"));
+        }
+        let (source, destination) = case.address_ends();
+        words[FLOWS] = pair(flows - 1, busy);
+        words[ENDS] = pair(source, destination);
+        words[BACKEND..BACKEND + 3].copy_from_slice(&backend(case.is_v6()));
+        words[HOP..HOP + 2].copy_from_slice(&[0x0200_0100_0000_0002, 0x0000_0001_0200_0000]);
+        words[LENGTH] = (FRAME + if case.is_v6() { 40 } else { 20 }) as u64;
+        Self(words)
+    }
+
+    pub(super) fn runs(&self) -> u64 {
+        self.0[RUNS]
+    }
+
+    /// By XDP's number.
+    pub(super) fn verdicts(&self) -> &[u64] {
+        &self.0[VERDICTS..LENGTH]
+    }
+
+    /// At the sink: as they should be, and others.
+    pub(super) fn arrived(&self) -> (u64, u64) {
+        (self.0[ARRIVED], self.0[STRANGE])
+    }
+
+    /// Gives this record to all CPUs.
+    pub(super) fn write(&self, dataplane: &mut Dataplane) -> Result<()> {
+        let cpus = nr_cpus().map_err(|(path, error)| anyhow::anyhow!("{path}: {error}"))?;
+        let values = PerCpuValues::try_from(vec![self.0; cpus])?;
+        map(dataplane)?.set(0, values, 0).context("write the bench's record")
+    }
+
+    /// The record of one CPU.
+    pub(super) fn read(dataplane: &mut Dataplane, cpu: usize) -> Result<Self> {
+        let values = map(dataplane)?.get(&0, 0).context("read the bench's record")?;
+        Ok(Self(*values.get(cpu).with_context(|| format!("no CPU {cpu}"))?))
+    }
+}
+
+type Map<'a> = PerCpuArray<&'a mut aya::maps::MapData, [u64; WORDS]>;
+
+fn map(dataplane: &mut Dataplane) -> Result<Map<'_>> {
+    let map = dataplane.map_mut(MAP)?;
+    let map = PerCpuArray::try_from(map).context("the ELF's record is another than this bench's")?;
+    Ok(map)
+}
+
+/// Two fields of 32 bits.
+fn pair(first: u32, second: u32) -> u64 {
+    let ([a, b, c, d], [e, f, g, h]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// Where the floor sends everything: an IPIP endpoint of the packet's own family.
+fn backend(v6: bool) -> [u64; 3] {
+    let (address, family) = if v6 {
+        (fairlead_abi::Address::v6([0x20, 1, 0xd, 0xb8, 0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10]), 6)
+    } else {
+        (fairlead_abi::Address::v4([10, 0, 0, 10]), 4)
+    };
+    let [high, low] = address.words();
+    let mtu = 1500_u16.to_ne_bytes();
+    [high, low, u64::from_ne_bytes([1, 0, 0, 0, mtu[0], mtu[1], Encap::Ipip as u8, family])]
+}
+
+/// An error unless all packets since the record was written had the verdict that they should have.
+pub(super) fn check(record: &Record, packets: u64, verdict: usize) -> Result<()> {
+    let right = record.verdicts()[verdict];
+    ensure!(
+        record.runs() == packets && right == packets,
+        "of {packets} packets {right} had the verdict {verdict}: {:?} in {} runs",
+        record.verdicts(),
+        record.runs()
+    );
+    Ok(())
+}
