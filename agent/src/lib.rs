@@ -1,5 +1,8 @@
 //! fairlead's agent: what feeds the model, and what carries its plans out.
 
+pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod dataplane;
 pub mod directory;

@@ -13,7 +13,7 @@ use fairlead_core::{
 
 use crate::dataplane::{Counters, Error};
 
-/// Samples the counters of services whose capacity is limited.
+/// Samples the counters of all services: one whose capacity becomes limited has a past to plan with.
 pub(super) struct Sampler {
     filter: DemandFilter,
     /// New connections of each service port so far, and when that was.
@@ -26,7 +26,7 @@ impl Sampler {
         Self { filter: DemandFilter::new(tuning), last: BTreeMap::new(), at: Duration::ZERO }
     }
 
-    /// The demand as of `now`. What this gateway counts stands for each of the `gateways` of its group.
+    /// The demand as of `now`, of the services whose capacity is limited. What this gateway counts stands for each of the `gateways` of its group.
     pub(super) fn observe<M: std::borrow::Borrow<aya::maps::MapData>>(
         &mut self,
         counters: &Counters<M>,
@@ -34,12 +34,11 @@ impl Sampler {
         gateways: usize,
         now: Duration,
     ) -> Result<Demand, Error> {
-        let limited: BTreeSet<&ObjectName> = limited(model).collect();
         let elapsed = now.saturating_sub(self.at).as_secs_f64().max(0.001);
         let mut seen = BTreeMap::new();
         let mut rates = BTreeMap::<ObjectName, f64>::new();
         for (key, _, _, entry) in installed.services() {
-            let Some(table) = tables.services.get(&key).filter(|table| limited.contains(&table.name)) else {
+            let Some(table) = tables.services.get(&key).filter(|table| table.protocol.is_some()) else {
                 continue;
             };
             let connections = counters.service(entry.id)?.connections;
@@ -54,7 +53,10 @@ impl Sampler {
         }
         self.last = seen;
         self.at = now;
-        Ok(self.filter.observe(now, &rates))
+        let mut demand = self.filter.observe(now, &rates);
+        let limited: BTreeSet<&ObjectName> = limited(model).collect();
+        demand.per_second.retain(|name, _| limited.contains(name));
+        Ok(demand)
     }
 }
 

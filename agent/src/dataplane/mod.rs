@@ -11,6 +11,7 @@ mod flows;
 mod load;
 mod mapped;
 mod observe;
+mod owners;
 mod pins;
 mod probes;
 pub mod routes;
@@ -20,6 +21,7 @@ pub use counters::Counters;
 pub use flows::Sweep;
 pub use load::{Capacities, Dataplane, Programs};
 pub use observe::View;
+pub use owners::{Owners, memory};
 pub use pins::{Instance, Lock};
 pub use probes::Probes;
 

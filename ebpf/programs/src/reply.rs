@@ -44,6 +44,10 @@ pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16) -> Result<(), Drop
             return Ok(());
         }
     }
+    // A reset needs no answer: it begins nothing, and it must not make a flow of a handshake that it breaks off.
+    if carried.tcp_flags & tcp::RST != 0 {
+        return Ok(());
+    }
     let Some(half) = HALF_OPEN.get_ptr_mut(&*key) else {
         let _ = HALF_OPEN.insert(&*key, &*entry, 0);
         return Ok(());

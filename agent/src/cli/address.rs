@@ -1,0 +1,133 @@
+//! Clients and VIPs as people write them on the command line.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use fairlead_core::model::Protocol;
+
+/// `192.0.2.7`, `192.0.2.7:43210`, `2001:db8::7` or `[2001:db8::7]:43210`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Client {
+    pub(super) ip: IpAddr,
+    /// `None`: any.
+    pub(super) port: Option<u16>,
+}
+
+/// As a [`Client`], and `/tcp` or `/udp` may follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Vip {
+    pub(super) ip: IpAddr,
+    /// `None`: the only one that is served there.
+    pub(super) port: Option<u16>,
+    /// `None`: TCP, unless there is only another one.
+    pub(super) protocol: Option<Protocol>,
+}
+
+impl FromStr for Client {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (ip, port) = endpoint(text)?;
+        Ok(Self { ip, port })
+    }
+}
+
+impl FromStr for Vip {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (address, protocol) = match text.split_once('/') {
+            None => (text, None),
+            Some((address, "tcp")) => (address, Some(Protocol::Tcp)),
+            Some((address, "udp")) => (address, Some(Protocol::Udp)),
+            Some((_, other)) => {
+                return Err(format!("{other:?} is no protocol of a service: write tcp or udp"));
+            }
+        };
+        let (ip, port) = endpoint(address)?;
+        Ok(Self { ip, port, protocol })
+    }
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.ip, port).fmt(f),
+            None => self.ip.fmt(f),
+        }
+    }
+}
+
+/// An address and, where it is given, a port. A mapped IPv6 address counts as the IPv4 address that it holds.
+fn endpoint(text: &str) -> Result<(IpAddr, Option<u16>), String> {
+    let wrong = || {
+        format!("{text:?} is not an address: write 192.0.2.7, 192.0.2.7:80, 2001:db8::7 or [2001:db8::7]:80")
+    };
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok((ip.to_canonical(), None));
+    }
+    if let Some(Ok(ip)) = bare.map(str::parse::<std::net::Ipv6Addr>) {
+        return Ok((IpAddr::V6(ip).to_canonical(), None));
+    }
+    let socket: SocketAddr = text.parse().map_err(|_| wrong())?;
+    if socket.port() == 0 {
+        return Err(format!("{text:?} has port 0, which no connection has"));
+    }
+    Ok((socket.ip().to_canonical(), Some(socket.port())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_read() {
+        for (text, ip, port) in [
+            ("192.0.2.7", "192.0.2.7", None),
+            ("192.0.2.7:43210", "192.0.2.7", Some(43210)),
+            ("2001:db8::7", "2001:db8::7", None),
+            ("[2001:db8::7]", "2001:db8::7", None),
+            ("[2001:db8::7]:443", "2001:db8::7", Some(443)),
+            ("::ffff:192.0.2.7", "192.0.2.7", None),
+            ("[::ffff:192.0.2.7]:1", "192.0.2.7", Some(1)),
+        ] {
+            assert_eq!(text.parse(), Ok(Client { ip: ip.parse().unwrap(), port }), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_vip_can_have_a_protocol() {
+        let read = |text: &str| text.parse::<Vip>().map(|vip| (vip.port, vip.protocol));
+        assert_eq!(read("203.0.113.10"), Ok((None, None)));
+        assert_eq!(read("203.0.113.10:80"), Ok((Some(80), None)));
+        assert_eq!(read("203.0.113.10:53/udp"), Ok((Some(53), Some(Protocol::Udp))));
+        assert_eq!(read("203.0.113.10/tcp"), Ok((None, Some(Protocol::Tcp))));
+        assert_eq!(read("[2001:db8:a::1]:53/udp"), Ok((Some(53), Some(Protocol::Udp))));
+        assert_eq!(read("2001:db8:a::1/udp"), Ok((None, Some(Protocol::Udp))));
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_what_would_be() {
+        for text in ["", "web", "192.0.2", "192.0.2.7:", "192.0.2.7:99999", "2001:db8::7:x", "[192.0.2.7]"] {
+            let error = text.parse::<Client>().unwrap_err();
+            assert!(error.contains("is not an address: write 192.0.2.7"), "{text}: {error}");
+        }
+        assert_eq!(
+            "192.0.2.7:0".parse::<Client>(),
+            Err("\"192.0.2.7:0\" has port 0, which no connection has".to_owned())
+        );
+        assert_eq!(
+            "203.0.113.10:80/sctp".parse::<Vip>(),
+            Err("\"sctp\" is no protocol of a service: write tcp or udp".to_owned())
+        );
+    }
+
+    #[test]
+    fn clients_print_as_they_are_written() {
+        for text in ["192.0.2.7", "192.0.2.7:43210", "2001:db8::7", "[2001:db8::7]:443"] {
+            assert_eq!(text.parse::<Client>().unwrap().to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The `fairlead` command.
+//!
+//! `run` is the agent; every other command reads: numbers from the pinned maps, names and reasons from what the agent
+//! last wrote to its state directory. They need no running agent and change nothing. Exit codes: 0 done, 1 failed,
+//! 2 wrong usage.
+
+mod address;
+mod config;
+mod counters;
+mod explain;
+mod node;
+mod output;
+mod picture;
+mod plan;
+mod row;
+mod run;
+#[cfg(test)]
+mod sample;
+mod services;
+mod status;
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use node::Node;
+use output::{Format, Output};
+
+/// Where the configuration is looked for.
+const CONFIG: &str = "/etc/fairlead/fairlead.yaml";
+
+/// One IP address for a service that runs in many Kubernetes clusters
+#[derive(Debug, Parser)]
+#[command(name = "fairlead", version, propagate_version = true, max_term_width = 110)]
+#[command(
+    after_help = "Example:\n  fairlead explain 192.0.2.7:43210 203.0.113.10:80\n\nEach command's own --help has one, too."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// The configuration of this node's agent
+    #[arg(long, global = true, value_name = "FILE", env = "FAIRLEAD_CONFIG", default_value = CONFIG)]
+    config: PathBuf,
+    /// The form of the answer
+    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent: steer this node's packets until SIGTERM
+    Run(run::Arguments),
+    /// Judge a configuration file, or show what it can hold
+    #[command(subcommand)]
+    Config(config::Command),
+    /// How this node is: agent, interfaces, clusters, maps, problems
+    #[command(after_help = "Example:\n  fairlead status")]
+    Status,
+    /// The ports of all VIPs, and which clusters serve them
+    #[command(after_help = "Example:\n  fairlead services -o json | jq '.services[] | select(.taking == 0)'")]
+    Services,
+    /// The endpoints of services: weight, slots, counters, and why one isn't taken
+    #[command(after_help = "Example:\n  fairlead backends shop/web")]
+    Backends {
+        /// Only of this service: a name, namespace/name or VIP
+        service: Option<String>,
+    },
+    /// Where a connection goes, and why not elsewhere
+    #[command(after_help = "Examples:\n  fairlead explain 192.0.2.7:43210 203.0.113.10:80\n  \
+        fairlead explain 192.0.2.7 203.0.113.10          (all ports of the client; the VIP's only port)\n  \
+        fairlead explain '[2001:db8::7]:5353' '[2001:db8:a::10]:53/udp'")]
+    Explain {
+        /// The client: an address, and its port if it is known
+        #[arg(value_name = "CLIENT[:PORT]")]
+        client: address::Client,
+        /// The VIP: an address, its port unless it has only one, and /udp if it isn't TCP
+        #[arg(value_name = "VIP[:PORT][/udp]")]
+        vip: address::Vip,
+    },
+    /// What an agent that started now would change in the maps
+    #[command(after_help = "Example:\n  fairlead plan --config new.yaml")]
+    Plan,
+    /// What was forwarded and what was dropped
+    #[command(after_help = "Example:\n  fairlead counters --watch")]
+    Counters {
+        /// Every second, with rates, until Ctrl-C; with -o json a line each
+        #[arg(short, long)]
+        watch: bool,
+        /// Also reasons that dropped nothing
+        #[arg(short, long)]
+        all: bool,
+    },
+    /// A script that completes this command in a shell
+    #[command(after_help = "Example:\n  fairlead completion bash > /etc/bash_completion.d/fairlead")]
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// The whole command; `fairlead`'s main function.
+#[must_use]
+pub fn main() -> ExitCode {
+    match execute(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            use std::io::Write;
+            // Nobody may be there to read it; there is no other place to say so.
+            let _ = writeln!(std::io::stderr(), "fairlead: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<()> {
+    let output = Output::new(cli.output);
+    let node = || Node::read(&cli.config);
+    match cli.command {
+        Command::Run(arguments) => run::run(cli.config, arguments),
+        Command::Config(command) => config::config(&command, &cli.config, output),
+        Command::Status => status::status(&node()?, output),
+        Command::Services => services::services(&node()?, output),
+        Command::Backends { service } => services::backends(&node()?, service.as_deref(), output),
+        Command::Explain { client, vip } => explain::explain(&node()?, client, vip, output),
+        Command::Plan => plan::plan(&node()?, output),
+        Command::Counters { watch, all } => counters::counters(&node()?, all, watch, output),
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "fairlead", &mut script);
+            Ok(output::print(&String::from_utf8(script)?)?)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_help_with_an_example() {
+        let check = |command: &clap::Command| {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.starts_with("Example"), "{} has no example: {help}", command.get_name());
+            assert!(command.get_about().is_some(), "{} says nothing", command.get_name());
+        };
+        let cli = Cli::command();
+        check(&cli);
+        for command in cli.get_subcommands() {
+            if command.has_subcommands() {
+                command.get_subcommands().for_each(check);
+            } else {
+                check(command);
+            }
+        }
+    }
+
+    #[test]
+    fn global_options_may_stand_behind_the_command() {
+        let cli = Cli::try_parse_from([
+            "fairlead",
+            "explain",
+            "192.0.2.7:1",
+            "[2001:db8::1]:53/udp",
+            "--config",
+            "x.yaml",
+            "-o",
+            "json",
+        ])
+        .unwrap();
+        assert_eq!((cli.config, cli.output), (PathBuf::from("x.yaml"), Format::Json));
+        let Command::Explain { client, vip } = cli.command else { panic!("not explain") };
+        assert_eq!((client.port, vip.port), (Some(1), Some(53)));
+    }
+
+    #[test]
+    fn wrong_usage_is_told_apart() {
+        for arguments in [
+            vec!["fairlead"],
+            vec!["fairlead", "explain", "x", "y"],
+            vec!["fairlead", "services", "-o", "xml"],
+        ] {
+            let error = Cli::try_parse_from(&arguments).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{arguments:?}");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! What a command reads of this node: its configuration, the pinned maps, and what its agent last said.
+//!
+//! Nothing here writes, takes a lock or needs a running agent.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use aya::maps::MapData;
+use nix::sys::stat::{major, minor};
+use serde::Serialize;
+
+use super::picture::{Picture, Places};
+use crate::app::{Status, read_status};
+use crate::config::{self, Config, ConfigProblem};
+use crate::dataplane::{self, Counters, Instance, View};
+
+/// Why a command can't tell anything.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("the configuration doesn't hold:\n{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Config(Vec<ConfigProblem>),
+    #[error("no tables of instance {instance} under {folder}: is bpffs mounted, has an agent run?{others}")]
+    NoTables { instance: String, folder: String, others: Others },
+    #[error(
+        "the tables under {folder} can't be opened: not permitted; run this as root, or with CAP_BPF and CAP_NET_ADMIN"
+    )]
+    NotPermitted { folder: String },
+    #[error(transparent)]
+    Dataplane(#[from] dataplane::Error),
+}
+
+/// Tables of other layouts that stand beside.
+#[derive(Debug)]
+pub(super) struct Others(Vec<String>);
+
+impl fmt::Display for Others {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        write!(f, " There is {}, which another version of fairlead made.", self.0.join(", "))
+    }
+}
+
+/// This node.
+pub(super) struct Node {
+    pub(super) config: Config,
+    pub(super) instance: Instance,
+    /// What its agent last said, or why that can't be read.
+    pub(super) status: Result<Status, io::Error>,
+    /// An agent runs.
+    pub(super) running: bool,
+}
+
+/// How fresh names and reasons are; the numbers are of now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Freshness {
+    pub(super) instance: String,
+    pub(super) agent_running: bool,
+    /// Since the agent last wrote what it knows; `None`: it never did.
+    pub(super) state_age_seconds: Option<u64>,
+}
+
+impl Freshness {
+    /// The last line of a table.
+    pub(super) fn line(&self) -> String {
+        let names = match self.state_age_seconds {
+            Some(age) => format!("names and reasons are {} old", age_text(age)),
+            None => "names and reasons are not known".to_owned(),
+        };
+        let agent = if self.agent_running { "" } else { "; no agent runs" };
+        format!("numbers are of now, {names}{agent}\n")
+    }
+}
+
+/// `7 s`, `3 min`, `2 h`, `5 d`.
+pub(super) fn age_text(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+impl Node {
+    /// Of the configuration file at `path`.
+    pub(super) fn read(path: &Path) -> Result<Self, Error> {
+        let config = config::check(path).map_err(Error::Config)?;
+        let directory = config.state_directory();
+        Ok(Self {
+            instance: Instance::new(&config.instance.0),
+            status: read_status(&directory),
+            running: is_locked(&directory.join("lock")),
+            config,
+        })
+    }
+
+    pub(super) fn freshness(&self) -> Freshness {
+        Freshness {
+            instance: self.instance.name().to_owned(),
+            agent_running: self.running,
+            state_age_seconds: self.status.as_ref().ok().map(|status| age(status.written)),
+        }
+    }
+
+    /// The pinned tables.
+    pub(super) fn view(&self) -> Result<View, Error> {
+        self.present()?;
+        View::open(&self.instance).map_err(|error| self.explain(error))
+    }
+
+    /// The pinned counters.
+    pub(super) fn counters(&self) -> Result<Counters<MapData>, Error> {
+        self.present()?;
+        Counters::pinned(&self.instance.maps()).map_err(|error| self.explain(error))
+    }
+
+    /// What `view` holds, with the agent's names and reasons.
+    pub(super) fn picture<'a>(&'a self, view: &'a View) -> Result<Picture<'a>, Error> {
+        let tables = self.status.iter().flat_map(|status| &status.services).map(|table| &**table);
+        Ok(Picture::new(&view.observe()?, view.capacities(), tables, Places::of(&self.config)))
+    }
+
+    fn present(&self) -> Result<(), Error> {
+        match fs::metadata(self.instance.maps()) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(self.not_permitted()),
+            Err(_) => Err(self.no_tables()),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    fn explain(&self, error: dataplane::Error) -> Error {
+        match kind_of(&error) {
+            Some(io::ErrorKind::PermissionDenied) => self.not_permitted(),
+            Some(io::ErrorKind::NotFound) => self.no_tables(),
+            _ => error.into(),
+        }
+    }
+
+    fn not_permitted(&self) -> Error {
+        Error::NotPermitted { folder: self.instance.maps().display().to_string() }
+    }
+
+    fn no_tables(&self) -> Error {
+        let others = fs::read_dir(self.instance.root()).into_iter().flatten().flatten();
+        let is_table = |path: &PathBuf| path.is_dir();
+        Error::NoTables {
+            instance: self.instance.name().to_owned(),
+            folder: self.instance.maps().display().to_string(),
+            others: Others(
+                others
+                    .map(|entry| entry.path())
+                    .filter(is_table)
+                    .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
+                    .collect(),
+            ),
+        }
+    }
+}
+
+/// What the operating system said, wherever it stands among the causes.
+fn kind_of(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.filter_map(|error| error.downcast_ref::<io::Error>()).map(io::Error::kind).next()
+}
+
+/// Seconds since then; 0 where the clock was set back.
+pub(super) fn age(then: SystemTime) -> u64 {
+    SystemTime::now().duration_since(then).map_or(0, |age| age.as_secs())
+}
+
+/// Whether somebody holds the lock of the file: an agent does as long as it lives. Only looks; trying to take the lock
+/// could refuse it to an agent that starts just now.
+fn is_locked(file: &Path) -> bool {
+    let Ok(metadata) = fs::metadata(file) else { return false };
+    let Ok(locks) = fs::read_to_string("/proc/locks") else { return false };
+    is_listed(&locks, major(metadata.dev()), minor(metadata.dev()), metadata.ino())
+}
+
+/// `/proc/locks` has lines such as `1: FLOCK  ADVISORY  WRITE 708 fd:01:13845 0 EOF`; who waits stands behind `->`.
+fn is_listed(locks: &str, major: u64, minor: u64, inode: u64) -> bool {
+    let id = format!("{major:02x}:{minor:02x}:{inode}");
+    locks.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.get(1) == Some(&"FLOCK") && fields.get(5) == Some(&&*id)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_found_by_device_and_inode() {
+        let locks = "1: FLOCK  ADVISORY  WRITE 708 fd:01:13845 0 EOF\n\
+                     2: -> FLOCK  ADVISORY  WRITE 709 fd:01:99 0 EOF\n\
+                     3: POSIX  ADVISORY  WRITE 710 fd:01:77 0 EOF\n";
+        assert!(is_listed(locks, 0xfd, 1, 13845));
+        for (major, minor, inode) in [(0xfd, 1, 1384), (0xfd, 0, 13845), (0xfd, 1, 99), (0xfd, 1, 77)] {
+            assert!(!is_listed(locks, major, minor, inode), "{major}:{minor}:{inode}");
+        }
+    }
+
+    #[test]
+    fn a_held_lock_is_seen_and_a_free_one_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let instance = Instance::new("locked");
+        let path = directory.path().join("lock");
+        assert!(!is_locked(&path), "there is no such file");
+        let held = instance.lock(directory.path()).unwrap();
+        assert!(is_locked(&path));
+        drop(held);
+        assert!(!is_locked(&path));
+    }
+
+    #[test]
+    fn ages_are_short() {
+        let texts = [0, 119, 120, 7199, 7200, 172_799, 172_800].map(age_text);
+        assert_eq!(texts, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d"]);
+    }
+
+    #[test]
+    fn freshness_says_what_is_missing() {
+        let mut freshness =
+            Freshness { instance: "default".to_owned(), agent_running: true, state_age_seconds: Some(3) };
+        assert_eq!(freshness.line(), "numbers are of now, names and reasons are 3 s old\n");
+        freshness.agent_running = false;
+        freshness.state_age_seconds = None;
+        assert_eq!(freshness.line(), "numbers are of now, names and reasons are not known; no agent runs\n");
+    }
+
+    #[test]
+    fn the_cause_of_an_error_is_found() {
+        let refused = io::Error::from_raw_os_error(13);
+        let error = dataplane::Error::Pin { path: "/sys/fs/bpf".into(), source: refused };
+        assert_eq!(kind_of(&error), Some(io::ErrorKind::PermissionDenied));
+        let other = dataplane::Error::Shape { map: "SLOTS", what: "x".to_owned() };
+        assert_eq!(kind_of(&other), None);
+    }
+}

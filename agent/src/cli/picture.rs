@@ -1,0 +1,290 @@
+//! What the pinned maps say and what the agent says of it, joined: services and their backends.
+//!
+//! The maps are right about where packets go; the agent's status only adds names and reasons. Where the two differ,
+//! [`Service::differences`] says so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use aya::maps::MapData;
+use fairlead_abi::{
+    Backend, BackendCounters, Counter, DropReason, Encap, Hop, ServiceCounters, ServiceEntry, ServiceKey,
+    Slot,
+};
+use fairlead_core::model::Protocol;
+use fairlead_core::planner::{Capacities, Installed, NotTaken, Raw, ServiceTable, WantedBackend};
+
+use crate::config::Config;
+use crate::dataplane::Counters;
+
+/// A reader of counters.
+pub(super) trait Numbers {
+    fn service(&self, id: u32) -> Result<ServiceCounters>;
+    fn backend(&self, index: u32) -> Result<BackendCounters>;
+    fn drops(&self, reason: DropReason) -> Result<Counter>;
+}
+
+impl Numbers for Counters<MapData> {
+    fn service(&self, id: u32) -> Result<ServiceCounters> {
+        Ok(Self::service(self, id)?)
+    }
+
+    fn backend(&self, index: u32) -> Result<BackendCounters> {
+        Ok(Self::backend(self, index)?)
+    }
+
+    fn drops(&self, reason: DropReason) -> Result<Counter> {
+        Ok(Self::drops(self, reason)?)
+    }
+}
+
+/// Region and zone of each cluster.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Places(BTreeMap<Arc<str>, (Arc<str>, Arc<str>)>);
+
+impl Places {
+    pub(super) fn of(config: &Config) -> Self {
+        let place = |cluster: &crate::config::types::ClusterConfig| {
+            (Arc::clone(&cluster.name.0), (Arc::clone(&cluster.region.0), Arc::clone(&cluster.zone.0)))
+        };
+        Self(config.clusters.iter().map(place).collect())
+    }
+
+    #[cfg(test)]
+    pub(super) fn new(places: &[(&str, &str, &str)]) -> Self {
+        let place = |(cluster, region, zone): &(&str, &str, &str)| {
+            (Arc::from(*cluster), (Arc::from(*region), Arc::from(*zone)))
+        };
+        Self(places.iter().map(place).collect())
+    }
+
+    pub(super) fn region(&self, cluster: &str) -> Option<Arc<str>> {
+        self.0.get(cluster).map(|(region, _)| Arc::clone(region))
+    }
+
+    pub(super) fn zone(&self, cluster: &str) -> Option<Arc<str>> {
+        self.0.get(cluster).map(|(_, zone)| Arc::clone(zone))
+    }
+}
+
+/// All tables, joined.
+pub(super) struct Picture<'a> {
+    pub(super) installed: Installed,
+    slots: &'a [Slot],
+    hops: &'a [Hop],
+    tables: BTreeMap<ServiceKey, &'a ServiceTable>,
+    pub(super) places: Places,
+}
+
+/// One port of a VIP.
+pub(super) struct Service<'a> {
+    pub(super) key: ServiceKey,
+    /// As the maps have it.
+    pub(super) entry: Option<ServiceEntry>,
+    /// As the agent has it.
+    pub(super) table: Option<&'a ServiceTable>,
+    /// By outer address.
+    pub(super) members: Vec<Member<'a>>,
+    /// Slots that name no backend.
+    pub(super) unresolved: u32,
+}
+
+/// A backend.
+#[derive(Clone, Copy)]
+pub(super) struct Member<'a> {
+    pub(super) outer: IpAddr,
+    /// Its index in `BACKENDS` and what stands there.
+    pub(super) pinned: Option<(u32, Backend)>,
+    /// Its next hop is known.
+    pub(super) hop_known: bool,
+    pub(super) wanted: Option<&'a WantedBackend>,
+    /// How many slots name it as where new connections go.
+    pub(super) slots: u32,
+}
+
+impl<'a> Picture<'a> {
+    pub(super) fn new(
+        raw: &Raw<'a>,
+        capacities: Capacities,
+        tables: impl IntoIterator<Item = &'a ServiceTable>,
+        places: Places,
+    ) -> Self {
+        Self {
+            installed: Installed::read(raw, capacities, None, Duration::ZERO),
+            slots: raw.slots,
+            hops: raw.hops,
+            tables: tables.into_iter().map(|table| (table.key(), table)).collect(),
+            places,
+        }
+    }
+
+    /// All ports of all VIPs, in the order of names, then VIPs and ports; those without a name last.
+    pub(super) fn services(&self) -> Vec<Service<'a>> {
+        let entries: BTreeMap<ServiceKey, ServiceEntry> =
+            self.installed.services().map(|(key, _, _, entry)| (key, *entry)).collect();
+        let keys: BTreeSet<&ServiceKey> = entries.keys().chain(self.tables.keys()).collect();
+        let mut services: Vec<Service<'a>> = keys
+            .into_iter()
+            .filter(|key| key.port != 0)
+            .map(|key| self.service(*key, entries.get(key).copied()))
+            .collect();
+        services
+            .sort_by_key(|service| (service.table.is_none(), service.table.map(|t| &t.name), service.key));
+        services
+    }
+
+    /// The entry that says what becomes of ports of a VIP that aren't served.
+    pub(super) fn vip_entry(&self, vip: IpAddr) -> Option<ServiceEntry> {
+        let key = ServiceKey::vip_only(vip.into(), fairlead_abi::Family::of(&vip));
+        self.installed.services().find(|(known, ..)| *known == key).map(|(_, _, _, entry)| *entry)
+    }
+
+    /// Every VIP.
+    pub(super) fn vips(&self) -> impl Iterator<Item = IpAddr> {
+        self.installed.services().filter(|(key, ..)| key.port == 0).map(|(key, ..)| key.vip.into())
+    }
+
+    fn service(&self, key: ServiceKey, entry: Option<ServiceEntry>) -> Service<'a> {
+        let table = self.tables.get(&key).copied();
+        let (held, unresolved) = entry.map(|entry| self.held(&key, &entry)).unwrap_or_default();
+        let mut members: BTreeMap<IpAddr, Member<'a>> = BTreeMap::new();
+        for (index, backend) in self.installed.backends_of(&key) {
+            let outer = backend.outer.into();
+            let hop = usize::try_from(backend.hop).ok().and_then(|hop| self.hops.get(hop));
+            let member = Member {
+                outer,
+                pinned: Some((index, *backend)),
+                hop_known: backend.encap == Encap::Local as u8 || hop.is_some_and(|hop| hop.ifindex != 0),
+                wanted: None,
+                slots: held.get(&index).copied().unwrap_or(0),
+            };
+            // Damaged tables may have an address twice: the one that slots name counts.
+            let known = members.entry(outer).or_insert(member);
+            if known.slots < member.slots {
+                *known = member;
+            }
+        }
+        for wanted in table.into_iter().flat_map(|table| &table.backends) {
+            let unknown =
+                Member { outer: wanted.outer, pinned: None, hop_known: false, wanted: None, slots: 0 };
+            members.entry(wanted.outer).or_insert(unknown).wanted = Some(wanted);
+        }
+        Service { key, entry, table, members: members.into_values().collect(), unresolved }
+    }
+
+    /// How many slots each index in `BACKENDS` holds, and how many name nothing.
+    fn held(&self, key: &ServiceKey, entry: &ServiceEntry) -> (BTreeMap<u32, u32>, u32) {
+        let known: BTreeSet<u32> = self.installed.backends_of(key).map(|(index, _)| index).collect();
+        let (mut held, mut unresolved) = (BTreeMap::new(), 0);
+        for slot in self.ring(entry) {
+            let index = entry.backends + u32::from(slot.current);
+            if known.contains(&index) {
+                *held.entry(index).or_default() += 1;
+            } else {
+                unresolved += 1;
+            }
+        }
+        (held, unresolved)
+    }
+
+    /// The slots of a service.
+    pub(super) fn ring(&self, entry: &ServiceEntry) -> &'a [Slot] {
+        let first = entry.ring.first_slot as usize;
+        self.slots.get(first..first.saturating_add(entry.ring.size as usize)).unwrap_or_default()
+    }
+}
+
+impl<'a> Service<'a> {
+    pub(super) fn vip(&self) -> IpAddr {
+        self.key.vip.into()
+    }
+
+    /// `None` for one that only damaged maps have.
+    pub(super) fn protocol(&self) -> Option<Protocol> {
+        Protocol::of(self.key.protocol)
+    }
+
+    /// `tcp` or `udp`.
+    pub(super) fn protocol_name(&self) -> String {
+        self.protocol().map_or_else(|| self.key.protocol.to_string(), |protocol| protocol.to_string())
+    }
+
+    /// `203.0.113.10:80/tcp`.
+    pub(super) fn address(&self) -> String {
+        format!("{}/{}", std::net::SocketAddr::new(self.vip(), self.key.port), self.protocol_name())
+    }
+
+    /// `shop/web`.
+    pub(super) fn name(&self) -> Option<String> {
+        self.table.map(|table| table.name.to_string())
+    }
+
+    pub(super) fn ring_size(&self) -> u32 {
+        self.entry.map_or(0, |entry| entry.ring.size)
+    }
+
+    /// The member at an index in `BACKENDS`.
+    pub(super) fn at(&self, index: u32) -> Option<&Member<'a>> {
+        self.members.iter().find(|member| member.pinned.is_some_and(|(at, _)| at == index))
+    }
+
+    /// The cluster of a backend.
+    pub(super) fn cluster(&self, wanted: &WantedBackend) -> Option<&'a Arc<str>> {
+        self.table?.shards.get(usize::from(wanted.shard)).map(|shard| &shard.cluster)
+    }
+
+    /// The endpoints that are in no backend list.
+    pub(super) fn not_taken(&self) -> &'a [NotTaken] {
+        self.table.map_or(&[], |table| &table.not_taken)
+    }
+
+    /// Where maps and status don't agree.
+    pub(super) fn differences(&self) -> Vec<String> {
+        let mut differences = Vec::new();
+        match (self.entry, self.table) {
+            (None, _) => return vec!["the agent wants it, the maps don't have it yet".to_owned()],
+            (_, None) => return vec!["the maps have it, the agent's state doesn't know it".to_owned()],
+            _ => {}
+        }
+        let weights: u64 = self.members.iter().filter_map(|m| m.wanted).map(|w| u64::from(w.weight)).sum();
+        // One that is due next to nothing may rightly hold nothing.
+        let is_due = |wanted: &WantedBackend| {
+            u64::from(wanted.weight) * u64::from(self.ring_size().max(1)) >= 2 * weights
+        };
+        for member in &self.members {
+            let outer = member.outer;
+            match member.wanted {
+                None if member.slots > 0 => {
+                    differences.push(format!("{outer} holds slots, the agent's state doesn't know it"));
+                }
+                Some(wanted) if wanted.weight == 0 && member.slots > 0 => {
+                    differences
+                        .push(format!("{outer} holds slots, the agent's state says: {}", wanted.verdict));
+                }
+                Some(wanted) if wanted.weight > 0 && is_due(wanted) && member.slots == 0 => {
+                    differences
+                        .push(format!("{outer} holds no slot, the agent's state says: {}", wanted.verdict));
+                }
+                _ => {}
+            }
+        }
+        if self.unresolved > 0 {
+            differences.push(format!("{} slots name no backend", self.unresolved));
+        }
+        differences
+    }
+}
+
+impl Member<'_> {
+    pub(super) fn encapsulation(&self) -> Option<&'static str> {
+        let number = self
+            .pinned
+            .map_or_else(|| self.wanted.map_or(0, |wanted| wanted.encap as u8), |(_, backend)| backend.encap);
+        const NAMES: [(Encap, &str); 3] =
+            [(Encap::Ipip, "ipip"), (Encap::Gue, "gue"), (Encap::Local, "local")];
+        NAMES.into_iter().find(|(encap, _)| *encap as u8 == number).map(|(_, name)| name)
+    }
+}

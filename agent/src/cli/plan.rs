@@ -1,0 +1,457 @@
+//! `fairlead plan`: what an agent that started now would change in the pinned maps. Changes nothing.
+//!
+//! It reads the sources once and goes the agent's own way: merge, plan, diff. What only a running agent knows is taken
+//! from what it last said (probe results) or from the maps (next hops), or is missing (demand); the answer says so.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use fairlead_abi::{Encap, ServiceKey};
+use fairlead_core::model::{
+    ClusterState, Demand, Health, Model, Probe, ProbeState, Problem, Protocol, merge,
+};
+use fairlead_core::planner::{Action, Inputs, Installed, Links, Planner, Route, Tables, Verdict, diff};
+use serde::Serialize;
+
+use super::node::{Node, age, age_text};
+use super::output::Output;
+use super::table::{Cell, Style, Table};
+use crate::app::Status;
+use crate::config;
+use crate::config::types::Role;
+use crate::federation::{Federation, LastGood};
+
+/// How long sources may take.
+const READ_SOURCES: Duration = Duration::from_secs(10);
+
+/// What is shown.
+#[derive(Debug, Serialize)]
+struct Report {
+    instance: String,
+    /// In the order in which they would be done.
+    actions: Vec<Row>,
+    /// What the slots would resolve to.
+    fingerprint: String,
+    /// What they resolve to.
+    installed_fingerprint: String,
+    /// Why the plan would not be carried out.
+    refused: Option<String>,
+    problems: Vec<Problem>,
+    /// What this rests on.
+    notes: Vec<String>,
+}
+
+/// One write.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Row {
+    action: &'static str,
+    /// Which service or address it is for.
+    subject: String,
+    /// Which entry of which map.
+    place: String,
+    detail: String,
+}
+
+/// Shows what would change.
+pub(super) fn plan(node: &Node, output: Output) -> Result<()> {
+    let view = node.view()?;
+    let raw = view.observe()?;
+    let installed = Installed::read(&raw, view.capacities(), None, Duration::ZERO);
+    let mut notes = Vec::new();
+    let (states, mut problems) = sources(node, &mut notes)?;
+    let declared = Arc::new(config::declarations(&node.config));
+    let health = node.status.as_ref().map(last_health).unwrap_or_default();
+    let model = merge(&declared, &states, &health, None);
+    problems.extend(model.problems.iter().cloned());
+    problems.sort();
+    let links = Arc::new(links(&installed, raw.hops));
+    let inputs = Inputs {
+        model: &model,
+        health: &health,
+        demand: &Demand::default(),
+        links: &links,
+        now: Duration::ZERO,
+    };
+    let tables = Planner::new().plan(&inputs).tables;
+    notes.extend(limits(node, &model, &tables, &links));
+    let names = names(&tables, node.status.as_ref().ok());
+    let (actions, refused) = match diff(&tables, &installed, Duration::ZERO) {
+        Ok(plan) => (rows(&plan.actions, &installed, &names), plan.waits_for.map(|full| full.to_string())),
+        Err(error) => (Vec::new(), Some(error.to_string())),
+    };
+    let report = Report {
+        instance: node.instance.name().to_owned(),
+        actions,
+        fingerprint: format!("{:016x}", tables.fingerprint()),
+        installed_fingerprint: format!("{:016x}", installed.fingerprint()),
+        refused,
+        problems,
+        notes,
+    };
+    Ok(output.show(&report, Report::text)?)
+}
+
+/// By cluster.
+type States = BTreeMap<Arc<str>, ClusterState>;
+
+/// The clusters' states: read now or, where a source can't be, what was last known of it. Nothing is kept on disk.
+fn sources(node: &Node, notes: &mut Vec<String>) -> Result<(States, Vec<Problem>)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut states, problems) = runtime.block_on(async {
+        let mut federation = Federation::start(&node.config, None);
+        let reading = async {
+            while !federation.all_read() {
+                federation.changed().await;
+            }
+        };
+        let in_time = tokio::time::timeout(READ_SOURCES, reading).await.is_ok();
+        if !in_time {
+            notes.push(format!("some sources were not read within {} s", READ_SOURCES.as_secs()));
+        }
+        let problems: Vec<Problem> =
+            federation.problems().iter().map(crate::federation::SourceProblem::to_model).collect();
+        (federation.states().clone(), problems)
+    });
+    runtime.shutdown_background();
+    let unreachable: Vec<Arc<str>> =
+        states.iter().filter(|(_, state)| !state.reachable).map(|(name, _)| Arc::clone(name)).collect();
+    for cluster in unreachable {
+        let restored = last_good(node, &cluster);
+        let known = restored.context(format!("the last known state of {cluster}"));
+        match known {
+            Ok(Some((age, state))) => {
+                notes.push(format!("cluster {cluster} can't be read; what was known {age} ago counts"));
+                states.insert(cluster, state);
+            }
+            Ok(None) => notes.push(format!("cluster {cluster} can't be read, and nothing was known of it")),
+            Err(error) => notes.push(format!("cluster {cluster} can't be read: {error:#}")),
+        }
+    }
+    Ok((states, problems))
+}
+
+fn last_good(node: &Node, cluster: &Arc<str>) -> Result<Option<(String, ClusterState)>> {
+    let directory = node.config.state_directory();
+    if !directory.is_dir() {
+        return Ok(None);
+    }
+    let restored = LastGood::open(&directory)?.read(cluster)?;
+    Ok(restored.map(|restored| {
+        let state = ClusterState { reachable: false, shards: restored.shards };
+        (age_text(age(restored.written)), state)
+    }))
+}
+
+/// The failing endpoints that the agent last knew of, as probe results.
+fn last_health(status: &Status) -> Health {
+    let mut health = Health::default();
+    let bad = Probe { state: ProbeState::Bad, since: Duration::ZERO };
+    let tcp = status.services.iter().filter(|table| table.protocol == Some(Protocol::Tcp));
+    for table in tcp {
+        let failing = |verdict| matches!(verdict, Verdict::ProbesFail | Verdict::Panic);
+        for backend in table.backends.iter().filter(|backend| failing(backend.verdict)) {
+            health.set(&table.name, backend.endpoint, &table.port_name, bad);
+        }
+    }
+    health
+}
+
+/// The next hops that the maps have.
+fn links(installed: &Installed, hops: &[fairlead_abi::Hop]) -> Links {
+    let mut links = Links::new();
+    for (key, ..) in installed.services() {
+        for (_, backend) in installed.backends_of(&key) {
+            let hop = hops.get(backend.hop as usize).filter(|hop| backend.hop != 0 && hop.ifindex != 0);
+            if let Some(hop) = hop {
+                let route = Route {
+                    destination_mac: hop.destination_mac,
+                    source_mac: hop.source_mac,
+                    ifindex: hop.ifindex,
+                    mtu: backend.mtu,
+                };
+                links.insert(backend.outer.into(), route);
+            }
+        }
+    }
+    links
+}
+
+/// What the answer can't know.
+fn limits(node: &Node, model: &Model, tables: &Tables, links: &Links) -> Vec<String> {
+    let mut notes = Vec::new();
+    if node.config.has(Role::Gateway) {
+        notes.push(match &node.status {
+            Ok(status) => format!(
+                "nothing was probed: endpoints count as failing that the agent found failing {} ago",
+                age_text(age(status.written))
+            ),
+            Err(_) => "nothing was probed: endpoints count as the clusters say".to_owned(),
+        });
+        let remote = |backend: &&fairlead_core::planner::WantedBackend| {
+            backend.encap != Encap::Local && !links.contains_key(&backend.outer)
+        };
+        let unknown = tables.services.values().flat_map(|table| &table.backends).filter(remote).count();
+        if unknown > 0 {
+            notes.push(format!(
+                "next hops of {unknown} backends are not in the maps; an agent would look them up"
+            ));
+        }
+    }
+    let limited = model.services.values().flat_map(|service| service.shards.iter());
+    if limited.map(|shard| &shard.spec.options).any(|options| options.capacity_per_endpoint.is_some()) {
+        notes.push(
+            "demand is not known here: shards with a limited capacity are planned as if nearly idle"
+                .to_owned(),
+        );
+    }
+    notes.push("shards that are being let in gradually are planned with their full share".to_owned());
+    notes
+}
+
+/// Keys to names.
+type Names = BTreeMap<ServiceKey, String>;
+
+fn names(tables: &Tables, status: Option<&Status>) -> Names {
+    let said = status.into_iter().flat_map(|status| status.services.iter());
+    let planned = tables.services.values();
+    said.chain(planned).map(|table| (table.key(), table.name.to_string())).collect()
+}
+
+/// `shop/web 203.0.113.10:80/tcp`.
+fn subject(key: &ServiceKey, names: &Names) -> String {
+    let address: std::net::IpAddr = key.vip.into();
+    let place = match Protocol::of(key.protocol) {
+        Some(protocol) => format!("{}/{protocol}", SocketAddr::new(address, key.port)),
+        None => format!("VIP {address}"),
+    };
+    match names.get(key) {
+        Some(name) => format!("{name} {place}"),
+        None => place,
+    }
+}
+
+fn rows(actions: &[Action], installed: &Installed, names: &Names) -> Vec<Row> {
+    // Entries as they stand, and as the plan's own publications put them.
+    let mut entries: BTreeMap<(u32, usize), ServiceKey> =
+        installed.services().map(|(key, bucket, entry, _)| ((bucket, entry), key)).collect();
+    let mut rows = Vec::with_capacity(actions.len());
+    for action in actions {
+        if let Action::PublishEntry { bucket, entry, value, .. } = action
+            && let Some(key) = value.key()
+        {
+            entries.insert((*bucket, *entry), key);
+        }
+        let at = |bucket: u32, entry: usize| {
+            entries.get(&(bucket, entry)).map_or_else(String::new, |key| subject(key, names))
+        };
+        rows.push(row(action, at));
+    }
+    rows
+}
+
+fn row(action: &Action, at: impl Fn(u32, usize) -> String) -> Row {
+    let (name, subject, place, detail) = match action {
+        Action::WriteHop { index, hop } => (
+            "write hop",
+            mac(hop.destination_mac),
+            format!("HOPS {index}"),
+            format!("interface {}", hop.ifindex),
+        ),
+        Action::ClearBackendCounters { first, count } => (
+            "clear counters",
+            String::new(),
+            format!("BACKEND_COUNTERS {first}"),
+            format!("{count} backends"),
+        ),
+        Action::WriteBackend { index, backend } => {
+            ("write backend", ip(backend.outer), format!("BACKENDS {index}"), hop_text(backend))
+        }
+        Action::SetBackendHop { index, backend } => {
+            ("set next hop", ip(backend.outer), format!("BACKENDS {index}"), hop_text(backend))
+        }
+        Action::WriteSlots { first, slots } => {
+            ("write slots", String::new(), format!("SLOTS {first}"), format!("{} slots", slots.len()))
+        }
+        Action::ClearServiceCounters { id } => {
+            ("clear counters", String::new(), format!("SERVICE_COUNTERS {id}"), String::new())
+        }
+        Action::SetOverflowed { bucket, value } => {
+            let detail = if *value == 0 { "nothing stands further on" } else { "keys may stand further on" };
+            ("mark bucket", String::new(), format!("SERVICES {bucket}"), detail.to_owned())
+        }
+        Action::PublishEntry { bucket, entry, value, .. } => (
+            "publish service",
+            at(*bucket, *entry),
+            format!("SERVICES {bucket}.{entry}"),
+            format!("id {}, ring of {}", value.id, value.ring.size),
+        ),
+        Action::SwitchRing { bucket, entry, ring } => (
+            "switch ring",
+            at(*bucket, *entry),
+            format!("SERVICES {bucket}.{entry}"),
+            format!("ring of {} at {}", ring.size, ring.first_slot),
+        ),
+        Action::SetEntryFlags { bucket, entry, flags } => {
+            ("set flags", at(*bucket, *entry), format!("SERVICES {bucket}.{entry}"), format!("{flags:#x}"))
+        }
+        Action::PutDelivery { key, delivery } => {
+            ("put delivery", ip(key.outer), "DELIVERIES".to_owned(), delivery_text(key, delivery.port))
+        }
+        Action::RemoveDelivery { key } => {
+            ("remove delivery", ip(key.outer), "DELIVERIES".to_owned(), delivery_text(key, [0; 2]))
+        }
+        Action::PutGateway { prefix } => {
+            ("put gateway", prefix.to_string(), "GATEWAYS".to_owned(), String::new())
+        }
+        Action::RemoveGateway { prefix } => {
+            ("remove gateway", prefix.to_string(), "GATEWAYS".to_owned(), String::new())
+        }
+        Action::UnpublishEntry { bucket, entry } => {
+            ("remove service", at(*bucket, *entry), format!("SERVICES {bucket}.{entry}"), String::new())
+        }
+        Action::ClearBackend { index } => {
+            ("clear backend", String::new(), format!("BACKENDS {index}"), String::new())
+        }
+        Action::ClearHop { index } => ("clear hop", String::new(), format!("HOPS {index}"), String::new()),
+    };
+    Row { action: name, subject, place, detail }
+}
+
+fn ip(address: fairlead_abi::Address) -> String {
+    std::net::IpAddr::from(address).to_string()
+}
+
+fn mac(bytes: [u8; 6]) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+fn hop_text(backend: &fairlead_abi::Backend) -> String {
+    match backend.hop {
+        0 => "next hop not known".to_owned(),
+        hop => format!("hop {hop}, MTU {}", backend.mtu),
+    }
+}
+
+fn delivery_text(key: &fairlead_abi::DeliveryKey, port: [u8; 2]) -> String {
+    if key.protocol == 0 {
+        return "an endpoint of this node".to_owned();
+    }
+    let vip = SocketAddr::new(key.vip.into(), u16::from_be_bytes(key.port));
+    match u16::from_be_bytes(port) {
+        0 => vip.to_string(),
+        port => format!("{vip} to port {port}"),
+    }
+}
+
+impl Report {
+    fn text(&self, colour: bool) -> String {
+        let mut text = String::new();
+        if self.actions.is_empty() && self.refused.is_none() {
+            text += "nothing would change\n";
+        }
+        if !self.actions.is_empty() {
+            let mut table = Table::new(&["ACTION", "FOR", "AT", "WHAT"]);
+            for Row { action, subject, place, detail } in &self.actions {
+                table.row(vec![Cell::new(action), Cell::new(subject), Cell::new(place), Cell::new(detail)]);
+            }
+            text += &format!("{}\n{} actions\n", table.render(colour), self.actions.len());
+        }
+        if let Some(refused) = &self.refused {
+            text += &(Style::Bad.paint(&format!("not all of it now: {refused}"), colour) + "\n");
+        }
+        if self.fingerprint != self.installed_fingerprint {
+            text += &format!("slots {}, planned {}\n", self.installed_fingerprint, self.fingerprint);
+        }
+        for problem in &self.problems {
+            text += &(Style::Warning.paint(&format!("problem: {problem}"), colour) + "\n");
+        }
+        for note in &self.notes {
+            text += &(Style::Dim.paint(&format!("note: {note}"), colour) + "\n");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fairlead_abi::{Address, Backend, Family, Hop, Ring, ServiceEntry};
+
+    use super::super::sample::Sample;
+    use super::*;
+
+    fn told(action: &Action) -> String {
+        let Row { action, subject, place, detail } = row(action, |_, _| "shop/web".to_owned());
+        format!("{action} | {subject} | {place} | {detail}")
+    }
+
+    #[test]
+    fn actions_are_told_with_their_place() {
+        let backend = Backend {
+            outer: Address::v4([10, 2, 0, 1]),
+            hop: 3,
+            mtu: 1500,
+            encap: 1,
+            family: Family::V4 as u8,
+        };
+        let hop = Hop { destination_mac: [2, 0, 0, 0, 0, 10], source_mac: [0; 6], ifindex: 7 };
+        let ring = Ring { first_slot: 502, size: 251 };
+        for (action, expected) in [
+            (Action::WriteHop { index: 3, hop }, "write hop | 02:00:00:00:00:0a | HOPS 3 | interface 7"),
+            (
+                Action::WriteBackend { index: 9, backend },
+                "write backend | 10.2.0.1 | BACKENDS 9 | hop 3, MTU 1500",
+            ),
+            (
+                Action::SetBackendHop { index: 9, backend: Backend { hop: 0, ..backend } },
+                "set next hop | 10.2.0.1 | BACKENDS 9 | next hop not known",
+            ),
+            (
+                Action::SwitchRing { bucket: 5, entry: 1, ring },
+                "switch ring | shop/web | SERVICES 5.1 | ring of 251 at 502",
+            ),
+            (
+                Action::PutGateway { prefix: "192.0.2.0/28".parse().unwrap() },
+                "put gateway | 192.0.2.0/28 | GATEWAYS | ",
+            ),
+        ] {
+            assert_eq!(told(&action), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_published_and_switched_is_named() {
+        let sample = Sample::new();
+        let installed = sample.picture().installed;
+        let names: Names = sample.tables.iter().map(|table| (table.key(), table.name.to_string())).collect();
+        let (key, bucket, entry, _) = installed.services().find(|(key, ..)| key.port == 80).unwrap();
+        let new = ServiceKey::new(Address::v4([203, 0, 113, 99]), 443, 6, Family::V4);
+        let value = ServiceEntry {
+            vip: new.vip,
+            port: new.port.to_be_bytes(),
+            protocol: 6,
+            family: 4,
+            id: 9,
+            ..ServiceEntry::default()
+        };
+        let actions = [
+            Action::SwitchRing { bucket, entry, ring: Ring::default() },
+            Action::PublishEntry { bucket: 60, entry: 2, value, room: 4 },
+        ];
+        let subjects: Vec<String> =
+            rows(&actions, &installed, &names).into_iter().map(|row| row.subject).collect();
+        assert_eq!(subjects, ["shop/web 203.0.113.10:80/tcp", "203.0.113.99:443/tcp"]);
+        assert_eq!(subject(&ServiceKey::vip_only(key.vip, Family::V4), &Names::new()), "VIP 203.0.113.10");
+    }
+
+    #[test]
+    fn next_hops_are_those_of_the_maps() {
+        let sample = Sample::new();
+        let links = links(&sample.picture().installed, &sample.hops);
+        assert_eq!(links.len(), 5, "four backends of eu-b and one of us-a");
+        let route = links[&std::net::IpAddr::from([10, 2, 0, 1])];
+        assert_eq!((route.ifindex, route.mtu), (3, 1500));
+    }
+}

@@ -1,0 +1,270 @@
+//! Services and backends as rows of a list, for people and for programs.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use anyhow::Result;
+use fairlead_core::planner::Verdict;
+use serde::Serialize;
+
+use super::picture::{Member, Numbers, Picture, Service};
+use super::table::{Cell, Style, Table};
+
+/// One port of a VIP.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct ServiceRow {
+    /// Namespace and name; `None` where the agent's state doesn't know it.
+    pub(super) service: Option<String>,
+    pub(super) port_name: Option<Arc<str>>,
+    pub(super) vip: IpAddr,
+    pub(super) port: u16,
+    pub(super) protocol: String,
+    /// Slots of its ring; 0: no backend.
+    pub(super) ring_size: u32,
+    /// Backends that hold slots.
+    pub(super) taking: usize,
+    /// All of them.
+    pub(super) backends: usize,
+    pub(super) connections: u64,
+    pub(super) packets: u64,
+    pub(super) bytes: u64,
+    /// The part of the slots that each cluster holds, the largest first.
+    pub(super) served_by: Vec<ClusterShare>,
+    pub(super) differences: Vec<String>,
+}
+
+/// A cluster's part of a ring.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct ClusterShare {
+    /// `None`: backends that the agent's state doesn't know.
+    pub(super) cluster: Option<Arc<str>>,
+    pub(super) share: f64,
+}
+
+impl ServiceRow {
+    pub(super) fn new(service: &Service<'_>, numbers: &impl Numbers) -> Result<Self> {
+        let counters = match service.entry {
+            Some(entry) => numbers.service(entry.id)?,
+            None => fairlead_abi::ServiceCounters::default(),
+        };
+        Ok(Self {
+            service: service.name(),
+            port_name: service.table.map(|table| Arc::clone(&table.port_name)),
+            vip: service.vip(),
+            port: service.key.port,
+            protocol: service.protocol_name(),
+            ring_size: service.ring_size(),
+            taking: service.members.iter().filter(|member| member.slots > 0).count(),
+            backends: service.members.len(),
+            connections: counters.connections,
+            packets: counters.packets,
+            bytes: counters.bytes,
+            served_by: served_by(service),
+            differences: service.differences(),
+        })
+    }
+}
+
+fn served_by(service: &Service<'_>) -> Vec<ClusterShare> {
+    let mut slots: Vec<(Option<&Arc<str>>, u32)> = Vec::new();
+    for member in service.members.iter().filter(|member| member.slots > 0) {
+        let cluster = member.wanted.and_then(|wanted| service.cluster(wanted));
+        match slots.iter_mut().find(|(known, _)| *known == cluster) {
+            Some((_, count)) => *count += member.slots,
+            None => slots.push((cluster, member.slots)),
+        }
+    }
+    slots.sort_by_key(|(cluster, count)| (std::cmp::Reverse(*count), *cluster));
+    let share = |count: u32| f64::from(count) / f64::from(service.ring_size().max(1));
+    let row = |(cluster, count): (Option<&Arc<str>>, u32)| ClusterShare {
+        cluster: cluster.cloned(),
+        share: share(count),
+    };
+    slots.into_iter().map(row).collect()
+}
+
+/// A part as `66.7 %`.
+pub(super) fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
+/// An endpoint of a service.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct BackendRow {
+    /// Outer destination; where it has none, the endpoint's address.
+    pub(super) address: Option<IpAddr>,
+    /// In the VIP's family.
+    pub(super) endpoint: Option<IpAddr>,
+    pub(super) port: Option<u16>,
+    pub(super) pod: Option<Arc<str>>,
+    pub(super) cluster: Option<Arc<str>>,
+    pub(super) region: Option<Arc<str>>,
+    pub(super) zone: Option<Arc<str>>,
+    pub(super) distance: Option<String>,
+    pub(super) encapsulation: Option<&'static str>,
+    pub(super) mtu: Option<u16>,
+    pub(super) hop_known: bool,
+    /// The maps have it.
+    pub(super) installed: bool,
+    /// As planned.
+    pub(super) weight: Option<u16>,
+    /// As the maps have it.
+    pub(super) slots: u32,
+    /// The same as a part of the ring.
+    pub(super) share: f64,
+    pub(super) connections: u64,
+    pub(super) packets: u64,
+    pub(super) verdict: Option<Verdict>,
+    /// The verdict in words.
+    pub(super) reason: String,
+}
+
+impl BackendRow {
+    pub(super) fn new(
+        picture: &Picture<'_>,
+        service: &Service<'_>,
+        member: &Member<'_>,
+        numbers: &impl Numbers,
+    ) -> Result<Self> {
+        let wanted = member.wanted;
+        let shard = wanted.and_then(|wanted| service.table?.shards.get(usize::from(wanted.shard)));
+        let counters = match member.pinned {
+            Some((index, _)) => numbers.backend(index)?,
+            None => fairlead_abi::BackendCounters::default(),
+        };
+        let cluster = shard.map(|shard| Arc::clone(&shard.cluster));
+        Ok(Self {
+            address: Some(member.outer),
+            endpoint: wanted.map(|wanted| wanted.endpoint),
+            port: wanted.map(|wanted| wanted.port),
+            pod: wanted.map(|wanted| Arc::clone(&wanted.pod)),
+            region: cluster.as_ref().and_then(|cluster| picture.places.region(cluster)),
+            zone: cluster.as_ref().and_then(|cluster| picture.places.zone(cluster)),
+            cluster,
+            distance: shard.map(|shard| shard.distance.to_string()),
+            encapsulation: member.encapsulation(),
+            mtu: member.pinned.map(|(_, backend)| backend.mtu),
+            hop_known: member.hop_known,
+            installed: member.pinned.is_some(),
+            weight: wanted.map(|wanted| wanted.weight),
+            slots: member.slots,
+            share: f64::from(member.slots) / f64::from(service.ring_size().max(1)),
+            connections: counters.connections,
+            packets: counters.packets,
+            verdict: wanted.map(|wanted| wanted.verdict),
+            reason: wanted.map_or_else(
+                || "the agent's state doesn't know it".to_owned(),
+                |wanted| wanted.verdict.to_string(),
+            ),
+        })
+    }
+
+    /// Of an endpoint that is in no backend list.
+    fn not_taken(
+        picture: &Picture<'_>,
+        service: &Service<'_>,
+        of: &fairlead_core::planner::NotTaken,
+    ) -> Self {
+        let shard = service.table.and_then(|table| table.shards.get(usize::from(of.shard)));
+        let cluster = shard.map(|shard| Arc::clone(&shard.cluster));
+        Self {
+            address: of.address,
+            endpoint: of.address,
+            port: None,
+            pod: Some(Arc::clone(&of.pod)),
+            region: cluster.as_ref().and_then(|cluster| picture.places.region(cluster)),
+            zone: cluster.as_ref().and_then(|cluster| picture.places.zone(cluster)),
+            cluster,
+            distance: shard.map(|shard| shard.distance.to_string()),
+            encapsulation: None,
+            mtu: None,
+            hop_known: false,
+            installed: false,
+            weight: None,
+            slots: 0,
+            share: 0.0,
+            connections: 0,
+            packets: 0,
+            verdict: Some(of.verdict),
+            reason: of.verdict.to_string(),
+        }
+    }
+
+    /// Every endpoint of a service: those that hold slots first, most slots first.
+    pub(super) fn all(
+        picture: &Picture<'_>,
+        service: &Service<'_>,
+        numbers: &impl Numbers,
+    ) -> Result<Vec<Self>> {
+        let mut rows = Vec::with_capacity(service.members.len());
+        for member in &service.members {
+            rows.push(Self::new(picture, service, member, numbers)?);
+        }
+        rows.extend(service.not_taken().iter().map(|of| Self::not_taken(picture, service, of)));
+        rows.sort_by(|a, b| {
+            (b.slots > 0)
+                .cmp(&(a.slots > 0))
+                .then_with(|| (&a.cluster, &a.pod, a.address).cmp(&(&b.cluster, &b.pod, b.address)))
+        });
+        Ok(rows)
+    }
+
+    /// The verdict, by what the maps do.
+    pub(super) fn verdict_cell(&self) -> Cell {
+        let style = match self.verdict {
+            _ if self.slots > 0 && !self.hop_known => Style::Bad,
+            None => Style::Warning,
+            Some(Verdict::Taken) => Style::Good,
+            Some(Verdict::Standby) => Style::Dim,
+            Some(verdict) if verdict.is_taken() => Style::Warning,
+            Some(Verdict::Draining | Verdict::NotReady) => Style::Warning,
+            Some(_) => Style::Bad,
+        };
+        let no_hop = self.slots > 0 && !self.hop_known;
+        let text = if no_hop { format!("{}; next hop not known", self.reason) } else { self.reason.clone() };
+        Cell::new(text).style(style)
+    }
+}
+
+/// Endpoints as a table.
+pub(super) fn backend_table(rows: &[BackendRow], colour: bool) -> String {
+    let mut table = Table::new(&[
+        "ADDRESS",
+        "POD",
+        "CLUSTER",
+        "ZONE",
+        "DISTANCE",
+        ">WEIGHT",
+        ">SLOTS",
+        ">SHARE",
+        "HOP",
+        ">CONNECTIONS",
+        ">PACKETS",
+        "VERDICT",
+    ])
+    .indent(2);
+    for row in rows {
+        let hop = if !row.installed {
+            "-"
+        } else if row.hop_known {
+            "known"
+        } else {
+            "unknown"
+        };
+        table.row(vec![
+            Cell::maybe(row.address),
+            Cell::maybe(row.pod.as_ref()),
+            Cell::maybe(row.cluster.as_ref()),
+            Cell::maybe(row.zone.as_ref()),
+            Cell::maybe(row.distance.as_ref()),
+            Cell::maybe(row.weight),
+            Cell::new(row.slots),
+            Cell::new(percent(row.share)),
+            Cell::new(hop),
+            Cell::new(row.connections),
+            Cell::new(row.packets),
+            row.verdict_cell(),
+        ]);
+    }
+    table.render(colour)
+}

@@ -1,0 +1,71 @@
+//! `fairlead run`: the agent.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use tracing_subscriber::EnvFilter;
+
+use crate::app;
+use crate::dataplane::Programs;
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum LogFormat {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// How the agent is to run.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  fairlead run --config /etc/fairlead/fairlead.yaml --log-format json")]
+pub(super) struct Arguments {
+    /// At the end, detach the programs and remove all pins; without it, forwarding goes on
+    #[arg(long)]
+    detach: bool,
+    /// Load the BPF programs of this ELF file instead of those built in
+    #[arg(long, value_name = "ELF")]
+    programs: Option<PathBuf>,
+    /// What to log: a level, or directives such as `info,fairlead::health=debug`
+    #[arg(long, value_name = "LEVEL", env = "RUST_LOG", default_value = "info")]
+    log: String,
+    /// The form of log lines; they go to standard error
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+/// Runs the agent until it is told to end.
+pub(super) fn run(config: PathBuf, arguments: Arguments) -> Result<()> {
+    log(&arguments)?;
+    let options = app::Options {
+        config,
+        detach: arguments.detach,
+        programs: arguments.programs.map_or(Programs::Embedded, Programs::File),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
+    tracing::info!(version, pid, config = %options.config.display(), "fairlead starts");
+    runtime.block_on(app::run(options))?;
+    // Not every stage can be waited for: what blocks on a disk or network must not hold up the end.
+    runtime.shutdown_background();
+    tracing::info!("fairlead has ended");
+    Ok(())
+}
+
+fn log(arguments: &Arguments) -> Result<()> {
+    let filter = EnvFilter::try_new(&arguments.log).with_context(|| {
+        format!("{:?} is no level: write error, warn, info, debug or trace", arguments.log)
+    })?;
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    match arguments.log_format {
+        LogFormat::Text => subscriber.init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).init(),
+    }
+    Ok(())
+}

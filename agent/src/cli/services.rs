@@ -1,0 +1,215 @@
+//! `fairlead services` and `fairlead backends`.
+
+use std::net::IpAddr;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+use super::node::{Freshness, Node};
+use super::output::Output;
+use super::picture::{Numbers, Picture, Service};
+use super::row::{BackendRow, ServiceRow, backend_table, percent};
+use super::table::{Cell, Style, Table};
+use crate::text::nearest;
+
+/// What `fairlead services` shows.
+#[derive(Serialize)]
+struct Services {
+    #[serde(flatten)]
+    freshness: Freshness,
+    services: Vec<ServiceRow>,
+}
+
+/// Shows the ports of all VIPs.
+pub(super) fn services(node: &Node, output: Output) -> Result<()> {
+    let (view, numbers) = (node.view()?, node.counters()?);
+    let picture = node.picture(&view)?;
+    let mut document = Services { freshness: node.freshness(), services: Vec::new() };
+    for service in picture.services() {
+        document.services.push(ServiceRow::new(&service, &numbers)?);
+    }
+    Ok(output.show(&document, |document, colour| {
+        if document.services.is_empty() {
+            return format!("no service is steered here\n{}", document.freshness.line());
+        }
+        let footer = Style::Dim.paint(&document.freshness.line(), colour);
+        service_table(&document.services, colour) + &footer
+    })?)
+}
+
+fn service_table(rows: &[ServiceRow], colour: bool) -> String {
+    let mut table = Table::new(&[
+        "SERVICE",
+        "VIP",
+        "PORT",
+        "NAME",
+        ">BACKENDS",
+        ">RING",
+        ">CONNECTIONS",
+        ">PACKETS",
+        "SERVED BY",
+    ]);
+    let mut notes = String::new();
+    for row in rows {
+        let taking = format!("{}/{}", row.taking, row.backends);
+        let style = if row.taking == 0 { Style::Bad } else { Style::Plain };
+        let name = row.port_name.as_ref().filter(|name| !name.is_empty());
+        table.row(vec![
+            Cell::maybe(row.service.as_ref()),
+            Cell::new(row.vip),
+            Cell::new(format!("{}/{}", row.port, row.protocol)),
+            Cell::maybe(name),
+            Cell::new(taking).style(style),
+            Cell::new(row.ring_size),
+            Cell::new(row.connections),
+            Cell::new(row.packets),
+            served_by(row),
+        ]);
+        for difference in &row.differences {
+            let line = format!("{} port {}/{}: {difference}\n", row.vip, row.port, row.protocol);
+            notes += &Style::Warning.paint(&line, colour);
+        }
+    }
+    table.render(colour) + &notes
+}
+
+fn served_by(row: &ServiceRow) -> Cell {
+    if row.served_by.is_empty() {
+        return Cell::new("nobody").style(Style::Bad);
+    }
+    let part = |part: &super::row::ClusterShare| {
+        format!("{} {}", part.cluster.as_deref().unwrap_or("(unknown)"), percent(part.share))
+    };
+    Cell::new(row.served_by.iter().map(part).collect::<Vec<_>>().join(", "))
+}
+
+/// What `fairlead backends` shows.
+#[derive(Serialize)]
+struct Backends {
+    #[serde(flatten)]
+    freshness: Freshness,
+    services: Vec<Backed>,
+}
+
+#[derive(Serialize)]
+struct Backed {
+    #[serde(flatten)]
+    service: ServiceRow,
+    #[serde(rename = "endpoints")]
+    rows: Vec<BackendRow>,
+}
+
+/// Shows the endpoints of all services, or of those that `filter` means.
+pub(super) fn backends(node: &Node, filter: Option<&str>, output: Output) -> Result<()> {
+    let (view, numbers) = (node.view()?, node.counters()?);
+    let picture = node.picture(&view)?;
+    let all = picture.services();
+    let mut document = Backends { freshness: node.freshness(), services: Vec::new() };
+    for service in chosen(&all, filter)? {
+        document.services.push(backed(&picture, service, &numbers)?);
+    }
+    Ok(output.show(&document, |document, colour| {
+        let footer = Style::Dim.paint(&document.freshness.line(), colour);
+        document.services.iter().map(|backed| backed.text(colour)).collect::<String>() + &footer
+    })?)
+}
+
+fn backed(picture: &Picture<'_>, service: &Service<'_>, numbers: &impl Numbers) -> Result<Backed> {
+    let rows = BackendRow::all(picture, service, numbers)?;
+    Ok(Backed { service: ServiceRow::new(service, numbers)?, rows })
+}
+
+impl Backed {
+    fn text(&self, colour: bool) -> String {
+        let row = &self.service;
+        let name = row.service.as_deref().unwrap_or("(unknown)");
+        let address = std::net::SocketAddr::new(row.vip, row.port);
+        let title = format!("{name} {address}/{}, ring of {} slots", row.protocol, row.ring_size);
+        let mut text = Style::Bold.paint(&title, colour) + "\n";
+        for difference in &row.differences {
+            text += &(Style::Warning.paint(&format!("  {difference}"), colour) + "\n");
+        }
+        if self.rows.is_empty() {
+            return text + "  no endpoint\n\n";
+        }
+        text + &backend_table(&self.rows, colour) + "\n"
+    }
+}
+
+/// Those of a name, `namespace/name` or VIP; all where nothing is said.
+fn chosen<'s, 'a>(all: &'s [Service<'a>], filter: Option<&str>) -> Result<Vec<&'s Service<'a>>> {
+    let Some(filter) = filter else { return Ok(all.iter().collect()) };
+    let vip = filter.parse::<IpAddr>().ok();
+    let is_meant = |service: &&Service<'_>| {
+        let by_name = service
+            .table
+            .is_some_and(|table| *table.name.name == *filter || table.name.to_string() == filter);
+        by_name || vip == Some(service.vip())
+    };
+    let chosen: Vec<&Service<'_>> = all.iter().filter(is_meant).collect();
+    if chosen.is_empty() {
+        let names: std::collections::BTreeSet<String> = all.iter().filter_map(Service::name).collect();
+        match nearest(filter, names.iter().map(String::as_str)) {
+            Some(name) => bail!("there is no service {filter:?}; did you mean {name}?"),
+            None => bail!("there is no service {filter:?}; see `fairlead services`"),
+        }
+    }
+    Ok(chosen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{Fixed, Sample};
+    use super::*;
+
+    #[test]
+    fn services_are_a_table() {
+        let sample = Sample::new();
+        let picture = sample.picture();
+        let rows: Result<Vec<ServiceRow>> =
+            picture.services().iter().map(|service| ServiceRow::new(service, &Fixed)).collect();
+        assert_eq!(
+            service_table(&rows.unwrap(), false),
+            "\
+SERVICE   VIP           PORT    NAME  BACKENDS  RING  CONNECTIONS  PACKETS  SERVED BY
+shop/dns  203.0.113.11  53/udp  -          0/0     0         4000    40000  nobody
+shop/web  203.0.113.10  80/tcp  http       3/5   251         2000    20000  eu-b 100.0 %
+"
+        );
+    }
+
+    #[test]
+    fn backends_are_listed_with_those_not_taken() {
+        let sample = Sample::new();
+        let picture = sample.picture();
+        let all = picture.services();
+        let chosen = chosen(&all, Some("web")).unwrap();
+        assert_eq!(chosen.len(), 1);
+        let backed = backed(&picture, chosen[0], &Fixed).unwrap();
+        let slots: u32 = backed.rows.iter().map(|row| row.slots).sum();
+        assert_eq!(slots, 251, "every slot is some backend's");
+        let text = backed.text(false);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "shop/web 203.0.113.10:80/tcp, ring of 251 slots");
+        let header = "  ADDRESS   POD  CLUSTER  ZONE  DISTANCE";
+        assert!(lines[1].starts_with(header), "{}", lines[1]);
+        assert!(lines[2].starts_with("  10.2.0.1  p1   eu-b     b     same zone   65535"), "{}", lines[2]);
+        assert!(lines[2].ends_with("known           20      201  taken"), "{}", lines[2]);
+        assert!(lines[5].ends_with("its probes fail"), "{}", lines[5]);
+        assert!(lines[6].contains("us-a") && lines[6].ends_with("standby, closer shards have room"));
+        assert!(lines[7].ends_with("its node has no receiver"), "{}", lines[7]);
+    }
+
+    #[test]
+    fn a_service_is_meant_by_name_or_vip_and_a_misspelt_one_is_guessed() {
+        let sample = Sample::new();
+        let picture = sample.picture();
+        let all = picture.services();
+        let names = |filter| chosen(&all, filter).unwrap().iter().map(|s| s.address()).collect::<Vec<_>>();
+        assert_eq!(names(Some("shop/web")), ["203.0.113.10:80/tcp"]);
+        assert_eq!(names(Some("203.0.113.11")), ["203.0.113.11:53/udp"]);
+        assert_eq!(names(None).len(), 2);
+        let error = chosen(&all, Some("shop/wbe")).err().unwrap().to_string();
+        assert_eq!(error, "there is no service \"shop/wbe\"; did you mean shop/web?");
+    }
+}

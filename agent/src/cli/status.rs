@@ -1,0 +1,386 @@
+//! `fairlead status`: how this node is, in one page.
+
+use std::time::SystemTime;
+
+use anyhow::Result;
+use fairlead_core::model::Problem;
+use serde::Serialize;
+
+use super::node::{Error, Node, age, age_text};
+use super::output::Output;
+use super::table::{Cell, Style, Table};
+use crate::app::{InterfaceStatus, Status};
+
+/// What is shown.
+#[derive(Debug, Serialize)]
+struct Report {
+    agent: Agent,
+    instance: String,
+    pins: String,
+    node: String,
+    roles: Vec<String>,
+    group: Option<String>,
+    /// As the agent said last.
+    ready: Option<bool>,
+    /// The kernel's tag of the program that the agent loaded.
+    program: Option<String>,
+    interfaces: Vec<InterfaceStatus>,
+    fingerprint: Fingerprint,
+    clusters: Vec<Cluster>,
+    problems: Vec<Problem>,
+    refused: Vec<String>,
+    failure: Option<String>,
+    maps: Vec<MapUse>,
+    /// Why the maps can't be read.
+    tables: Option<String>,
+    /// Why the agent's state can't be read.
+    state: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Agent {
+    running: bool,
+    pid: Option<u32>,
+    version: Option<String>,
+    state_age_seconds: Option<u64>,
+}
+
+/// What the slots resolve to.
+#[derive(Debug, Serialize)]
+struct Fingerprint {
+    /// As the agent planned.
+    wanted: Option<String>,
+    /// Of the pinned maps, now.
+    installed: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Cluster {
+    name: String,
+    reachable: bool,
+    shards: usize,
+    /// Where the source can't be read: how old that is which counts.
+    restored_age_seconds: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct MapUse {
+    map: String,
+    used: u64,
+    capacity: u64,
+}
+
+/// Shows how this node is. Without tables it shows what is known, and fails.
+pub(super) fn status(node: &Node, output: Output) -> Result<()> {
+    let measured = measure(node);
+    let failed = measured.is_err();
+    let nothing = node.status.is_err();
+    let report = match measured {
+        Err(error) if nothing => return Err(error.into()),
+        measured => Report::new(node, measured),
+    };
+    output.show(&report, Report::text)?;
+    if failed {
+        anyhow::bail!("the maps can't be read");
+    }
+    Ok(())
+}
+
+/// Fingerprint and use of the pinned maps.
+fn measure(node: &Node) -> Result<(String, Vec<MapUse>), Error> {
+    let view = node.view()?;
+    let installed = node.picture(&view)?.installed;
+    let of = |(map, used, capacity): (fairlead_core::planner::Map, u64, u64)| MapUse {
+        map: map.to_string(),
+        used,
+        capacity,
+    };
+    Ok((format!("{:016x}", installed.fingerprint()), installed.usage().into_iter().map(of).collect()))
+}
+
+impl Report {
+    fn new(node: &Node, measured: Result<(String, Vec<MapUse>), Error>) -> Self {
+        let (installed, maps, tables) = match measured {
+            Ok((fingerprint, maps)) => (Some(fingerprint), maps, None),
+            Err(error) => (None, Vec::new(), Some(error.to_string())),
+        };
+        let said = node.status.as_ref().ok();
+        let list = |list: fn(&Status) -> Vec<String>| said.map(list).unwrap_or_default();
+        let roles = [
+            (crate::config::types::Role::Gateway, "gateway"),
+            (crate::config::types::Role::Receiver, "receiver"),
+        ];
+        let roles = roles.into_iter().filter(|(role, _)| node.config.has(*role));
+        Self {
+            agent: Agent {
+                running: node.running,
+                pid: said.filter(|_| node.running).map(|status| status.pid),
+                version: said.map(|status| status.version.clone()),
+                state_age_seconds: said.map(|status| age(status.written)),
+            },
+            instance: node.instance.name().to_owned(),
+            pins: node.instance.maps().display().to_string(),
+            node: node.config.node.name.0.to_string(),
+            roles: roles.map(|(_, name)| name.to_owned()).collect(),
+            group: said.map(|status| status.group.clone()).filter(|group| !group.is_empty()),
+            ready: said.map(|status| status.ready),
+            program: said.and_then(|status| status.program.clone()),
+            interfaces: said.map(|status| status.interfaces.clone()).unwrap_or_default(),
+            fingerprint: Fingerprint {
+                wanted: said.and_then(|status| status.fingerprint.clone()),
+                installed,
+            },
+            clusters: said.map(clusters).unwrap_or_default(),
+            problems: said.map(|status| status.problems.clone()).unwrap_or_default(),
+            refused: list(|status| status.refused.clone()),
+            failure: said.and_then(|status| status.failure.clone()),
+            maps,
+            tables,
+            state: node.status.as_ref().err().map(ToString::to_string),
+        }
+    }
+
+    fn text(&self, colour: bool) -> String {
+        let mut text = self.head(colour);
+        let mut section = |title: &str, body: String| {
+            if !body.is_empty() {
+                text += &format!("\n{}\n{body}", Style::Bold.paint(title, colour));
+            }
+        };
+        section("interfaces", self.interface_table(colour));
+        section("clusters", self.cluster_table(colour));
+        section("maps", self.map_table(colour));
+        let lines =
+            |lines: Vec<String>| lines.into_iter().map(|line| format!("  {line}\n")).collect::<String>();
+        section("problems", lines(self.problems.iter().map(ToString::to_string).collect()));
+        section("the changed configuration is refused", lines(self.refused.clone()));
+        text
+    }
+
+    fn head(&self, colour: bool) -> String {
+        let mut text = String::new();
+        let mut line = |name: &str, value: String, style: Style| {
+            text += &format!("{name:<12}{}\n", style.paint(&value, colour));
+        };
+        let (agent, style) = self.agent_line();
+        line("agent", agent, style);
+        line("instance", format!("{}, pinned under {}", self.instance, self.pins), Style::Plain);
+        let group = self.group.as_ref().map(|group| format!(", group {group}")).unwrap_or_default();
+        line("node", format!("{}, {}{group}", self.node, self.roles.join(" and ")), Style::Plain);
+        match (self.ready, self.agent.running) {
+            (Some(true), true) => line("ready", "yes".to_owned(), Style::Good),
+            (Some(false), true) => line("ready", "no".to_owned(), Style::Bad),
+            _ => {}
+        }
+        if let Some(program) = &self.program {
+            line("programs", format!("tag {program}"), Style::Plain);
+        }
+        match (&self.fingerprint.wanted, &self.fingerprint.installed) {
+            (Some(wanted), Some(installed)) if wanted == installed => {
+                line("slots", format!("{installed}, as planned"), Style::Good);
+            }
+            (Some(wanted), Some(installed)) => {
+                line("slots", format!("{installed}, but {wanted} is planned"), Style::Warning);
+            }
+            (None, Some(installed)) => line("slots", installed.clone(), Style::Plain),
+            _ => {}
+        }
+        for (name, problem) in [("tables", &self.tables), ("failure", &self.failure)] {
+            if let Some(problem) = problem {
+                line(name, problem.clone(), Style::Bad);
+            }
+        }
+        if let Some(problem) = &self.state {
+            line("state", format!("the agent's state can't be read: {problem}"), Style::Warning);
+        }
+        text
+    }
+
+    fn agent_line(&self) -> (String, Style) {
+        let Agent { running, pid, version, state_age_seconds } = &self.agent;
+        let mut text = if *running {
+            "running".to_owned()
+        } else {
+            "not running; forwarding goes on without it".to_owned()
+        };
+        if !*running && self.tables.is_some() {
+            text = "not running".to_owned();
+        }
+        if let Some(pid) = pid {
+            text += &format!(", pid {pid}");
+        }
+        if let Some(version) = version {
+            text += &format!(", version {version}");
+        }
+        if let Some(age) = state_age_seconds {
+            text += &format!(", its state is {} old", age_text(*age));
+        }
+        (text, if *running { Style::Good } else { Style::Bad })
+    }
+
+    fn interface_table(&self, colour: bool) -> String {
+        let mut table = Table::new(&["INTERFACE", "MODE", "PROGRAMS"]).indent(2);
+        for interface in &self.interfaces {
+            let (state, style) = match (&interface.problem, interface.attached) {
+                (Some(problem), _) => (problem.clone(), Style::Bad),
+                (None, true) => ("attached".to_owned(), Style::Good),
+                (None, false) => ("not attached".to_owned(), Style::Bad),
+            };
+            let mode = Cell::new(&interface.mode);
+            let mode = if interface.mode == "generic" { mode.style(Style::Warning) } else { mode };
+            table.row(vec![Cell::new(&interface.name), mode, Cell::new(state).style(style)]);
+        }
+        if table.is_empty() { String::new() } else { table.render(colour) }
+    }
+
+    fn cluster_table(&self, colour: bool) -> String {
+        let mut table = Table::new(&["CLUSTER", ">SHARDS", "SOURCE"]).indent(2);
+        for cluster in &self.clusters {
+            let (source, style) = match (cluster.reachable, cluster.restored_age_seconds) {
+                (true, _) => ("read".to_owned(), Style::Good),
+                (false, Some(age)) => {
+                    (format!("can't be read; what was known {} ago counts", age_text(age)), Style::Warning)
+                }
+                (false, None) => ("can't be read; what was known last counts".to_owned(), Style::Bad),
+            };
+            table.row(vec![
+                Cell::new(&cluster.name),
+                Cell::new(cluster.shards),
+                Cell::new(source).style(style),
+            ]);
+        }
+        if table.is_empty() { String::new() } else { table.render(colour) }
+    }
+
+    fn map_table(&self, colour: bool) -> String {
+        let mut table = Table::new(&["MAP", ">USED", ">OF", ">"]).indent(2);
+        for map in &self.maps {
+            #[expect(clippy::cast_precision_loss, reason = "a part of at most 2^32 entries")]
+            let part = map.used as f64 / map.capacity.max(1) as f64;
+            let style = if part > 0.9 { Style::Bad } else { Style::Plain };
+            table.row(vec![
+                Cell::new(&map.map),
+                Cell::new(map.used),
+                Cell::new(map.capacity),
+                Cell::new(super::row::percent(part)).style(style),
+            ]);
+        }
+        if table.is_empty() { String::new() } else { table.render(colour) }
+    }
+}
+
+fn clusters(status: &Status) -> Vec<Cluster> {
+    let cluster = |cluster: &crate::app::ClusterStatus| Cluster {
+        name: cluster.name.to_string(),
+        reachable: cluster.reachable,
+        shards: cluster.shards,
+        restored_age_seconds: cluster.restored.map(|then: SystemTime| age(then)),
+    };
+    status.clusters.iter().map(cluster).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let interface = |name: &str, attached, problem: Option<&str>| InterfaceStatus {
+            name: name.to_owned(),
+            mode: "native".to_owned(),
+            attached,
+            problem: problem.map(ToOwned::to_owned),
+        };
+        let cluster = |name: &str, reachable, restored_age_seconds| Cluster {
+            name: name.to_owned(),
+            reachable,
+            shards: 2,
+            restored_age_seconds,
+        };
+        Report {
+            agent: Agent {
+                running: true,
+                pid: Some(4711),
+                version: Some("0.1.0".to_owned()),
+                state_age_seconds: Some(3),
+            },
+            instance: "default".to_owned(),
+            pins: "/sys/fs/bpf/fairlead/default/v1".to_owned(),
+            node: "gw-eu-1".to_owned(),
+            roles: vec!["gateway".to_owned(), "receiver".to_owned()],
+            group: Some("eu".to_owned()),
+            ready: Some(true),
+            program: Some("0011223344556677".to_owned()),
+            interfaces: vec![
+                interface("eth0", true, None),
+                interface("eth1", false, Some("the interface is gone")),
+            ],
+            fingerprint: Fingerprint { wanted: Some("aa".to_owned()), installed: Some("aa".to_owned()) },
+            clusters: vec![cluster("eu-b", true, None), cluster("us-a", false, Some(600))],
+            problems: vec![Problem {
+                object: None,
+                cluster: Some("eu-b".into()),
+                field: "web.yaml:3".to_owned(),
+                what: "is no YAML".to_owned(),
+                hint: None,
+            }],
+            refused: Vec::new(),
+            failure: None,
+            maps: vec![MapUse { map: "SERVICES".to_owned(), used: 96, capacity: 100 }],
+            tables: None,
+            state: None,
+        }
+    }
+
+    #[test]
+    fn one_page_says_how_the_node_is() {
+        assert_eq!(
+            report().text(false),
+            "\
+agent       running, pid 4711, version 0.1.0, its state is 3 s old
+instance    default, pinned under /sys/fs/bpf/fairlead/default/v1
+node        gw-eu-1, gateway and receiver, group eu
+ready       yes
+programs    tag 0011223344556677
+slots       aa, as planned
+
+interfaces
+  INTERFACE  MODE    PROGRAMS
+  eth0       native  attached
+  eth1       native  the interface is gone
+
+clusters
+  CLUSTER  SHARDS  SOURCE
+  eu-b          2  read
+  us-a          2  can't be read; what was known 10 min ago counts
+
+maps
+  MAP       USED   OF
+  SERVICES    96  100  96.0 %
+
+problems
+  cluster eu-b: web.yaml:3: is no YAML
+"
+        );
+    }
+
+    #[test]
+    fn without_an_agent_the_maps_still_speak() {
+        let mut report = report();
+        report.agent = Agent { running: false, pid: None, version: None, state_age_seconds: None };
+        report.fingerprint.wanted = None;
+        report.state = Some("No such file or directory (os error 2)".to_owned());
+        let text = report.text(false);
+        assert!(text.starts_with("agent       not running; forwarding goes on without it\n"), "{text}");
+        assert!(!text.contains("ready"), "who doesn't run isn't ready: {text}");
+        assert!(text.contains("slots       aa\n"), "{text}");
+        assert!(text.contains("state       the agent's state can't be read: No such file"), "{text}");
+    }
+
+    #[test]
+    fn other_slots_than_planned_are_shown() {
+        let mut report = report();
+        report.fingerprint.wanted = Some("bb".to_owned());
+        assert!(report.text(false).contains("slots       aa, but bb is planned\n"));
+        assert!(report.text(true).contains("\x1b[33maa, but bb is planned\x1b[0m"));
+    }
+}

@@ -1,0 +1,5 @@
+//! The `fairlead` command.
+
+fn main() -> std::process::ExitCode {
+    fairlead::cli::main()
+}
