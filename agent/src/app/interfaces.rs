@@ -88,7 +88,10 @@ impl Stages {
         let mode = match self.config.node.xdp_mode {
             XdpMode::Native => Mode::Native,
             XdpMode::Generic => {
-                tracing::warn!(interface = interface.name, "generic XDP mode: a fraction of the rate of native mode");
+                tracing::warn!(
+                    interface = interface.name,
+                    "generic XDP mode: a fraction of the rate of native mode"
+                );
                 Mode::Generic
             }
         };

@@ -27,8 +27,8 @@ use crate::{
 };
 
 pub use settings::{capacities, settings};
-pub use status::{ClusterStatus, InterfaceStatus, STATUS_FILE, Status, read_status};
 use start::Stages;
+pub use status::{ClusterStatus, InterfaceStatus, STATUS_FILE, Status, read_status};
 
 /// After the first change of a burst, this long is waited for the rest.
 const SETTLE: Duration = Duration::from_millis(2);

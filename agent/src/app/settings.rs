@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use fairlead_abi::{Address, BUCKET_ENTRIES, Roles, Settings, TunnelSource};
+use fairlead_abi::{Address, Roles, Settings, TunnelSource};
 use fairlead_core::planner;
 use ipnet::IpNet;
 
@@ -11,15 +11,18 @@ use crate::{
     dataplane::Capacities,
 };
 
-/// How full buckets are on average at most: beyond, ever more keys stand in a bucket that is not their own.
-const ENTRIES_PER_BUCKET: u32 = BUCKET_ENTRIES as u32 / 2;
+/// Entries of a bucket on average, at most, of the three that it has room for: beyond, ever more keys stand in a
+/// bucket that is not their own.
+const ENTRIES_PER_BUCKET: u32 = 1;
 
 /// What the programs are loaded with.
 #[must_use]
 pub fn settings(config: &Config) -> Settings {
     let role = |role, flag| if config.has(role) { flag } else { 0 };
-    let tunnels: Vec<IpNet> =
-        config.own_gateway().map(|own| own.tunnel.iter().map(|prefix| prefix.0).collect()).unwrap_or_default();
+    let tunnels: Vec<IpNet> = config
+        .own_gateway()
+        .map(|own| own.tunnel.iter().map(|prefix| prefix.0).collect())
+        .unwrap_or_default();
     let source = |v4| tunnels.iter().find(|prefix| prefix.addr().is_ipv4() == v4).copied().map(tunnel_source);
     Settings {
         seed: config.seed.0,

@@ -1,11 +1,6 @@
 //! What the agent consists of, and how it comes up.
 
-use std::{
-    collections::BTreeSet,
-    net::IpAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use fairlead_core::{
     model::{Declarations, Demand, Health, Model, ProbeState},
@@ -73,7 +68,8 @@ impl Stages {
         let last_good = LastGood::open(&config.state_directory())?;
         let mut dataplane =
             Dataplane::load(&instance, &options.programs, &settings(config), &capacities(config))?;
-        let installed = Installed::read(&dataplane.observe()?, capacities(config).tables, None, Duration::ZERO);
+        let installed =
+            Installed::read(&dataplane.observe()?, capacities(config).tables, None, Duration::ZERO);
         let declared = Arc::new(config::declarations(config));
         let (outers, wanted) = watch::channel(Arc::default());
         let (found, links) = watch::channel(Arc::default());
@@ -186,13 +182,11 @@ impl Stages {
     /// The outer destinations of all wanted backends.
     pub(super) fn outers_of(planned: &Planned) -> BTreeSet<IpAddr> {
         let tables = planned.tables.services.values();
-        let remote = |backend: &&fairlead_core::planner::WantedBackend| {
-            backend.encap != fairlead_abi::Encap::Local
-        };
+        let remote =
+            |backend: &&fairlead_core::planner::WantedBackend| backend.encap != fairlead_abi::Encap::Local;
         tables.flat_map(|table| table.backends.iter().filter(remote).map(|backend| backend.outer)).collect()
     }
 }
-
 
 fn prober(config: &Config, dataplane: &mut Dataplane, started: Instant) -> Result<Prober, Error> {
     let probes = if config.has(Role::Gateway) { dataplane.take_probes()? } else { None };

@@ -99,7 +99,10 @@ impl Status {
             abi: fairlead_abi::ABI,
             instance: config.instance.0.to_string(),
             node: config.node.name.0.to_string(),
-            roles: [role(Role::Gateway, "gateway"), role(Role::Receiver, "receiver")].into_iter().flatten().collect(),
+            roles: [role(Role::Gateway, "gateway"), role(Role::Receiver, "receiver")]
+                .into_iter()
+                .flatten()
+                .collect(),
             group: String::new(),
             program: None,
             ready: false,

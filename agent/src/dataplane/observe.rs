@@ -15,7 +15,8 @@ use super::{Dataplane, Error, Instance, mapped::Mapped};
 impl Dataplane {
     /// What the tables hold now.
     pub fn observe(&self) -> Result<Raw<'_>, Error> {
-        let deliveries = HashMap::try_from(self.map(map::DELIVERIES)?).map_err(Error::map(map::DELIVERIES))?;
+        let deliveries =
+            HashMap::try_from(self.map(map::DELIVERIES)?).map_err(Error::map(map::DELIVERIES))?;
         let gateways = LpmTrie::try_from(self.map(map::GATEWAYS)?).map_err(Error::map(map::GATEWAYS))?;
         Ok(Raw {
             buckets: self.services.elements(),
@@ -46,8 +47,7 @@ impl View {
         let pinned = |name: &'static str| MapData::from_pin(folder.join(name)).map_err(Error::map(name));
         let entries = |name: &'static str| Ok(pinned(name)?.info().map_err(Error::map(name))?.max_entries());
         let table = |name: &'static str| Map::from_map_data(pinned(name)?).map_err(Error::map(name));
-        let limits =
-            (entries(map::SERVICE_COUNTERS)?, entries(map::DELIVERIES)?, entries(map::GATEWAYS)?);
+        let limits = (entries(map::SERVICE_COUNTERS)?, entries(map::DELIVERIES)?, entries(map::GATEWAYS)?);
         Ok(Self {
             services: Mapped::new(map::SERVICES, &pinned(map::SERVICES)?, false)?,
             slots: Mapped::new(map::SLOTS, &pinned(map::SLOTS)?, false)?,

@@ -6,11 +6,11 @@
 #![no_std]
 
 mod address;
-#[cfg(feature = "aya")]
-mod pod;
 mod counters;
 mod encap;
 mod hash;
+#[cfg(feature = "aya")]
+mod pod;
 mod reason;
 mod receiver;
 mod ring;
@@ -22,9 +22,7 @@ pub use counters::{BackendCounters, Counter, RateLimit, ServiceCounters};
 pub use encap::{Encap, GUE_PORT, Hop, PROBE_MARK, PROBE_MARK_MASK, ProbeTarget, overhead};
 pub use hash::{Flow, bucket_of, flow_hash, slot_of};
 pub use reason::DropReason;
-pub use receiver::{
-    Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, FlowEntry, FlowKey, FlowState,
-};
+pub use receiver::{Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, FlowEntry, FlowKey, FlowState};
 pub use ring::{Backend, NO_BACKEND, RING_SIZES, Ring, Slot};
 pub use service::{BUCKET_ENTRIES, Bucket, MAX_PROBE, ServiceEntry, ServiceKey, protocol};
 pub use settings::{Roles, Settings, TunnelSource};

@@ -17,6 +17,19 @@ macro_rules! pod {
 }
 
 pod!(
-    Address, Backend, BackendCounters, Bucket, Counter, Delivery, DeliveryKey, FlowEntry, FlowKey, Hop,
-    ProbeTarget, RateLimit, ServiceCounters, Settings, Slot,
+    Address,
+    Backend,
+    BackendCounters,
+    Bucket,
+    Counter,
+    Delivery,
+    DeliveryKey,
+    FlowEntry,
+    FlowKey,
+    Hop,
+    ProbeTarget,
+    RateLimit,
+    ServiceCounters,
+    Settings,
+    Slot,
 );

@@ -6,7 +6,9 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_UNSPEC},
-    helpers::{bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_pull_data, bpf_skb_store_bytes},
+    helpers::{
+        bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_pull_data, bpf_skb_store_bytes,
+    },
     programs::TcContext,
 };
 use fairlead_abi::{Address, FlowKey, PROBE_MARK, PROBE_MARK_MASK, Roles};

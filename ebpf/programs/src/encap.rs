@@ -55,7 +55,7 @@ pub fn wrap(
 
 /// One of the four kinds, which the number of bytes that it adds tells apart.
 #[inline(always)]
-fn wrap_in<const GROWTH: usize>(
+pub fn wrap_in<const GROWTH: usize>(
     ctx: &XdpContext,
     packet: &Packet,
     ip: &Ip,

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Where the IP header stands without VLAN tags.
-const L3: usize = 14;
+pub const L3: usize = 14;
 
 /// What the fast path makes of a packet.
 #[derive(Clone, Copy)]
@@ -73,7 +73,8 @@ fn forward(ctx: &XdpContext, packet: &Packet, ip: &Ip, l4: usize) -> Result<Step
 
 /// Ports and flags of a whole TCP or UDP packet.
 #[inline(always)]
-fn transport(packet: &Packet, ip: &Ip, l4: usize) -> Option<Transport> {
+#[must_use]
+pub fn transport(packet: &Packet, ip: &Ip, l4: usize) -> Option<Transport> {
     if L3 + ip.length > packet.len() {
         return None;
     }

@@ -8,8 +8,7 @@ use aya_ebpf::{
 use fairlead_abi::{Address, DropReason, Family, Flow, ServiceEntry, ServiceKey};
 
 use crate::{
-    checksum,
-    count,
+    checksum, count,
     encap::{self, Tags},
     headers::{Icmp, Ipv4, Ipv6, ethertype, protocol},
     maps::{ICMP_LIMIT, Scratch},
@@ -76,7 +75,9 @@ pub fn for_vip(
 ) -> Result<Answer, DropReason> {
     let message: Icmp = packet.read(carried.l4)?;
     match (ip.family(), message.kind) {
-        (Family::V4, 8) | (Family::V6, 128) if message.code == 0 => echo(packet, ip, carried, &message, vip.id),
+        (Family::V4, 8) | (Family::V6, 128) if message.code == 0 => {
+            echo(packet, ip, carried, &message, vip.id)
+        }
         (family, kind) if is_error(family, kind) => {
             let quoted = quoted(packet, ip, carried)?;
             let key = ServiceKey::new(ip.destination, quoted.vip_port(), quoted.protocol, family);
@@ -158,8 +159,7 @@ fn echo(
     match ip.family() {
         Family::V4 => {
             let [ttl, next, a, b]: [u8; 4] = packet.read(ip.l3 + 8)?;
-            let sum =
-                checksum::replace(u16::from_ne_bytes([a, b]), word([ttl, next]), word([OWN_TTL, next]));
+            let sum = checksum::replace(u16::from_ne_bytes([a, b]), word([ttl, next]), word([OWN_TTL, next]));
             packet.write(ip.l3 + 8, OWN_TTL)?;
             packet.write(ip.l3 + 10, sum)?;
             packet.write(ip.l3 + 12, [ip.destination.to_v4(), ip.source.to_v4()])?;
@@ -259,7 +259,8 @@ fn say_too_big<const QUOTE: usize, const HEADERS: usize>(
     let l4 = ip.l3 + HEADERS - 8;
     let quote = packet.at::<[u8; QUOTE]>(ip.l3 + HEADERS).ok_or(failed)?;
     // SAFETY: `quote` points to QUOTE bytes of the packet.
-    let quoted = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, quote.cast(), QUOTE as u32, 0) } as u32 as u64;
+    let quoted =
+        unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, quote.cast(), QUOTE as u32, 0) } as u32 as u64;
     let [a, b] = (mtu as u16).to_be_bytes();
     let (kind, code) = match ip.family() {
         Family::V4 => (3, 4),

@@ -6,7 +6,11 @@
 //! The agent fills the maps; the programs write only counters, flows and the rate limit. Nothing here loops
 //! without a bound, and every dropped packet has a [`DropReason`](fairlead_abi::DropReason).
 #![no_std]
-#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch, core_intrinsics), expect(internal_features, reason = "see `packet`"))]
+#![cfg_attr(
+    target_arch = "bpf",
+    feature(asm_experimental_arch, core_intrinsics),
+    expect(internal_features, reason = "see `packet`")
+)]
 
 pub mod checksum;
 pub mod count;

@@ -9,8 +9,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use fairlead_abi::{
-    Address, Backend, BackendCounters, Bucket, Counter, Delivery, DeliveryKey, DropReason, FlowEntry, FlowKey,
-    Hop, ProbeTarget, RateLimit, ServiceCounters, Settings, Slot, TunnelSource,
+    Address, Backend, BackendCounters, Bucket, Counter, Delivery, DeliveryKey, DropReason, FlowEntry,
+    FlowKey, Hop, ProbeTarget, RateLimit, ServiceCounters, Settings, Slot, TunnelSource,
 };
 
 use crate::{parse::Parsed, steer::Steered};
@@ -28,7 +28,8 @@ pub static SETTINGS: Settings = Settings {
     icmp_per_second: 0,
     generation: 0,
 };
-const NO_TUNNEL: TunnelSource = TunnelSource { address: Address { bytes: [0; 16] }, vary: [0; 4], padding: 0 };
+const NO_TUNNEL: TunnelSource =
+    TunnelSource { address: Address { bytes: [0; 16] }, vary: [0; 4], padding: 0 };
 
 /// See [`fairlead_abi::map`] for each of them.
 #[btf_map]

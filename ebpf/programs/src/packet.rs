@@ -112,7 +112,9 @@ fn opaque(mut pointer: usize) -> usize {
     }
     // SAFETY: a register is moved to itself (without any instruction, the ELF's line table has two lines for one
     // place, which the kernel refuses).
-    unsafe { core::arch::asm!("{0} = {0}", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags)) };
+    unsafe {
+        core::arch::asm!("{0} = {0}", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags))
+    };
     pointer
 }
 

@@ -315,7 +315,11 @@ fn extensions(packet: &Packet, ip: &Ip) -> Result<(u8, usize), DropReason> {
         offset += length;
     }
     if is_extension(next) {
-        return Err(if next == protocol::FRAGMENT { DropReason::Fragment } else { DropReason::ExtensionHeader });
+        return Err(if next == protocol::FRAGMENT {
+            DropReason::Fragment
+        } else {
+            DropReason::ExtensionHeader
+        });
     }
     if ip.length < offset {
         return Err(DropReason::Malformed);

@@ -1,10 +1,10 @@
 //! The receiver: a gateway's tunnel packet for an endpoint of this node is unwrapped, rewritten to the
 //! endpoint's address and port, and left to the local stack to deliver.
 
-use aya_ebpf::{
-    btf_maps::lpm_trie::Key, helpers::bpf_xdp_adjust_head, programs::XdpContext,
+use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::bpf_xdp_adjust_head, programs::XdpContext};
+use fairlead_abi::{
+    Address, Delivery, DeliveryKey, DropReason, ENDPOINT_OWNS_VIP, Family, FlowKey, GUE_PORT,
 };
-use fairlead_abi::{Address, Delivery, DeliveryKey, DropReason, ENDPOINT_OWNS_VIP, Family, FlowKey, GUE_PORT};
 
 use crate::{
     checksum,

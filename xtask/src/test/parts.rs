@@ -103,6 +103,13 @@ pub(crate) const SUITES: &[Suite] = &[
         packages: &[AGENT],
         tests: Tests::Integration,
     },
+    Suite {
+        part: Part::Programs,
+        name: "packets in, packets out",
+        build: &[],
+        packages: &[WORLD],
+        tests: Tests::Named(&["programs"]),
+    },
     Suite { part: Part::World, name: "its parts", build: &[], packages: &[WORLD], tests: Tests::Unit },
     Suite {
         part: Part::World,
