@@ -19,15 +19,20 @@ use aya_ebpf::{
 use fairlead_abi::{Backend, DropReason, Hop};
 use fairlead_ebpf::{
     encap,
-    fast::{Step, fast},
+    fast::{L3, Step, fast, transport},
+    headers::ethertype,
     maps::PROGRAMS,
     packet::Packet,
-    parse::{self, Ip},
+    parse,
     verdict::{self, Verdict},
 };
 
 /// Words of headers that are written for each packet.
 const WORDS: usize = 10;
+/// Where the last four bytes of the source stand.
+const V4_ENDS: usize = 26;
+/// As [`V4_ENDS`].
+const V6_ENDS: usize = 34;
 
 /// What the programs here are told, and what they counted. The bench (`tests/src/bench/records.rs`) has it as words.
 #[repr(C)]
@@ -39,10 +44,12 @@ pub struct Bench {
     pub flow_mask: u32,
     /// Number of services that packets go to.
     pub busy: u32,
-    /// Offset of the last four bytes of the source.
-    pub source_at: u32,
-    /// Offset of the last four bytes of the destination.
-    pub destination_at: u32,
+    /// The last four bytes of the first source, host byte order.
+    pub source: u32,
+    /// The last four bytes of the first destination, host byte order.
+    pub destination: u32,
+    /// Not 0: the packets are IPv6.
+    pub v6: u64,
     /// Of the floor: where it sends everything.
     pub backend: Backend,
     /// Of the floor.
@@ -132,38 +139,54 @@ fn floor(ctx: &XdpContext, bench: &Bench) -> u32 {
     verdict::finish(ctx, parse_and_wrap(ctx, bench).map(|()| Verdict::Transmit))
 }
 
+/// Parsing as the fast path does it, and IPIP in the packet's own family; nothing else.
 #[inline(always)]
 fn parse_and_wrap(ctx: &XdpContext, bench: &Bench) -> Result<(), DropReason> {
     let packet = &Packet::new(ctx);
-    let (l3, kind) = parse::ethernet(packet).ok_or(DropReason::Truncated)?;
-    let ip: Ip = parse::ip(packet, l3, kind).ok_or(DropReason::Malformed)?;
-    let carried = parse::transport(packet, &ip, packet.len() - l3)?;
-    let hash = u32::from_ne_bytes(carried.ports);
-    encap::wrap(ctx, packet, &ip, &bench.backend, &bench.hop, hash)
+    match packet.read::<[u8; 2]>(12)? {
+        ethertype::IPV4 => {
+            let ip = parse::ipv4(packet, L3).ok_or(DropReason::Malformed)?;
+            if ip.header_length != 20 || ip.fragment {
+                return Err(DropReason::Malformed);
+            }
+            let carried = transport(packet, &ip, L3 + 20).ok_or(DropReason::Malformed)?;
+            encap::wrap_in::<20>(ctx, packet, &ip, &bench.backend, &bench.hop, word(carried.ports))
+        }
+        ethertype::IPV6 => {
+            let ip = parse::ipv6(packet, L3).ok_or(DropReason::Malformed)?;
+            let carried = transport(packet, &ip, L3 + 40).ok_or(DropReason::Malformed)?;
+            encap::wrap_in::<40>(ctx, packet, &ip, &bench.backend, &bench.hop, word(carried.ports))
+        }
+        _ => Err(DropReason::Malformed),
+    }
 }
 
-/// Writes the headers of the next packet; the packet's length.
+#[inline(always)]
+const fn word(ports: [u8; 4]) -> u32 {
+    u32::from_ne_bytes(ports)
+}
+
+/// Writes the headers of the next packet; the packet's length. As little as can be: it is part of every figure.
 #[inline(always)]
 fn prepare(ctx: &XdpContext, bench: &mut Bench) -> usize {
     let packet = Packet::new(ctx);
     bench.runs += 1;
-    let spread = bench.runs.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let flow = (spread >> 32) as u32 & bench.flow_mask;
-    let service = (((spread >> 32) * bench.busy as u64) >> 32) as u32;
-    for word in 0..WORDS {
-        let _ = packet.write(word * 8, bench.headers[word]);
+    let spread = bench.runs.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    let flow = spread as u32 & bench.flow_mask;
+    let service = (spread * bench.busy as u64 >> 32) as u32;
+    if let Some(start) = packet.at::<[u64; WORDS]>(0) {
+        // SAFETY: WORDS words of the packet; the machine takes words at any address.
+        unsafe {
+            for word in 0..WORDS {
+                *start.cast::<u64>().add(word) = bench.headers[word];
+            }
+            let ends = start.cast::<u8>().add(if bench.v6 == 0 { V4_ENDS } else { V6_ENDS });
+            *ends.cast::<u32>() = (bench.source + flow).to_be();
+            let destination = ends.add(if bench.v6 == 0 { 4 } else { 16 });
+            *destination.cast::<u32>() = (bench.destination + service).to_be();
+        }
     }
-    add(&packet, bench.source_at as usize, flow);
-    add(&packet, bench.destination_at as usize, service);
     packet.len()
-}
-
-#[inline(always)]
-fn add(packet: &Packet, at: usize, number: u32) {
-    let at = at & 0x7f;
-    if let Ok(base) = packet.read::<[u8; 4]>(at) {
-        let _ = packet.write(at, u32::from_be_bytes(base).wrapping_add(number).to_be_bytes());
-    }
 }
 
 /// Takes off what was put on, and counts.

@@ -84,9 +84,13 @@ impl Case {
         Self { protocol: protocol::TCP, tcp_flags: ACK, ..self }
     }
 
-    /// Where the last four bytes of source and destination stand.
+    /// The last four bytes of source and destination, from which flows and services are counted up.
     pub(super) fn address_ends(self) -> (u32, u32) {
-        if self.v6 { (34, 50) } else { (26, 30) }
+        let frame = self.frame();
+        let at = |offset: usize| {
+            u32::from_be_bytes(frame[offset..offset + 4].try_into().expect("four bytes"))
+        };
+        if self.v6 { (at(34), at(50)) } else { (at(26), at(30)) }
     }
 
     /// The packet from the first client to the first service.

@@ -8,19 +8,20 @@ use fairlead_abi::Encap;
 
 use super::case::{Case, FRAME};
 
-const WORDS: usize = 26;
+const WORDS: usize = 27;
 const MAP: &str = "BENCH";
 
 /// Offsets, in words, of what follows the headers.
 const FLOWS: usize = 10;
 const ENDS: usize = 11;
-const BACKEND: usize = 12;
-const HOP: usize = 15;
-const RUNS: usize = 17;
-const VERDICTS: usize = 18;
-const LENGTH: usize = 23;
-const ARRIVED: usize = 24;
-const STRANGE: usize = 25;
+const V6: usize = 12;
+const BACKEND: usize = 13;
+const HOP: usize = 16;
+const RUNS: usize = 18;
+const VERDICTS: usize = 19;
+const LENGTH: usize = 24;
+const ARRIVED: usize = 25;
+const STRANGE: usize = 26;
 
 /// One CPU's record.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +35,7 @@ impl Record {
             *word = u64::from_ne_bytes(bytes.try_into().expect("chunks of eight bytes"));
         }
         let (source, destination) = case.address_ends();
+        words[V6] = u64::from(case.is_v6());
         words[FLOWS] = pair(flows - 1, busy);
         words[ENDS] = pair(source, destination);
         words[BACKEND..BACKEND + 3].copy_from_slice(&backend(case.is_v6()));
