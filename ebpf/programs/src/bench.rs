@@ -6,6 +6,13 @@
 //! [`live_generate`], [`live_floor`] and [`live_sink`] do it with frames that really travel over a link.
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::needless_pass_by_value,
+    clippy::cast_possible_truncation,
+    missing_docs,
+    unreachable_pub,
+    reason = "as in `entries`; and the macros' own functions have no docs"
+)]
 
 mod entries;
 
@@ -173,7 +180,7 @@ fn prepare(ctx: &XdpContext, bench: &mut Bench) -> usize {
     bench.runs += 1;
     let spread = bench.runs.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     let flow = spread as u32 & bench.flow_mask;
-    let service = (spread * bench.busy as u64 >> 32) as u32;
+    let service = ((spread * bench.busy as u64) >> 32) as u32;
     if let Some(start) = packet.at::<[u64; WORDS]>(0) {
         // SAFETY: WORDS words of the packet; the machine takes words at any address.
         unsafe {

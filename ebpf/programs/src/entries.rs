@@ -1,5 +1,12 @@
 //! The entry points, for the ELF that agents load and for the one that is measured.
 
+#![expect(
+    clippy::needless_pass_by_value,
+    clippy::cast_possible_truncation,
+    unreachable_pub,
+    reason = "the macros make entry points of these functions, of the shape that the kernel calls"
+)]
+
 use aya_ebpf::{
     bindings::xdp_action,
     helpers::bpf_jiffies64,

@@ -248,9 +248,10 @@ fn say_too_big<const QUOTE: usize, const HEADERS: usize>(
         return Err(failed);
     }
     // SAFETY: the helpers check their arguments; pointers into the packet are taken anew below.
-    if unsafe { bpf_xdp_adjust_tail(ctx.ctx, cut) } != 0
-        || unsafe { bpf_xdp_adjust_head(ctx.ctx, -(HEADERS as i32)) } != 0
-    {
+    let refused = unsafe {
+        bpf_xdp_adjust_tail(ctx.ctx, cut) != 0 || bpf_xdp_adjust_head(ctx.ctx, -(HEADERS as i32)) != 0
+    };
+    if refused {
         return Err(failed);
     }
     let packet = Packet::new(ctx);

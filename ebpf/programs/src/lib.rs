@@ -6,6 +6,14 @@
 //! The agent fills the maps; the programs write only counters, flows and the rate limit. Nothing here loops
 //! without a bound, and every dropped packet has a [`DropReason`](fairlead_abi::DropReason).
 #![no_std]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "offsets and lengths are checked against the packet before; a fallible conversion leaves a branch in each program"
+)]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a map key given by value is copied to the stack, which has 512 bytes"
+)]
 #![cfg_attr(
     target_arch = "bpf",
     feature(asm_experimental_arch, core_intrinsics),

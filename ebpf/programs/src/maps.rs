@@ -31,31 +31,43 @@ pub static SETTINGS: Settings = Settings {
 const NO_TUNNEL: TunnelSource =
     TunnelSource { address: Address { bytes: [0; 16] }, vary: [0; 4], padding: 0 };
 
-/// See [`fairlead_abi::map`] for each of them.
+/// See [`fairlead_abi::map::SERVICES`].
 #[btf_map]
 pub static SERVICES: Array<Bucket, 4096, MMAP> = Array::new();
+/// See [`fairlead_abi::map::SLOTS`].
 #[btf_map]
 pub static SLOTS: Array<Slot, 1_048_576, MMAP> = Array::new();
+/// See [`fairlead_abi::map::BACKENDS`].
 #[btf_map]
 pub static BACKENDS: Array<Backend, 65_536, MMAP> = Array::new();
+/// See [`fairlead_abi::map::HOPS`].
 #[btf_map]
 pub static HOPS: Array<Hop, 4096, MMAP> = Array::new();
+/// See [`fairlead_abi::map::SERVICE_COUNTERS`].
 #[btf_map]
 pub static SERVICE_COUNTERS: PerCpuArray<ServiceCounters, 4096> = PerCpuArray::new();
+/// See [`fairlead_abi::map::BACKEND_COUNTERS`].
 #[btf_map]
 pub static BACKEND_COUNTERS: PerCpuArray<BackendCounters, 65_536> = PerCpuArray::new();
+/// See [`fairlead_abi::map::DROPS`].
 #[btf_map]
 pub static DROPS: PerCpuArray<Counter, { DropReason::COUNT as usize }> = PerCpuArray::new();
+/// See [`fairlead_abi::map::ICMP_LIMIT`].
 #[btf_map]
 pub static ICMP_LIMIT: PerCpuArray<RateLimit, 1> = PerCpuArray::new();
+/// See [`fairlead_abi::map::DELIVERIES`].
 #[btf_map]
 pub static DELIVERIES: HashMap<DeliveryKey, Delivery, 16_384> = HashMap::new();
+/// See [`fairlead_abi::map::GATEWAYS`].
 #[btf_map]
 pub static GATEWAYS: LpmTrie<[u8; 16], u32, 1024> = LpmTrie::new();
+/// See [`fairlead_abi::map::FLOWS`].
 #[btf_map]
 pub static FLOWS: HashMap<FlowKey, FlowEntry, 262_144> = HashMap::new();
+/// See [`fairlead_abi::map::HALF_OPEN`].
 #[btf_map]
 pub static HALF_OPEN: LruHashMap<FlowKey, FlowEntry, 65_536> = LruHashMap::new();
+/// See [`fairlead_abi::map::PROBES`].
 #[btf_map]
 pub static PROBES: HashMap<u32, ProbeTarget, 65_536> = HashMap::new();
 /// Programs that others go on in; filled when they are loaded.
