@@ -87,9 +87,8 @@ impl Case {
     /// The last four bytes of source and destination, from which flows and services are counted up.
     pub(super) fn address_ends(self) -> (u32, u32) {
         let frame = self.frame();
-        let at = |offset: usize| {
-            u32::from_be_bytes(frame[offset..offset + 4].try_into().expect("four bytes"))
-        };
+        let at =
+            |offset: usize| u32::from_be_bytes(frame[offset..offset + 4].try_into().expect("four bytes"));
         if self.v6 { (at(34), at(50)) } else { (at(26), at(30)) }
     }
 

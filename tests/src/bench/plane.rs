@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use fairlead::dataplane::{Capacities, Dataplane, Instance, Programs};
-use fairlead_abi::{Address, BUCKET_ENTRIES, Roles, Settings, TunnelSource};
+use fairlead_abi::{Address, Roles, Settings, TunnelSource};
 use fairlead_core::model::{Demand, Health, Model, merge};
 use fairlead_core::planner::{self, Inputs, Installed, Planner, diff};
 
@@ -81,7 +81,7 @@ fn capacities(services: u32, kind: Kind) -> Capacities {
     Capacities {
         tables: planner::Capacities {
             // As full as the agent makes them.
-            buckets: entries.div_ceil(BUCKET_ENTRIES as u32 / 2).next_power_of_two().max(16),
+            buckets: entries.next_power_of_two().max(16),
             slots: (rings + rings.clamp(16, COOLING)) * RING,
             backends: (rings + rings.clamp(16, COOLING)) * ROOM,
             service_ids: entries + 16,

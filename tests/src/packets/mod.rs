@@ -5,6 +5,8 @@
 //! with them but the abi crate; [`random`] makes packets of all kinds and spoils them. What differs between program
 //! and model is printed as a [`Row`](report::Row).
 
+#![expect(clippy::cast_possible_truncation, reason = "packets are smaller than 64 KiB")]
+
 pub mod build;
 pub mod checksum;
 pub mod counts;

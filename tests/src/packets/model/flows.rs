@@ -15,7 +15,7 @@ pub struct Flows {
 
 impl Flows {
     /// A client's packet is delivered. `acknowledged` is TCP's number.
-    pub(super) fn from_client(
+    pub(super) fn client_sent(
         &mut self,
         key: &FlowKey,
         vip: Address,
@@ -55,7 +55,7 @@ impl Flows {
     }
 
     /// An endpoint's packet leaves: what it is rewritten by.
-    pub(super) fn from_endpoint(&mut self, key: &FlowKey, tcp_flags: u8, sequence: u32) -> Option<FlowEntry> {
+    pub(super) fn endpoint_sent(&mut self, key: &FlowKey, tcp_flags: u8, sequence: u32) -> Option<FlowEntry> {
         let (ends, resets) = (tcp_flags & 0x05 != 0, tcp_flags & 0x04 != 0);
         if tcp_flags & 0x02 != 0
             && let Some(half) = self.half_open.get_mut(key)

@@ -58,7 +58,7 @@ impl Model {
             padding: [0; 3],
         };
         let acknowledged = if payload.protocol == 6 { word(frame, payload.at + 8) } else { 0 };
-        self.flows.from_client(&key, ip.destination, port, delivery.mss, payload.opens(), acknowledged)?;
+        self.flows.client_sent(&key, ip.destination, port, delivery.mss, payload.opens(), acknowledged)?;
         let mut rewritten = frame.to_vec();
         if delivery.flags & ENDPOINT_OWNS_VIP != 0 {
             return Ok(rewritten);
@@ -157,14 +157,11 @@ fn set_destination(frame: &mut [u8], ip: &Ip, endpoint: Address) {
     }
 }
 
+/// A checksum after some bytes were replaced by others.
+type Replace = fn([u8; 2], &[u8], &[u8]) -> [u8; 2];
+
 /// Replaces the checksum at an offset.
-pub(super) fn mend(
-    frame: &mut [u8],
-    at: usize,
-    old: &[u8],
-    new: &[u8],
-    replace: fn([u8; 2], &[u8], &[u8]) -> [u8; 2],
-) {
+pub(super) fn mend(frame: &mut [u8], at: usize, old: &[u8], new: &[u8], replace: Replace) {
     let sum = replace([frame[at], frame[at + 1]], old, new);
     frame[at..at + 2].copy_from_slice(&sum);
 }

@@ -27,7 +27,7 @@ impl Model {
         };
         let tcp = payload.protocol == 6;
         let sequence = frame[payload.at + 4..payload.at + 8].try_into().ok()?;
-        let entry = self.flows.from_endpoint(&key, payload.tcp_flags, u32::from_be_bytes(sequence))?;
+        let entry = self.flows.endpoint_sent(&key, payload.tcp_flags, u32::from_be_bytes(sequence))?;
         let mut reply = frame.to_vec();
         let (source, vip) = (octets(ip.source, ip.family), octets(entry.vip, ip.family));
         let at = ip.at + if ip.family == Family::V4 { 12 } else { 8 };
