@@ -116,7 +116,7 @@ pub(crate) const SUITES: &[Suite] = &[
         name: "network namespaces",
         build: PROGRAMS_OF_THE_WORLD,
         packages: &[WORLD],
-        tests: Tests::Named(&["world"]),
+        tests: Tests::Named(&["world", "steering"]),
     },
 ];
 
