@@ -1,5 +1,32 @@
 //! The BPF programs by themselves, through BPF_PROG_TEST_RUN: rows of packets, and random packets against a model.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "tests: of small numbers, and nobody's library"
+)]
 
+#[path = "programs/cut.rs"]
+mod cut;
 #[path = "programs/differential.rs"]
 mod differential;
+#[path = "programs/egress.rs"]
+mod egress;
+#[path = "programs/flows.rs"]
+mod flows;
+#[path = "programs/forward.rs"]
+mod forward;
+#[path = "programs/icmp.rs"]
+mod icmp;
+#[path = "programs/node.rs"]
+mod node;
+#[path = "programs/probe.rs"]
+mod probe;
+#[path = "programs/receive.rs"]
+mod receive;
+#[path = "programs/refuse.rs"]
+mod refuse;
+#[path = "programs/spread.rs"]
+mod spread;
+#[path = "programs/too_big.rs"]
+mod too_big;

@@ -4,9 +4,6 @@
 //! [`Tables`] and runs them by BPF_PROG_TEST_RUN; [`model`] says in plain Rust what they must do, sharing nothing
 //! with them but the abi crate; [`random`] makes packets of all kinds and spoils them. What differs between program
 //! and model is printed as a [`Row`](report::Row).
-
-#![expect(clippy::cast_possible_truncation, reason = "packets are smaller than 64 KiB")]
-
 pub mod build;
 pub mod checksum;
 pub mod counts;

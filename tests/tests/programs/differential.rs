@@ -1,9 +1,9 @@
 //! Random and spoilt packets through the programs and through the model, in verdict, bytes, counters and flows.
 //!
 //! `FAIRLEAD_SEED` repeats a run, `FAIRLEAD_PACKETS` sets how many packets each node gets. The first difference is
-//! printed as a row with the packets before it that its flow had.
+//! printed as a row.
 
-use std::{env, fmt::Write as _, time::Instant};
+use std::{collections::BTreeSet, env, fmt::Write as _, time::Instant};
 
 use anyhow::Result;
 use fairlead_abi::{Roles, Settings};
@@ -11,13 +11,55 @@ use fairlead_tests::packets::{
     Lab, Run, Tables,
     model::{Flows, Model},
     random::{Rng, mutate, packet, reply, scene, settings},
-    report::{DROP, Row, hex, outcome},
+    report::{DROP, Row, action_name, hex, outcome},
 };
 
 /// Packets for each of the three nodes; together more than two million.
 const PACKETS: usize = 800_000;
 /// Packets between two comparisons of counters and flows.
 const BATCH: usize = 1000;
+
+/// From so many on, everything that can happen at a node must have happened.
+const ENOUGH: usize = 200_000;
+
+/// What can happen at a gateway.
+const AT_GATEWAY: &[&str] = &[
+    "ingress PASS as it was",
+    "ingress REDIRECT changed",
+    "ingress TX changed",
+    "bad_source",
+    "extension_header",
+    "fragment",
+    "icmp_unrelated",
+    "inconsistent",
+    "looped",
+    "malformed",
+    "no_backend",
+    "no_next_hop",
+    "port_not_served",
+    "too_big",
+    "too_big_silent",
+    "truncated",
+    "ttl_expired",
+    "unsupported_protocol",
+];
+
+/// What can happen at a receiver.
+const AT_RECEIVER: &[&str] = &[
+    "ingress PASS as it was",
+    "ingress PASS changed",
+    "egress action 4294967295 as it was",
+    "egress action 4294967295 changed",
+    "bad_tunnel",
+    "extension_header",
+    "fragment",
+    "icmp_unrelated",
+    "malformed",
+    "not_delivered",
+    "stranger_tunnel",
+    "truncated",
+    "unsupported_protocol",
+];
 
 /// What happens at a node.
 #[derive(Clone)]
@@ -34,13 +76,15 @@ struct Pair {
     model: Model,
     settings: Settings,
     tables: Tables,
+    /// What has happened: verdicts (or whether a reply was rewritten), and reasons of drops.
+    seen: BTreeSet<String>,
 }
 
 impl Pair {
     fn new(roles: u32) -> Result<Self> {
         let (settings, tables) = (settings(roles), scene());
         let lab = Lab::new(&settings, &tables)?;
-        Ok(Self { lab, model: Model::new(&settings, &tables), settings, tables })
+        Ok(Self { lab, model: Model::new(&settings, &tables), settings, tables, seen: BTreeSet::new() })
     }
 
     /// One event; the row where they differ in verdict or bytes.
@@ -55,6 +99,8 @@ impl Pair {
                 ("egress", frame, self.lab.egress(frame, 0)?, expected)
             }
         };
+        let changed = if run.frame == *frame { "as it was" } else { "changed" };
+        self.seen.insert(format!("{what} {} {changed}", action_name(run.action)));
         let same = run.action == expected.action && (run.action == DROP || run.frame == expected.frame);
         Ok((!same).then(|| Row {
             what: format!("{what}, roles {}", self.settings.roles),
@@ -85,19 +131,20 @@ impl Pair {
         let before = self.lab.counts()?;
         for (number, event) in events.iter().enumerate() {
             if let Some(row) = self.step(event)? {
-                return self.explain(&events[..=number], Some(row)).map(Some);
+                return self.explain(&events[..=number], &row.to_string()).map(Some);
             }
         }
         let counts = self.lab.counts()?.since(&before);
+        self.seen.extend(counts.drops.keys().map(|reason| reason.name().to_owned()));
         let (expected, got) = self.flows()?;
         if counts == self.model.counts && expected == got {
             return Ok(None);
         }
-        self.explain(events, None).map(Some)
+        self.explain(events, "counters or flows").map(Some)
     }
 
     /// The same again, step by step: text about the first event on which anything differs.
-    fn explain(&mut self, events: &[Event], row: Option<Row>) -> Result<String> {
+    fn explain(&mut self, events: &[Event], difference: &str) -> Result<String> {
         self.restart()?;
         let mut before = self.lab.counts()?;
         for (number, event) in events.iter().enumerate() {
@@ -122,7 +169,7 @@ impl Pair {
             writeln!(text, "event {number} of its batch")?;
             return Ok(text);
         }
-        Ok(format!("a difference that does not come again: {row:?}"))
+        Ok(format!("a difference that does not come again: {difference}"))
     }
 }
 
@@ -145,6 +192,10 @@ fn run(roles: u32) {
         }
     }
     println!("{packets} packets in {:.1?}", begin.elapsed());
+    let of = |role, list: &'static [&str]| if roles & role != 0 { list } else { &[] };
+    let expected = of(Roles::GATEWAY, AT_GATEWAY).iter().chain(of(Roles::RECEIVER, AT_RECEIVER));
+    let missing: Vec<_> = expected.filter(|what| !pair.seen.contains(**what)).collect();
+    assert!(packets < ENOUGH || missing.is_empty(), "never seen: {missing:?}, of {:?}", pair.seen);
 }
 
 fn event(rng: &mut Rng, roles: u32) -> Event {

@@ -112,8 +112,8 @@ impl Model {
         };
         let mut between = Vec::new();
         if gue {
-            let port = 0xc000 | (hash & 0x3fff) as u16;
-            between.extend([port.to_be_bytes(), GUE_PORT.to_be_bytes()].concat());
+            let port = length(0xc000 | hash as usize & 0x3fff);
+            between.extend([port, GUE_PORT.to_be_bytes()].concat());
             between.extend([length(ip.length + 8), [0; 2]].concat());
         }
         let (kind, outer) = match family(backend) {
@@ -209,6 +209,5 @@ fn lower_ttl(packet: &mut [u8], family: Family) {
 }
 
 fn length(bytes: usize) -> [u8; 2] {
-    // As the field has it: more than it holds can't come from a packet that fits an MTU.
-    (bytes as u16).to_be_bytes()
+    u16::try_from(bytes).expect("no more than an MTU").to_be_bytes()
 }

@@ -119,13 +119,14 @@ pub(super) fn quoted(frame: &[u8], ip: &Ip, payload: &Payload) -> Option<Quoted>
 pub(super) fn too_big(frame: &[u8], ip: &Ip, mtu: usize) -> Option<Vec<u8>> {
     let v4 = ip.family == Family::V4;
     let quote = frame.get(ip.at..ip.at + if v4 { 128 } else { 256 })?;
-    let [a, b] = (mtu as u16).to_be_bytes();
+    let word = |number: usize| u16::try_from(number).expect("16 bits").to_be_bytes();
+    let [a, b] = word(mtu);
     let (kind, code) = if v4 { (3, 4) } else { (2, 0) };
     let mut message = [&[kind, code, 0, 0, 0, 0, a, b], quote].concat();
-    let length = (message.len() as u16).to_be_bytes();
+    let length = word(message.len());
     let (us, them) = (ip.destination, ip.source);
     let header = if v4 {
-        let total = (message.len() as u16 + 20).to_be_bytes();
+        let total = word(message.len() + 20);
         let mut header = vec![0x45, 0, total[0], total[1], 0, 0, 0, 0, 64, 1, 0, 0];
         header.extend([us.to_v4(), them.to_v4()].concat());
         let sum = checksum::internet(&[&header]);

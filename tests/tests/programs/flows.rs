@@ -1,0 +1,237 @@
+//! What a receiver remembers: half-open, unproven, established, closing.
+
+use std::net::IpAddr;
+
+use fairlead_abi::{Address, DropReason, FlowEntry, FlowKey, FlowState, Roles};
+use fairlead_tests::packets::{
+    Carried, IpPacket, Lab,
+    build::{self, Tcp, flags, ipip, tcp, udp},
+    report::{DROP, PASS},
+};
+
+use super::node::*;
+
+const CLIENT_PORT: u16 = 40_000;
+/// Sequence number of the pod's SYN-ACK.
+const SEQUENCE: u32 = 0xffff_ffff;
+
+/// One client's flow at a receiver.
+struct Story {
+    lab: Lab,
+    vip: IpAddr,
+}
+
+impl Story {
+    fn new(vip: &str) -> Self {
+        Self { lab: Lab::new(&settings(Roles::RECEIVER), &tables()).unwrap(), vip: ip(vip) }
+    }
+
+    fn client(&self) -> IpAddr {
+        of_family(CLIENTS, self.vip)
+    }
+
+    fn pod(&self) -> IpAddr {
+        of_family(POD, self.vip)
+    }
+
+    /// A gateway sends the client's packet; XDP's number.
+    fn arrives(&mut self, carried: impl Into<Carried>) -> u32 {
+        self.arrives_from(self.client(), carried)
+    }
+
+    fn arrives_from(&mut self, client: IpAddr, carried: impl Into<Carried>) -> u32 {
+        let outer = ipip(ip(GATEWAYS[0]), ip(POD[0]), &build::ip(client, self.vip, carried));
+        self.lab.ingress(&incoming(outer).bytes()).unwrap().action
+    }
+
+    fn segment(&self, tcp_flags: u8, acknowledged: u32) -> Tcp {
+        Tcp { acknowledged, ..tcp(CLIENT_PORT, port::IPIP_V4, tcp_flags) }
+    }
+
+    /// The pod answers; whether the answer leaves in the VIP's name.
+    fn answers(&mut self, carried: impl Fn(u16) -> Carried) -> bool {
+        let packet = |from: IpAddr, port| build::ip(from, self.client(), carried(port));
+        let (before, after) = (packet(self.pod(), POD_PORT), packet(self.vip, port::IPIP_V4));
+        let run = self.lab.egress(&outgoing(&HOP, before.clone()).bytes(), 0).unwrap();
+        let frame = |packet: IpPacket| outgoing(&HOP, packet).bytes();
+        assert!(run.frame == frame(before) || run.frame == frame(after.clone()), "half rewritten");
+        run.frame == frame(after)
+    }
+
+    fn answers_tcp(&mut self, tcp_flags: u8, sequence: u32) -> bool {
+        self.answers(|from| Tcp { sequence, ..tcp(from, CLIENT_PORT, tcp_flags) }.into())
+    }
+
+    fn key(&self, protocol: u8) -> FlowKey {
+        FlowKey {
+            endpoint: self.pod().into(),
+            client: self.client().into(),
+            endpoint_port: POD_PORT.to_be_bytes(),
+            client_port: CLIENT_PORT.to_be_bytes(),
+            protocol,
+            padding: [0; 3],
+        }
+    }
+
+    fn entry(&self, state: FlowState, sequence: u32) -> FlowEntry {
+        FlowEntry {
+            vip: Address::from(self.vip),
+            port: port::IPIP_V4.to_be_bytes(),
+            mss: MSS,
+            sequence,
+            state: state as u8,
+            ..FlowEntry::default()
+        }
+    }
+
+    /// The tables hold these and nothing else: half-open, then established.
+    fn holds(&self, half: Option<FlowEntry>, established: Option<FlowEntry>, protocol: u8) {
+        let expected =
+            |entry: Option<FlowEntry>| entry.map(|entry| (self.key(protocol), entry)).into_iter().collect();
+        let without_time = |(key, entry): (FlowKey, FlowEntry)| {
+            assert!(entry.seen > 0, "never seen");
+            (key, FlowEntry { seen: 0, ..entry })
+        };
+        let half_open: Vec<_> = self.lab.half_open().unwrap().into_iter().map(without_time).collect();
+        let flows: Vec<_> = self.lab.flows().unwrap().into_iter().map(without_time).collect();
+        assert_eq!((half_open, flows), (expected(half), expected(established)));
+    }
+
+    /// SYN, SYN-ACK, ACK.
+    fn connects(&mut self) {
+        assert_eq!(self.arrives(self.segment(flags::SYN, 0)), PASS);
+        assert!(self.answers_tcp(flags::SYN_ACK, SEQUENCE));
+        assert_eq!(self.arrives(self.segment(flags::ACK, SEQUENCE.wrapping_add(1))), PASS);
+    }
+}
+
+#[test]
+fn a_handshake_establishes_a_flow() {
+    for vip in VIPS {
+        let mut story = Story::new(vip);
+        story.arrives(story.segment(flags::SYN, 0));
+        story.holds(Some(story.entry(FlowState::HalfOpen, 0)), None, TCP);
+        // Before the SYN-ACK there is nothing that an ACK could fit, not even 0 + 1.
+        story.arrives(story.segment(flags::ACK, 1));
+        story.holds(Some(story.entry(FlowState::HalfOpen, 0)), None, TCP);
+        assert!(story.answers_tcp(flags::SYN_ACK, SEQUENCE));
+        story.holds(Some(story.entry(FlowState::HalfOpen, SEQUENCE)), None, TCP);
+        for wrong in [SEQUENCE, SEQUENCE.wrapping_add(2), 12345] {
+            assert_eq!(story.arrives(story.segment(flags::ACK, wrong)), PASS, "the pod's kernel judges it");
+            story.holds(Some(story.entry(FlowState::HalfOpen, SEQUENCE)), None, TCP);
+        }
+        story.arrives(story.segment(flags::ACK, SEQUENCE.wrapping_add(1)));
+        story.holds(None, Some(story.entry(FlowState::Established, SEQUENCE)), TCP);
+    }
+}
+
+#[test]
+fn a_flow_that_is_not_known_is_proven_by_the_endpoints_answer() {
+    for vip in VIPS {
+        let mut story = Story::new(vip);
+        assert!(!story.answers_tcp(flags::ACK, 1), "nobody's packet is rewritten");
+        story.arrives(story.segment(flags::ACK, 99));
+        story.holds(Some(story.entry(FlowState::Unproven, 0)), None, TCP);
+        story.arrives(story.segment(flags::ACK, 100));
+        story.holds(Some(story.entry(FlowState::Unproven, 0)), None, TCP);
+        assert!(story.answers_tcp(flags::ACK, 1));
+        story.holds(None, Some(story.entry(FlowState::Established, 0)), TCP);
+
+        let mut story = Story::new(vip);
+        story.arrives(udp(CLIENT_PORT, port::IPIP_V4, b"?"));
+        story.holds(Some(story.entry(FlowState::Unproven, 0)), None, UDP);
+        assert!(story.answers(|from| udp(from, CLIENT_PORT, b"!").into()));
+        story.holds(None, Some(story.entry(FlowState::Established, 0)), UDP);
+        story.arrives(udp(CLIENT_PORT, port::IPIP_V4, b"?"));
+        story.holds(None, Some(story.entry(FlowState::Established, 0)), UDP);
+    }
+}
+
+#[test]
+fn a_refusal_proves_nothing_and_an_end_is_an_end() {
+    for vip in VIPS {
+        let mut story = Story::new(vip);
+        story.arrives(story.segment(flags::ACK, 99));
+        assert!(story.answers_tcp(flags::RST, 99), "the RST comes from the VIP");
+        story.holds(Some(story.entry(FlowState::Unproven, 0)), None, TCP);
+        assert!(story.answers_tcp(flags::FIN | flags::ACK, 5));
+        story.holds(None, Some(story.entry(FlowState::Closing, 0)), TCP);
+    }
+}
+
+#[test]
+fn only_the_endpoint_ends_a_flow() {
+    for (vip, end) in VIPS.into_iter().flat_map(|vip| [(vip, flags::FIN | flags::ACK), (vip, flags::RST)]) {
+        let mut story = Story::new(vip);
+        story.connects();
+        for forged in [flags::RST, flags::FIN | flags::ACK, flags::SYN_ACK] {
+            story.arrives(story.segment(forged, 1));
+            story.holds(None, Some(story.entry(FlowState::Established, SEQUENCE)), TCP);
+        }
+        assert!(story.answers_tcp(end, 7));
+        story.holds(None, Some(story.entry(FlowState::Closing, SEQUENCE)), TCP);
+        assert!(story.answers_tcp(flags::ACK, 7), "what the pod still says is rewritten");
+        story.arrives(story.segment(flags::ACK, 8));
+        story.holds(None, Some(story.entry(FlowState::Closing, SEQUENCE)), TCP);
+    }
+}
+
+#[test]
+fn a_connection_of_the_same_ports_takes_the_place_of_one_that_closed() {
+    let mut story = Story::new(VIPS[0]);
+    story.connects();
+    story.answers_tcp(flags::FIN | flags::ACK, 7);
+    story.arrives(story.segment(flags::SYN, 0));
+    assert!(story.answers_tcp(flags::SYN_ACK, 500));
+    let closing = story.entry(FlowState::Closing, SEQUENCE);
+    story.holds(Some(story.entry(FlowState::HalfOpen, 500)), Some(closing), TCP);
+    story.arrives(story.segment(flags::ACK, 501));
+    story.holds(None, Some(story.entry(FlowState::Established, 500)), TCP);
+}
+
+#[test]
+fn a_flood_of_syns_leaves_an_established_flow_alone() {
+    let mut story = Story::new(VIPS[0]);
+    story.connects();
+    for number in 0..40_000_u32 {
+        let client = std::net::Ipv4Addr::from(0x0a00_0000 + number).into();
+        assert_eq!(story.arrives_from(client, tcp(1, port::IPIP_V4, flags::SYN)), PASS);
+    }
+    story.arrives(story.segment(flags::SYN, 0));
+    let flows = story.lab.flows().unwrap();
+    let (key, entry) = flows.iter().next().unwrap();
+    assert_eq!((flows.len(), *key), (1, story.key(TCP)));
+    assert_eq!(entry.state, FlowState::Established as u8);
+    assert!(story.lab.half_open().unwrap().len() <= 16_384, "an LRU");
+}
+
+#[test]
+fn a_full_table_refuses_new_flows_and_keeps_the_old_ones() {
+    let mut story = Story::new(VIPS[0]);
+    story.lab = Lab::with_flows(&settings(Roles::RECEIVER), &tables(), 1).unwrap();
+    story.connects();
+    let old = story.lab.flows().unwrap();
+    story.vip = ip(VIPS[1]);
+    assert_eq!(story.arrives(story.segment(flags::SYN, 0)), PASS);
+    assert!(story.answers_tcp(flags::SYN_ACK, SEQUENCE));
+    let before = story.lab.counts().unwrap();
+    for _ in 0..3 {
+        assert_eq!(story.arrives(story.segment(flags::ACK, SEQUENCE.wrapping_add(1))), DROP);
+    }
+    let counts = story.lab.counts().unwrap().since(&before);
+    assert_eq!(counts.drops[&DropReason::FlowsFull].packets, 3);
+    assert_eq!(story.lab.flows().unwrap(), old);
+    assert!(story.answers_tcp(flags::ACK, 1), "an answer is rewritten all the same");
+}
+
+#[test]
+fn the_same_ports_at_another_vip_are_another_flow() {
+    let mut story = Story::new(VIPS[0]);
+    story.connects();
+    // Port 87 of the VIP leads to the same pod and port.
+    story.arrives(Tcp { acknowledged: 5, ..tcp(CLIENT_PORT, port::LOCAL, flags::ACK) });
+    let half = story.lab.half_open().unwrap()[&story.key(TCP)];
+    assert_eq!((half.port, half.state), (port::LOCAL.to_be_bytes(), FlowState::Unproven as u8));
+    let flow = story.lab.flows().unwrap()[&story.key(TCP)];
+    assert_eq!((flow.port, flow.state), (port::IPIP_V4.to_be_bytes(), FlowState::Established as u8));
+}
