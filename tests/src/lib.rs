@@ -4,7 +4,7 @@
 //! single questions from a client's place; [`load`] asks all the time and counts every answer;
 //! [`demo`] puts both on stage. Nothing of these knows how
 //! fairlead works: what is tested is seen from outside. [`packets`] is for the BPF programs alone, packet by
-//! packet, and [`bench`] measures them and the planner.
+//! packet, and [`mod@bench`] measures them and the planner.
 #![forbid(unsafe_code)]
 
 pub mod bench;

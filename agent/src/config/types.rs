@@ -73,9 +73,9 @@ section! {
     /// What one fairlead agent is told: its node, the clusters whose services it knows, and the gateways of the
     /// federation.
     pub struct Config {
-        /// Names this agent where a node runs several: its maps stand under /sys/fs/bpf/fairlead/<instance>.
+        /// Names this agent where a node runs several: its maps stand under `/sys/fs/bpf/fairlead/<instance>`.
         pub instance: Name = Name("default".into()),
-        /// Where the last known good state is kept; /var/lib/fairlead/<instance> where it isn't given.
+        /// Where the last known good state is kept; `/var/lib/fairlead/<instance>` where it isn't given.
         pub state_directory: Option<PathBuf> = None,
         /// Metrics, readiness and liveness.
         pub admin: Admin = defaults(),

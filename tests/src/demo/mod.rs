@@ -1,6 +1,6 @@
 //! The demo: nine clusters in three regions, one VIP, real requests, and things that are taken away.
 //!
-//! Builds the [`stage`], plays the [`story`] under a load, and says whether the [`promises`] were kept. What people read
+//! Builds the `stage`, plays the `story` under a load, and says whether the `promises` were kept. What people read
 //! goes to standard output, or to standard error where standard output is to be one JSON document.
 
 mod judge;
