@@ -111,10 +111,17 @@ pub fn main() -> ExitCode {
         Err(error) => {
             use std::io::Write;
             // Nobody may be there to read it; there is no other place to say so.
-            let _ = writeln!(std::io::stderr(), "fairlead: {error:#}");
+            let _ = writeln!(std::io::stderr(), "fairlead: {}", told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with its causes; many errors name theirs themselves.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().skip(1).map(ToString::to_string).fold(error.to_string(), |text, cause| {
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
 }
 
 fn execute(cli: Cli) -> Result<()> {
@@ -180,6 +187,16 @@ mod tests {
         assert_eq!((cli.config, cli.output), (PathBuf::from("x.yaml"), Format::Json));
         let Command::Explain { client, vip } = cli.command else { panic!("not explain") };
         assert_eq!((client.port, vip.port), (Some(1), Some(53)));
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        use anyhow::Context;
+        let refused = || std::io::Error::other("refused");
+        let with_cause = crate::app::Error::System { what: "listening".to_owned(), source: refused() };
+        assert_eq!(told(&with_cause.into()), "listening: refused");
+        let wrapped: Result<()> = Err(refused()).context("reading the list");
+        assert_eq!(told(&wrapped.unwrap_err()), "reading the list: refused");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! It reads the sources once and goes the agent's own way: merge, plan, diff. What only a running agent knows is taken
 //! from what it last said (probe results) or from the maps (next hops), or is missing (demand); the answer says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,10 @@ use fairlead_abi::{Encap, ServiceKey};
 use fairlead_core::model::{
     ClusterState, Demand, Health, Model, Probe, ProbeState, Problem, Protocol, merge,
 };
-use fairlead_core::planner::{Action, Inputs, Installed, Links, Planner, Route, Tables, Verdict, diff};
+use fairlead_core::planner::{
+    Action, Inputs, Installed, Links, Planner, Route, ServiceTable, ShardState, Tables, Verdict,
+    WantedBackend, diff,
+};
 use serde::Serialize;
 
 use super::node::{Node, age, age_text};
@@ -63,7 +66,8 @@ pub(super) fn plan(node: &Node, output: Output) -> Result<()> {
     let mut notes = Vec::new();
     let (states, mut problems) = sources(node, &mut notes)?;
     let declared = Arc::new(config::declarations(&node.config));
-    let health = node.status.as_ref().map(last_health).unwrap_or_default();
+    let said = node.status.iter().flat_map(|status| &status.services);
+    let health = last_health(said.map(|table| &**table));
     let model = merge(&declared, &states, &health, None);
     problems.extend(model.problems.iter().cloned());
     problems.sort();
@@ -146,12 +150,17 @@ fn last_good(node: &Node, cluster: &Arc<str>) -> Result<Option<(String, ClusterS
 }
 
 /// The failing endpoints that the agent last knew of, as probe results.
-fn last_health(status: &Status) -> Health {
+fn last_health<'a>(tables: impl IntoIterator<Item = &'a ServiceTable>) -> Health {
     let mut health = Health::default();
     let bad = Probe { state: ProbeState::Bad, since: Duration::ZERO };
-    let tcp = status.services.iter().filter(|table| table.protocol == Some(Protocol::Tcp));
-    for table in tcp {
-        let failing = |verdict| matches!(verdict, Verdict::ProbesFail | Verdict::Panic);
+    for table in tables.into_iter().filter(|table| table.protocol == Some(Protocol::Tcp)) {
+        // In a panic, which of those that aren't needed pass isn't said; that so few do is what made the panic.
+        let panic = table.shards.iter().any(|shard| shard.state == ShardState::Panic);
+        let failing = |verdict| match verdict {
+            Verdict::ProbesFail | Verdict::Panic => true,
+            Verdict::Standby => panic,
+            _ => false,
+        };
         for backend in table.backends.iter().filter(|backend| failing(backend.verdict)) {
             health.set(&table.name, backend.endpoint, &table.port_name, bad);
         }
@@ -190,10 +199,10 @@ fn limits(node: &Node, model: &Model, tables: &Tables, links: &Links) -> Vec<Str
             ),
             Err(_) => "nothing was probed: endpoints count as the clusters say".to_owned(),
         });
-        let remote = |backend: &&fairlead_core::planner::WantedBackend| {
-            backend.encap != Encap::Local && !links.contains_key(&backend.outer)
-        };
-        let unknown = tables.services.values().flat_map(|table| &table.backends).filter(remote).count();
+        let remote =
+            |backend: &&WantedBackend| backend.encap != Encap::Local && !links.contains_key(&backend.outer);
+        let backends = tables.services.values().flat_map(|table| &table.backends);
+        let unknown = backends.filter(remote).map(|backend| backend.outer).collect::<BTreeSet<_>>().len();
         if unknown > 0 {
             notes.push(format!(
                 "next hops of {unknown} backends are not in the maps; an agent would look them up"
@@ -444,6 +453,28 @@ mod tests {
             rows(&actions, &installed, &names).into_iter().map(|row| row.subject).collect();
         assert_eq!(subjects, ["shop/web 203.0.113.10:80/tcp", "203.0.113.99:443/tcp"]);
         assert_eq!(subject(&ServiceKey::vip_only(key.vip, Family::V4), &Names::new()), "VIP 203.0.113.10");
+    }
+
+    #[test]
+    fn what_the_agent_found_failing_counts_as_failing() {
+        let mut sample = Sample::new();
+        let failing = |sample: &Sample| {
+            let health = last_health(&sample.tables);
+            let results: Vec<_> = health.services.values().flat_map(|service| service.iter()).collect();
+            assert!(
+                results.iter().all(|(_, port, probe)| &***port == "http" && probe.state == ProbeState::Bad)
+            );
+            results.iter().map(|(address, ..)| address.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(failing(&sample), ["10.2.0.4"]);
+        let web = sample.tables.iter_mut().find(|table| table.port == 80).unwrap();
+        web.shards[0].state = ShardState::Panic;
+        web.backends[1].verdict = Verdict::Panic;
+        assert_eq!(
+            failing(&sample),
+            ["10.1.0.1", "10.2.0.1", "10.2.0.4"],
+            "in a panic, the standby ones too"
+        );
     }
 
     #[test]

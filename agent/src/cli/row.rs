@@ -143,7 +143,7 @@ impl BackendRow {
             cluster,
             distance: shard.map(|shard| shard.distance.to_string()),
             encapsulation: member.encapsulation(),
-            mtu: member.pinned.map(|(_, backend)| backend.mtu),
+            mtu: member.pinned.filter(|_| member.hop_known).map(|(_, backend)| backend.mtu),
             hop_known: member.hop_known,
             installed: member.pinned.is_some(),
             weight: wanted.map(|wanted| wanted.weight),

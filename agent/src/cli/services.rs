@@ -196,8 +196,9 @@ shop/web  203.0.113.10  80/tcp  http       3/5   251         2000    20000  eu-b
         assert!(lines[2].starts_with("  10.2.0.1  p1   eu-b     b     same zone   65535"), "{}", lines[2]);
         assert!(lines[2].ends_with("known           20      201  taken"), "{}", lines[2]);
         assert!(lines[5].ends_with("its probes fail"), "{}", lines[5]);
-        assert!(lines[6].contains("us-a") && lines[6].ends_with("standby, closer shards have room"));
-        assert!(lines[7].ends_with("its node has no receiver"), "{}", lines[7]);
+        assert!(lines[6].ends_with("its node has no receiver"), "{}", lines[6]);
+        assert!(lines[7].contains("us-a") && lines[7].ends_with("standby, closer shards have room"));
+        assert_eq!(lines[8..], [""], "an empty line between services");
     }
 
     #[test]
