@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod demo;
 mod ebpf;
 mod interrupt;
@@ -58,6 +59,16 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
+    /// Measure what a packet costs, what a link carries, how long planning takes
+    #[command(after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench --quick -o json | jq .live")]
+    Bench {
+        /// Every combination, each for a shorter time
+        #[arg(long)]
+        quick: bool,
+        /// Form of standard output
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
     /// Check everything, or run the tests of one part
     #[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test world --full\n  \
                             cargo xtask test core -o json | jq .failed")]
@@ -100,6 +111,7 @@ fn perform(command: &Command) -> Result<()> {
             ebpf::build_and_tell(&workspace, &setup::fitting(&facts)?, Output::Text)
         }
         Command::Demo { action, keep, output } => demo::demo(&workspace, action, keep, output),
+        Command::Bench { quick, output } => bench::bench(&workspace, quick, output),
         Command::Test { part, full, output } => test::test(&workspace, Choice { part, full, output }),
     }
 }

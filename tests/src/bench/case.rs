@@ -155,3 +155,36 @@ impl Case {
 fn length(from: usize) -> [u8; 2] {
     u16::try_from(FRAME - from).expect("a frame is short").to_be_bytes()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(name: &str) -> Case {
+        named(&[name.to_owned()]).unwrap()[0]
+    }
+
+    #[test]
+    fn an_ipv4_frame_says_how_long_it_is() {
+        let frame = of("udp4").frame();
+        assert_eq!(frame[14..18], [0x45, 0, 0, 66]);
+        assert_eq!(frame[23], 17);
+        assert_eq!(frame[26..34], [100, 64, 0, 0, 198, 18, 0, 0]);
+        assert_eq!(frame[36..40], [0, 80, 0, 46]);
+    }
+
+    #[test]
+    fn an_ipv6_frame_says_how_long_its_payload_is() {
+        let frame = of("syn6").frame();
+        assert_eq!(frame[12..22], [0x86, 0xdd, 0x60, 0, 0, 0, 0, 26, 6, 64]);
+        assert_eq!(frame[67], SYN);
+        assert_eq!(of("syn6").address_ends(), (0, 0));
+        assert_eq!(of("tcp4").address_ends(), (0x6440_0000, 0xc612_0000));
+    }
+
+    #[test]
+    fn an_unknown_case_is_refused_with_the_known_ones() {
+        let error = named(&["tcp5".to_owned()]).unwrap_err().to_string();
+        assert!(error.starts_with("no case tcp5; there are tcp4, "), "{error}");
+    }
+}

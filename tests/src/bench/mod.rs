@@ -1,9 +1,10 @@
 //! The bench: what a packet costs, what a link carries, how long planning takes.
 //!
 //! In: the ELF of the programs with their wrappers. Out: a table, or one JSON document; progress goes to standard
-//! error. What is measured is compared with a [floor](packets) in the same minute, because the speed of a machine
+//! error. What is measured is compared with a floor (see `packets`) in the same minute, because the speed of a machine
 //! drifts. Nothing here fails for being slow; it fails if a packet had another verdict than it should.
 
+mod agent;
 mod case;
 mod control;
 mod fleet;
@@ -84,7 +85,7 @@ pub fn run(options: &Options) -> Result<()> {
             control::SERVICES.into_iter().filter(|&n| options.services.is_none_or(|only| n == only))
         {
             eprintln!("planning for {services} services");
-            results.control.push(control::measure(footprint.id(), &options.elf, services, changes)?);
+            results.control.push(control::measure(&footprint, &options.elf, services, changes)?);
         }
     }
     pin()?;
