@@ -163,8 +163,17 @@ impl Pair {
                 None => format!("in: {}", hex(frame)),
             };
             writeln!(text, "\nexpected counts {:?}\n     got counts {counts:?}", self.model.counts)?;
-            if expected != got {
-                writeln!(text, "expected {expected:?}\n     got {got:?}")?;
+            let tables = [
+                ("FLOWS", expected.established, got.established),
+                ("HALF_OPEN", expected.half_open, got.half_open),
+            ];
+            for (table, expected, got) in tables {
+                for key in expected.keys().chain(got.keys()).collect::<BTreeSet<_>>() {
+                    let (expected, got) = (expected.get(key), got.get(key));
+                    if expected != got {
+                        writeln!(text, "{table} {key:?}\nexpected {expected:?}\n     got {got:?}")?;
+                    }
+                }
             }
             writeln!(text, "event {number} of its batch")?;
             return Ok(text);

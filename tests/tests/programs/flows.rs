@@ -160,6 +160,17 @@ fn a_refusal_proves_nothing_and_an_end_is_an_end() {
 }
 
 #[test]
+fn a_clients_reset_begins_nothing() {
+    let mut story = Story::new(VIPS[0]);
+    assert_eq!(story.arrives(story.segment(flags::RST, 0)), PASS, "it is delivered");
+    story.holds(None, None, TCP);
+    story.arrives(story.segment(flags::SYN, 0));
+    assert!(story.answers_tcp(flags::SYN_ACK, SEQUENCE));
+    story.arrives(story.segment(flags::RST | flags::ACK, SEQUENCE.wrapping_add(1)));
+    story.holds(Some(story.entry(FlowState::HalfOpen, SEQUENCE)), None, TCP);
+}
+
+#[test]
 fn only_the_endpoint_ends_a_flow() {
     for (vip, end) in VIPS.into_iter().flat_map(|vip| [(vip, flags::FIN | flags::ACK), (vip, flags::RST)]) {
         let mut story = Story::new(vip);

@@ -112,15 +112,18 @@ fn with_options_extension_headers_and_odd_fields() {
 fn a_lowered_ttl_leaves_a_right_checksum_whatever_it_was() {
     let mut node = Node::gateway();
     let vip = ip(VIPS[0]);
-    // The identification runs through all checksums that matter: those at the ends of the carry.
-    for id in (0..=0xffff_u16).step_by(97).chain(0xfe00..=0xfeff) {
-        for ttl in [2, 64, 255] {
+    for ttl in [2, 64, 255] {
+        for id in 0..=0xffff {
             let packet = build::ip(ip(CLIENTS[0]), vip, tcp(1, port::IPIP_V4, flags::ACK));
             let packet = IpPacket { id, ttl, ..packet };
-            forwarded(&mut node, &format!("id {id}, TTL {ttl}"), &packet, 1, port::IPIP_V4, &[], false);
+            // Where a carry comes and goes, and some of the others.
+            let carries = matches!(packet.bytes()[10..12], [0xfd..=0xff, 0 | 1 | 0xfe | 0xff]);
+            if carries || id % 331 == 0 {
+                forwarded(&mut node, &format!("id {id}, TTL {ttl}"), &packet, 1, port::IPIP_V4, &[], false);
+            }
         }
     }
-    node.judge(2000);
+    node.judge(600);
 }
 
 #[test]

@@ -14,16 +14,17 @@ pub struct Flows {
 }
 
 impl Flows {
-    /// A client's packet is delivered. `acknowledged` is TCP's number.
+    /// A client's packet is delivered. `acknowledged` is TCP's number, as the flags are; 0 for UDP.
     pub(super) fn client_sent(
         &mut self,
         key: &FlowKey,
         vip: Address,
         port: [u8; 2],
         mss: u16,
-        opens: bool,
+        tcp_flags: u8,
         acknowledged: u32,
     ) -> Result<(), DropReason> {
+        let (opens, resets) = (tcp_flags & 0x12 == 0x02, tcp_flags & 0x04 != 0);
         let state = if opens { FlowState::HalfOpen } else { FlowState::Unproven };
         let fresh = FlowEntry { vip, port, mss, state: state as u8, ..FlowEntry::default() };
         let same = |entry: &FlowEntry| entry.vip == vip && entry.port == port;
@@ -38,6 +39,10 @@ impl Flows {
             if !ended || !self.half_open.contains_key(key) {
                 return Ok(());
             }
+        }
+        // A reset is not answered: nothing begins by it.
+        if resets {
+            return Ok(());
         }
         match self.half_open.get_mut(key).filter(|half| same(half)) {
             None => {

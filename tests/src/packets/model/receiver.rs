@@ -58,7 +58,7 @@ impl Model {
             padding: [0; 3],
         };
         let acknowledged = if payload.protocol == 6 { word(frame, payload.at + 8) } else { 0 };
-        self.flows.client_sent(&key, ip.destination, port, delivery.mss, payload.opens(), acknowledged)?;
+        self.flows.client_sent(&key, ip.destination, port, delivery.mss, payload.tcp_flags, acknowledged)?;
         let mut rewritten = frame.to_vec();
         if delivery.flags & ENDPOINT_OWNS_VIP != 0 {
             return Ok(rewritten);
