@@ -129,12 +129,13 @@ fn a_second_agent_on_an_instance_is_refused() {
     let gateway = served.world.layout.gateways[0].name.clone();
     let agent = served.agents.of(&gateway);
     let config = agent.configuration().to_str().unwrap().to_owned();
-    // Another admin address, so that it comes as far as the instance.
-    let text = std::fs::read_to_string(&config).unwrap().replace("127.0.0.1:9440", "127.0.0.1:9441");
-    let other = format!("{config}.second.yaml");
-    std::fs::write(&other, text).unwrap();
-    let error = agent.fairlead(&["run", "--config", &other]).unwrap_err();
-    assert!(format!("{error:#}").contains("is already run by another agent"), "{error:#}");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let elsewhere = format!("{config}.elsewhere.yaml");
+    std::fs::write(&elsewhere, text.replace("/state\n", "/elsewhere\n")).unwrap();
+    for config in [config, elsewhere] {
+        let error = agent.fairlead(&["run", "--config", &config]).unwrap_err();
+        assert!(format!("{error:#}").contains("is already run by another agent"), "{error:#}");
+    }
 }
 
 #[test]

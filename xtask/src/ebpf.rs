@@ -1,7 +1,7 @@
 //! `cargo xtask build-ebpf`: the BPF programs' ELF files.
 //!
-//! In: package `fairlead-ebpf` and a toolchain that fits. Out: `target/bpf/<bin>.bpf.o`, which the agent
-//! embeds, replaced only when their bytes change, so that nothing is built again needlessly. The same source
+//! In: package `fairlead-ebpf` and a toolchain that fits. Out: `target/bpf/<bin>.bpf.o`, of which the agent
+//! embeds one, and `<bin>-log.bpf.o`, which logs, for debugging. They are replaced only when their bytes change, so that nothing is built again needlessly. The same source
 //! gives the same bytes wherever the clone is: every absolute path is mapped to a fixed word. Uses a cargo
 //! target folder of its own, because another compiler fills it.
 
@@ -45,11 +45,37 @@ pub(crate) fn build_and_tell(
     Ok(())
 }
 
-/// Builds every binary of the BPF package.
+/// A way to build the BPF package.
+struct Variant {
+    /// Behind the binary's name in the file's.
+    suffix: &'static str,
+    /// Arguments of cargo.
+    arguments: &'static [&'static str],
+}
+
+const VARIANTS: &[Variant] = &[
+    Variant { suffix: "", arguments: &[] },
+    Variant { suffix: "-log", arguments: &["--bin", "fairlead", "--features", "log"] },
+];
+
+/// Builds every binary of the BPF package, in every variant.
 fn build(workspace: &Workspace, compiler: &Compiler, linker: &Linker) -> Result<Vec<Elf>> {
+    let mut elves = Vec::new();
+    for variant in VARIANTS {
+        elves.extend(build_variant(workspace, (compiler, linker), variant)?);
+    }
+    Ok(elves)
+}
+
+fn build_variant(
+    workspace: &Workspace,
+    (compiler, linker): (&Compiler, &Linker),
+    variant: &Variant,
+) -> Result<Vec<Elf>> {
     let mut command = cargo(workspace, compiler, linker)?;
     command.args(["build", "--package", "fairlead-ebpf", "--release", "--target", TARGET]);
     command.args(["-Z", "build-std=core", "--message-format", "json-render-diagnostics"]);
+    command.args(variant.arguments);
     let mut built = Vec::new();
     let status = process::lines(&mut command, |line| built.extend(executable(line)))?;
     if !status.success() {
@@ -60,7 +86,7 @@ fn build(workspace: &Workspace, compiler: &Compiler, linker: &Linker) -> Result<
     }
     let folder = workspace.elves();
     fs::create_dir_all(&folder).with_context(|| format!("can't make {}", folder.display()))?;
-    built.iter().map(|file| install(file, &folder)).collect()
+    built.iter().map(|file| install(file, &folder, variant.suffix)).collect()
 }
 
 /// The cargo of `compiler`, set up for BPF and shut off from the outer toolchain.
@@ -120,8 +146,9 @@ fn executable(line: &str) -> Option<PathBuf> {
 }
 
 /// Puts a built file where the agent looks, in one step, and only if its bytes are new.
-fn install(built: &Path, folder: &Path) -> Result<Elf> {
+fn install(built: &Path, folder: &Path, suffix: &str) -> Result<Elf> {
     let name = built.file_name().context("cargo named an executable without a name")?.to_string_lossy();
+    let name = format!("{name}{suffix}");
     let file = folder.join(format!("{name}.bpf.o"));
     let bytes = fs::read(built).with_context(|| format!("can't read {}", built.display()))?;
     let changed = fs::read(&file).ok().as_ref() != Some(&bytes);
@@ -163,15 +190,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let built = folder.path().join("fairlead");
         fs::write(&built, b"abc").unwrap();
-        let first = install(&built, folder.path()).unwrap();
+        let first = install(&built, folder.path(), "").unwrap();
         assert!(first.changed);
         assert_eq!(first.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         let written = first.file.metadata().unwrap().modified().unwrap();
-        let second = install(&built, folder.path()).unwrap();
+        let second = install(&built, folder.path(), "").unwrap();
         assert!(!second.changed);
         assert_eq!(second.file.metadata().unwrap().modified().unwrap(), written);
         fs::write(&built, b"abcd").unwrap();
-        assert!(install(&built, folder.path()).unwrap().changed);
+        assert!(install(&built, folder.path(), "").unwrap().changed);
         assert_eq!(fs::read(&first.file).unwrap(), b"abcd");
     }
 

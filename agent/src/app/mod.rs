@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     admin,
     config::{self, Reload},
-    dataplane::{self, Programs},
+    dataplane::{self, Instance, Programs},
     federation, health,
 };
 
@@ -95,12 +95,15 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let config = Arc::new(config::check(&options.config).map_err(Error::Config)?);
     let mut terminate = signal(SignalKind::terminate()).map_err(system("listening for SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("listening for SIGINT"))?;
+    let instance = Instance::new(&config.instance.0);
+    // First of all: a second agent must touch nothing of the first one's.
+    let lock = instance.lock(&config.state_directory())?;
     let (status, status_seen) = watch::channel(Arc::new(Status::starting(&config)));
     let admin = admin::Admin::bind(config.admin.address).await.map_err(system(format!(
         "listening on {} for metrics and readiness (field admin.address)",
         config.admin.address
     )))?;
-    let mut stages = Stages::start(&options, &config, status)?;
+    let mut stages = Stages::start(&options, &config, (instance, lock), status)?;
     let admin = tokio::spawn(admin.serve(status_seen.clone(), Arc::clone(&stages.probes_counted)));
     let keeper = tokio::spawn(status::keep(config.state_directory(), status_seen));
     tokio::select! {

@@ -14,7 +14,7 @@ use tokio::{
 use super::{Error, Options, Status, capacities, demand::Sampler, interfaces::Interface, settings};
 use crate::{
     config::{self, Config, ConfigWatch, types::Role},
-    dataplane::{Dataplane, Lock, Sweep, routes},
+    dataplane::{Dataplane, Instance, Lock, Sweep, routes},
     federation::{Federation, LastGood},
     health::{self, Deriver, ProbeTable, Prober, Targets},
 };
@@ -60,14 +60,18 @@ impl Stages {
     pub(super) fn start(
         options: &Options,
         config: &Arc<Config>,
+        (instance, lock): (Instance, Lock),
         status: watch::Sender<Arc<Status>>,
     ) -> Result<Self, Error> {
         let started = Instant::now();
-        let instance = crate::dataplane::Instance::new(&config.instance.0);
-        let lock = instance.lock(&config.state_directory())?;
         let last_good = LastGood::open(&config.state_directory())?;
         let mut dataplane =
             Dataplane::load(&instance, &options.programs, &settings(config), &capacities(config))?;
+        if dataplane.repeat_log().map_err(super::system("reading what the BPF programs log"))?.is_some() {
+            tracing::warn!(
+                "these BPF programs log what they drop (fairlead_ebpf=debug): for debugging only, they are slower"
+            );
+        }
         let installed =
             Installed::read(&dataplane.observe()?, capacities(config).tables, None, Duration::ZERO);
         let declared = Arc::new(config::declarations(config));
@@ -82,7 +86,7 @@ impl Stages {
         let (results, health) = watch::channel(Arc::default());
         let prober = prober(config, &mut dataplane, started)?;
         let probes_counted = prober.counters();
-        tokio::spawn(prober.run(to_probe, results));
+        tokio::spawn(prober.run(to_probe, links.clone(), results));
         Ok(Self {
             config_watch: ConfigWatch::new(&options.config, Arc::clone(config)),
             refused: Vec::new(),

@@ -1,13 +1,18 @@
 //! What the agent says of itself: for the commands, which read it from disk, and for the admin address.
 
 use std::{
+    collections::BTreeSet,
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use fairlead_core::{model::Problem, planner::ServiceTable};
+use fairlead_core::{
+    model::Problem,
+    planner::{Links, ServiceTable},
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -40,7 +45,8 @@ pub struct Status {
     pub group: String,
     /// The kernel's tag of the program that packets enter by.
     pub program: Option<String>,
-    /// The programs are attached, tables were planned, and nothing has failed.
+    /// The programs are attached, tables were planned, some endpoint can be reached if there are any, and nothing has
+    /// failed.
     pub ready: bool,
     /// Where the programs are attached.
     pub interfaces: Vec<InterfaceStatus>,
@@ -125,6 +131,8 @@ impl Stages {
         let mut problems = self.model.as_ref().map(|model| model.problems.clone()).unwrap_or_default();
         problems.extend(self.federation.problems().iter().map(crate::federation::SourceProblem::to_model));
         problems.extend(self.targets.borrow().problems().cloned());
+        let ways = Ways::of(&self.outers.borrow(), &self.links.borrow());
+        problems.extend(ways.problem());
         problems.sort();
         let tables = self.planned.as_ref().map(|planned| &planned.tables);
         let attached = self.interfaces.iter().all(super::interfaces::Interface::is_attached);
@@ -140,7 +148,7 @@ impl Stages {
             written: SystemTime::now(),
             group: self.declared.here.group.to_string(),
             program: self.dataplane.tag().ok(),
-            ready: attached && tables.is_some() && self.failure.is_none(),
+            ready: attached && tables.is_some() && ways.any() && self.failure.is_none(),
             interfaces: self.interfaces.iter().map(|i| i.status(self.config.node.xdp_mode)).collect(),
             fingerprint: tables.map(|tables| hash(tables.fingerprint())),
             installed_fingerprint: Some(hash(self.installed.fingerprint())),
@@ -153,6 +161,38 @@ impl Stages {
             ..Status::starting(&self.config)
         };
         self.status.send_replace(Arc::new(status));
+    }
+}
+
+/// How the wanted outer destinations are reached.
+struct Ways {
+    known: usize,
+    unknown: Vec<IpAddr>,
+}
+
+impl Ways {
+    fn of(wanted: &BTreeSet<IpAddr>, links: &Links) -> Self {
+        let unknown: Vec<_> = wanted.iter().filter(|outer| !links.contains_key(outer)).copied().collect();
+        Self { known: wanted.len() - unknown.len(), unknown }
+    }
+
+    /// Unless some are wanted and not one is known.
+    fn any(&self) -> bool {
+        self.known > 0 || self.unknown.is_empty()
+    }
+
+    fn problem(&self) -> Option<Problem> {
+        let first = self.unknown.first()?;
+        let named: Vec<_> = self.unknown.iter().take(3).map(ToString::to_string).collect();
+        let more = self.unknown.len() - named.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        Some(Problem {
+            object: None,
+            cluster: None,
+            field: "next hop".to_owned(),
+            what: format!("none is known towards {}{more}: what goes there is dropped", named.join(", ")),
+            hint: Some(format!("see `ip route get {first}` and `ip neighbour`")),
+        })
     }
 }
 
@@ -183,4 +223,30 @@ fn write_status(directory: &Path, status: &Status) -> std::io::Result<()> {
 pub fn read_status(directory: &Path) -> std::io::Result<Status> {
     let file = std::io::BufReader::new(fs::File::open(directory.join(STATUS_FILE))?);
     serde_json::from_reader(file).map_err(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use fairlead_core::planner::Route;
+
+    use super::*;
+
+    #[test]
+    fn unknown_next_hops_are_told_and_matter_where_none_is_known() {
+        let outers: BTreeSet<IpAddr> = (1..=5).map(|last| IpAddr::from([192, 0, 2, last])).collect();
+        let route = Route { destination_mac: [2; 6], source_mac: [2; 6], ifindex: 1, mtu: 1500 };
+        let none = Ways::of(&outers, &Links::new());
+        assert!(!none.any());
+        assert_eq!(
+            none.problem().unwrap().what,
+            "none is known towards 192.0.2.1, 192.0.2.2, 192.0.2.3 and 2 more: what goes there is dropped"
+        );
+        let one = Ways::of(&outers, &Links::from([([192, 0, 2, 4].into(), route)]));
+        assert!(one.any());
+        assert_eq!(one.unknown.len(), 4);
+        let all = Ways::of(&outers, &outers.iter().map(|outer| (*outer, route)).collect());
+        assert!(all.any() && all.problem().is_none());
+        let nothing = Ways::of(&BTreeSet::new(), &Links::new());
+        assert!(nothing.any() && nothing.problem().is_none());
+    }
 }

@@ -193,6 +193,8 @@ fn is_listed(locks: &str, major: u64, minor: u64, inode: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use nix::fcntl::{Flock, FlockArg};
+
     use super::*;
 
     #[test]
@@ -209,10 +211,11 @@ mod tests {
     #[test]
     fn a_held_lock_is_seen_and_a_free_one_too() {
         let directory = tempfile::tempdir().unwrap();
-        let instance = Instance::new("locked");
         let path = directory.path().join("lock");
         assert!(!is_locked(&path), "there is no such file");
-        let held = instance.lock(directory.path()).unwrap();
+        let file = fs::File::create(&path).unwrap();
+        assert!(!is_locked(&path));
+        let held = Flock::lock(file, FlockArg::LockExclusiveNonblock).unwrap();
         assert!(is_locked(&path));
         drop(held);
         assert!(!is_locked(&path));

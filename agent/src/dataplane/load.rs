@@ -24,7 +24,7 @@ pub enum Programs {
     /// Those that this agent was built with.
     #[default]
     Embedded,
-    /// Those of an ELF file: to try others of the same ABI.
+    /// Those of an ELF file: others of the same ABI, such as those that log what they drop.
     File(std::path::PathBuf),
 }
 

@@ -9,6 +9,7 @@ mod attach;
 mod counters;
 mod flows;
 mod load;
+mod log;
 mod mapped;
 mod observe;
 mod owners;
@@ -74,14 +75,14 @@ pub enum Error {
         /// Why, and what to do.
         what: String,
     },
-    /// Another agent runs on this instance.
+    /// Another agent runs on this instance, or with this state directory.
     #[error(
-        "instance {instance} is already run by another agent ({lock} is locked); stop it first, or give this one another `instance`"
+        "instance {instance} is already run by another agent ({lock} is locked); stop it first, or give this one another `instance` and `stateDirectory`"
     )]
     Locked {
         /// The instance.
         instance: String,
-        /// The lock's path.
+        /// What is locked: the folder of the pins, or a file in the state directory.
         lock: String,
     },
     /// An action names what the map doesn't have.

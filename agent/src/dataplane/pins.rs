@@ -21,9 +21,9 @@ pub struct Instance {
     root: PathBuf,
 }
 
-/// Held by the agent that runs an instance.
+/// Held by the agent that runs an instance: its pins and its state directory are this one's only.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "the lock lives as long as the file is open")] Flock<File>);
+pub struct Lock(#[expect(dead_code, reason = "a lock lives as long as its file is open")] [Flock<File>; 2]);
 
 impl Instance {
     /// The pins of the instance `name`.
@@ -60,18 +60,23 @@ impl Instance {
         self.root.join(format!("link-{}-{program}", interface.replace('.', "_")))
     }
 
-    /// Takes the instance, or says that another agent has it. `folder` is the agent's state directory.
-    pub fn lock(&self, folder: &Path) -> Result<Lock, Error> {
-        fs::create_dir_all(folder).map_err(Error::pin(folder))?;
-        let path = folder.join("lock");
-        let file = File::create(&path).map_err(Error::pin(&path))?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Lock(lock)),
-            Err((_, nix::Error::EWOULDBLOCK)) => {
-                Err(Error::Locked { instance: self.name.clone(), lock: path.display().to_string() })
+    /// Takes the instance and the agent's state directory, or says that another agent has one of them.
+    pub fn lock(&self, state: &Path) -> Result<Lock, Error> {
+        fs::create_dir_all(&self.root).map_err(Error::pin(&self.root))?;
+        fs::create_dir_all(state).map_err(Error::pin(state))?;
+        let file = state.join("lock");
+        let opened = File::create(&file).map_err(Error::pin(&file))?;
+        let pins = File::open(&self.root).map_err(Error::pin(&self.root))?;
+        Ok(Lock([self.take(pins, &self.root)?, self.take(opened, &file)?]))
+    }
+
+    fn take(&self, file: File, path: &Path) -> Result<Flock<File>, Error> {
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+            nix::Error::EWOULDBLOCK => {
+                Error::Locked { instance: self.name.clone(), lock: path.display().to_string() }
             }
-            Err((_, errno)) => Err(Error::Pin { path, source: errno.into() }),
-        }
+            errno => Error::Pin { path: path.to_owned(), source: errno.into() },
+        })
     }
 
     /// Removes the maps of every other ABI, and what was left half built.

@@ -5,9 +5,12 @@
 //! on its way any more.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fairlead_abi::{Family, PROBE_MARK_MASK, ProbeTarget};
+use fairlead_core::planner::Links;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::targets::Outer;
@@ -37,6 +40,10 @@ impl ProbeTable for Probes {
 /// Who has which number.
 pub(super) struct Numbers {
     table: Option<Box<dyn ProbeTable>>,
+    /// By which interface outer destinations are reached.
+    links: watch::Receiver<Arc<Links>>,
+    /// What of that the table says.
+    followed: Arc<Links>,
     given: HashMap<Outer, Given>,
     /// Given back and rested; the lowest is given first, so that an agent overwrites what one before it left.
     free: BTreeSet<u32>,
@@ -48,15 +55,24 @@ struct Given {
     number: u32,
     /// How many targets use it.
     users: usize,
-    written: bool,
+    /// As it stands in the table.
+    written: Option<ProbeTarget>,
     /// Without users: when it may be another's.
     rests_until: Option<Instant>,
 }
 
 impl Numbers {
     /// With no table nothing can be probed through a tunnel.
-    pub(super) fn new(table: Option<Box<dyn ProbeTable>>) -> Self {
-        Self { table, given: HashMap::new(), free: BTreeSet::new(), next: 0 }
+    pub(super) fn new(table: Option<Box<dyn ProbeTable>>, links: watch::Receiver<Arc<Links>>) -> Self {
+        Self { table, links, followed: Arc::default(), given: HashMap::new(), free: BTreeSet::new(), next: 0 }
+    }
+
+    /// Waits until some outer destination may be reached by another interface; [`Numbers::tend`] follows that.
+    pub(super) async fn links_changed(&mut self) {
+        if self.links.changed().await.is_err() {
+            // Nobody follows routes any more; who does that says so.
+            std::future::pending::<()>().await;
+        }
     }
 
     /// One more target is probed through it.
@@ -67,7 +83,8 @@ impl Numbers {
             return;
         }
         let Some(number) = self.free.pop_first().or_else(|| self.fresh()) else { return };
-        let written = write(&mut self.table, number, outer).is_ok();
+        let target = target(outer, &self.links.borrow());
+        let written = write(&mut self.table, number, target).ok();
         self.given.insert(outer, Given { number, users: 1, written, rests_until: None });
     }
 
@@ -88,15 +105,15 @@ impl Numbers {
 
     /// Its number; `None` where the kernel doesn't know it.
     pub(super) fn get(&self, outer: &Outer) -> Option<u32> {
-        self.given.get(outer).filter(|given| given.written).map(|given| given.number)
+        self.given.get(outer).filter(|given| given.written.is_some()).map(|given| given.number)
     }
 
-    /// Takes back numbers that have rested, and tries again to write what could not be written; returns how many
-    /// still can't, and why the last couldn't.
+    /// Takes back numbers that have rested, and writes what could not be written before or has another way now; returns
+    /// how many still can't be written, and why the last couldn't.
     pub(super) fn tend(&mut self, now: Instant) -> (usize, Option<Error>) {
         let rested = |given: &Given| given.rests_until.is_some_and(|until| until <= now);
         for (_, given) in self.given.extract_if(|_, given| rested(given)) {
-            if given.written
+            if given.written.is_some()
                 && let Some(table) = &mut self.table
                 && let Err(error) = table.remove(given.number)
             {
@@ -106,28 +123,44 @@ impl Numbers {
             self.free.insert(given.number);
         }
         let (mut unwritten, mut why) = (0, None);
-        for (outer, given) in self.given.iter_mut().filter(|(_, given)| !given.written) {
-            match write(&mut self.table, given.number, *outer) {
-                Ok(()) => given.written = true,
+        let links = Arc::clone(&self.links.borrow());
+        let moved = !Arc::ptr_eq(&links, &self.followed);
+        for (outer, given) in self.given.iter_mut().filter(|(_, given)| moved || given.written.is_none()) {
+            let target = target(*outer, &links);
+            if given.written == Some(target) {
+                continue;
+            }
+            match write(&mut self.table, given.number, target) {
+                Ok(target) => given.written = Some(target),
                 Err(error) => {
+                    given.written = None;
                     unwritten += 1;
                     why = error.or(why);
                 }
             }
         }
+        self.followed = links;
         (unwritten, why)
     }
 }
 
-/// Writes an entry; an error of `None`: there is no table.
-fn write(table: &mut Option<Box<dyn ProbeTable>>, number: u32, outer: Outer) -> Result<(), Option<Error>> {
-    let target = ProbeTarget {
+fn target(outer: Outer, links: &Links) -> ProbeTarget {
+    ProbeTarget {
         outer: outer.address.into(),
         encap: outer.encap as u8,
         family: Family::of(&outer.address) as u8,
-        padding: [0; 6],
-    };
-    table.as_mut().ok_or(None)?.set(number, &target).map_err(Some)
+        padding: [0; 2],
+        ifindex: links.get(&outer.address).map_or(0, |route| route.ifindex),
+    }
+}
+
+/// Writes an entry and returns it; an error of `None`: there is no table.
+fn write(
+    table: &mut Option<Box<dyn ProbeTable>>,
+    number: u32,
+    target: ProbeTarget,
+) -> Result<ProbeTarget, Option<Error>> {
+    table.as_mut().ok_or(None)?.set(number, &target).map(|()| target).map_err(Some)
 }
 
 /// The `index`-th number. Bits 14 and 15 stay clear: in a mark they tell kube-proxy's rules to masquerade or drop.
@@ -140,15 +173,17 @@ fn nth(index: u32) -> Option<u32> {
 mod tests {
     use std::collections::BTreeMap;
     use std::net::{IpAddr, Ipv4Addr};
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use fairlead_abi::Encap;
+    use fairlead_core::planner::Route;
 
     use super::*;
 
     #[derive(Default)]
     struct Recorded {
         entries: BTreeMap<u32, IpAddr>,
+        interfaces: BTreeMap<u32, u32>,
         full: bool,
     }
 
@@ -161,6 +196,7 @@ mod tests {
                 return Err(Error::Shape { map: "PROBES", what: "full".to_owned() });
             }
             recorded.entries.insert(number, target.outer.into());
+            recorded.interfaces.insert(number, target.ifindex);
             Ok(())
         }
 
@@ -172,7 +208,13 @@ mod tests {
 
     fn recorded() -> (Numbers, Arc<Mutex<Recorded>>) {
         let recorded = Arc::new(Mutex::new(Recorded::default()));
-        (Numbers::new(Some(Box::new(Recorder(Arc::clone(&recorded))))), recorded)
+        let numbers = with_links(Some(Box::new(Recorder(Arc::clone(&recorded))))).0;
+        (numbers, recorded)
+    }
+
+    fn with_links(table: Option<Box<dyn ProbeTable>>) -> (Numbers, watch::Sender<Arc<Links>>) {
+        let (found, links) = watch::channel(Arc::default());
+        (Numbers::new(table, links), found)
     }
 
     fn to(host: u8) -> Outer {
@@ -238,10 +280,27 @@ mod tests {
 
     #[test]
     fn without_a_table_no_tunnel_can_be_used() {
-        let mut numbers = Numbers::new(None);
+        let mut numbers = with_links(None).0;
         numbers.acquire(to(1));
         assert_eq!(numbers.get(&to(1)), None);
         assert_eq!(numbers.tend(Instant::now()).0, 1);
+    }
+
+    #[test]
+    fn probes_leave_by_the_interface_of_their_route() {
+        let recorded = Arc::new(Mutex::new(Recorded::default()));
+        let (mut numbers, found) = with_links(Some(Box::new(Recorder(Arc::clone(&recorded)))));
+        let by = |ifindex| Route { destination_mac: [2; 6], source_mac: [2; 6], ifindex, mtu: 1500 };
+        numbers.acquire(to(1));
+        numbers.acquire(to(2));
+        assert_eq!(recorded.lock().unwrap().interfaces, BTreeMap::from([(0, 0), (1, 0)]));
+        found.send_replace(Arc::new(Links::from([(to(2).address, by(7))])));
+        numbers.tend(Instant::now());
+        assert_eq!(recorded.lock().unwrap().interfaces, BTreeMap::from([(0, 0), (1, 7)]));
+        numbers.acquire(to(3));
+        found.send_replace(Arc::new(Links::from([(to(2).address, by(8)), (to(3).address, by(9))])));
+        numbers.tend(Instant::now());
+        assert_eq!(recorded.lock().unwrap().interfaces, BTreeMap::from([(0, 0), (1, 8), (2, 9)]));
     }
 
     #[test]

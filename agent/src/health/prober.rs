@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use fairlead_core::model::Health;
+use fairlead_core::planner::Links;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -67,9 +68,15 @@ impl Prober {
         Arc::clone(&self.counters)
     }
 
-    /// Probes until `targets` has no sender any more. Probes on their way end with it.
-    pub async fn run(self, targets: watch::Receiver<Arc<Targets>>, health: watch::Sender<Arc<Health>>) {
-        let numbers = Numbers::new(self.table);
+    /// Probes until `targets` has no sender any more. Probes on their way end with it. `links`: how outer destinations
+    /// are reached.
+    pub async fn run(
+        self,
+        targets: watch::Receiver<Arc<Targets>>,
+        links: watch::Receiver<Arc<Links>>,
+        health: watch::Sender<Arc<Health>>,
+    ) {
+        let numbers = Numbers::new(self.table, links);
         Probing::new(self.sockets, &self.settings, numbers, self.started, self.counters)
             .run(targets, health)
             .await;

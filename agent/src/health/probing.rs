@@ -140,6 +140,7 @@ impl<A: Ask> Probing<A> {
                         self.hear(answered);
                     }
                 }
+                () = self.numbers.links_changed() => self.tend_at = Instant::now(),
                 () = sleep_until(wake_at) => {}
             }
             let now = Instant::now();

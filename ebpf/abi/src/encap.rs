@@ -61,7 +61,9 @@ pub struct ProbeTarget {
     /// [`Family`] of `outer` as a number.
     pub family: u8,
     /// Zero.
-    pub padding: [u8; 6],
+    pub padding: [u8; 2],
+    /// Of the interface towards `outer`; 0: the one that the probe is about to leave by.
+    pub ifindex: u32,
 }
 
 const _: () = {

@@ -1,21 +1,13 @@
 //! Counters: plain additions in this CPU's own entry.
 
-use fairlead_abi::DropReason;
-
 use crate::{
     maps::{BACKEND_COUNTERS, DROPS, SERVICE_COUNTERS},
     parse::Parsed,
 };
 
-/// A packet of `bytes` bytes was dropped.
+/// A packet of `bytes` bytes was dropped for the [`DropReason`](fairlead_abi::DropReason) with this number.
 #[inline(always)]
-pub fn dropped(reason: DropReason, bytes: usize) {
-    dropped_as(reason as u32, bytes);
-}
-
-/// As [`dropped`], by the reason's number.
-#[inline(always)]
-pub fn dropped_as(reason: u32, bytes: usize) {
+pub fn dropped(reason: u32, bytes: usize) {
     if let Some(counter) = DROPS.get_ptr_mut(reason) {
         // SAFETY: this CPU's entry; programs on one CPU don't preempt each other at this hook.
         unsafe {

@@ -227,7 +227,7 @@ fn refuse(ctx: &XdpContext, scratch: &Scratch, mtu: u32, end: usize) -> Result<V
         Family::V4 => say_too_big::<QUOTE_V4, 28>(ctx, packet, ip, mtu, end)?,
         Family::V6 => say_too_big::<QUOTE_V6, 48>(ctx, packet, ip, mtu, end)?,
     }
-    count::dropped(DropReason::TooBig, end);
+    count::dropped(DropReason::TooBig as u32, end);
     Ok(Verdict::Transmit)
 }
 

@@ -74,10 +74,11 @@ fn encapsulate(ctx: &TcContext, number: u32) -> Option<i32> {
         store(ctx, l3 + if outer_v6 { 40 } else { 20 }, &header)?;
     }
     // SAFETY: fields of the context; without the mark the packet passes this program the second time.
-    let ifindex = unsafe {
+    let here = unsafe {
         (*ctx.skb.skb).mark = 0;
         (*ctx.skb.skb).ifindex
     };
+    let ifindex = if target.ifindex == 0 { here } else { target.ifindex };
     // SAFETY: no parameters: the helper looks the route of the outer destination up itself.
     Some(unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) } as i32)
 }

@@ -37,15 +37,25 @@ pub fn finish(ctx: &XdpContext, verdict: Result<Verdict, DropReason>) -> u32 {
         // SAFETY: the helper takes plain numbers.
         Ok(Verdict::Redirect(ifindex)) => unsafe { bpf_redirect(ifindex, 0) as u32 },
         Ok(Verdict::Decided(action)) => action,
-        Ok(Verdict::Dropped(reason)) => {
-            count::dropped_as(reason, length(ctx));
-            xdp_action::XDP_DROP
-        }
-        Err(reason) => {
-            count::dropped(reason, length(ctx));
-            xdp_action::XDP_DROP
-        }
+        Ok(Verdict::Dropped(reason)) => drop_for(ctx, reason),
+        Err(reason) => drop_for(ctx, reason as u32),
     }
+}
+
+#[inline(always)]
+fn drop_for(ctx: &XdpContext, reason: u32) -> u32 {
+    let length = length(ctx);
+    count::dropped(reason, length);
+    #[cfg(feature = "log")]
+    tell(ctx, reason, length as u32);
+    xdp_action::XDP_DROP
+}
+
+/// Logs a drop. A subprogram, because every place that drops would have it otherwise.
+#[cfg(feature = "log")]
+#[inline(never)]
+fn tell(ctx: &XdpContext, reason: u32, length: u32) {
+    aya_log_ebpf::debug!(ctx, "dropped {} bytes, reason {}", length, reason);
 }
 
 /// Bytes of the whole packet, also of what is not linear.

@@ -15,7 +15,12 @@ const GOES_ON: u32 = u32::MAX;
 
 fn target(outer: &str, encap: Encap) -> ProbeTarget {
     let outer = ip(outer);
-    ProbeTarget { outer: outer.into(), encap: encap as u8, family: Family::of(&outer) as u8, padding: [0; 6] }
+    ProbeTarget {
+        outer: outer.into(),
+        encap: encap as u8,
+        family: Family::of(&outer) as u8,
+        ..ProbeTarget::default()
+    }
 }
 
 fn node(roles: u32) -> Node {

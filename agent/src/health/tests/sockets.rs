@@ -184,7 +184,7 @@ async fn a_server_that_comes_and_goes() {
     (fast.interval, fast.timeout) = (20 * MS, 20 * MS);
     let (_targets, wanted) = watch::channel(of_web(vec![direct(to, &fast)]));
     let (results, mut health) = watch::channel(Arc::default());
-    let running = tokio::spawn(prober.run(wanted, results));
+    let running = tokio::spawn(prober.run(wanted, watch::channel(Arc::default()).1, results));
     let address = IpAddr::from(Ipv4Addr::LOCALHOST);
     let patience = Duration::from_secs(20);
     let mut wait =

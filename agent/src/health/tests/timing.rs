@@ -91,7 +91,7 @@ fn world_with(settings: &Settings, table: Option<Box<dyn ProbeTable>>, targets: 
     let (network, counters, started) = (Network::default(), Arc::<Counters>::default(), Instant::now());
     let (targets, wanted) = watch::channel(targets);
     let (results, health) = watch::channel(Arc::default());
-    let numbers = Numbers::new(table);
+    let numbers = Numbers::new(table, watch::channel(Arc::default()).1);
     let probing = Probing::new(network.clone(), settings, numbers, started, Arc::clone(&counters));
     let task = tokio::spawn(probing.run(wanted, results));
     World { network, targets, health, counters, started, task }
