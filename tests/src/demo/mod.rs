@@ -10,7 +10,6 @@ mod report;
 mod stage;
 mod story;
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::load::{Load, Mix, Record, statistics};
+use judge::Moved;
 use report::Teller;
 use stage::Stage;
 use story::{Act, WATCHED};
@@ -85,37 +85,34 @@ struct End {
 /// Plays all acts under the load; returns its record, with moved connections marked, and the acts' ends.
 fn play(stage: &Stage, teller: &Teller) -> Result<(Record, Vec<End>)> {
     let load = Load::start(stage.world.clients(), stage.target()?, Mix::default())?;
-    let over = AtomicBool::new(false);
-    let (ends, moved) = thread::scope(|scope| {
-        let judge = scope.spawn(|| judge::judge(stage, &load, &over));
+    let (over, moved) = (AtomicBool::new(false), Moved::default());
+    let ends = thread::scope(|scope| {
+        let judge = scope.spawn(|| judge::judge(stage, &load, &over, &moved));
         let acts = story::story();
-        let ends: Result<Vec<_>> = acts.iter().map(|act| play_one(stage, &load, teller, act)).collect();
+        let ends: Result<Vec<_>> =
+            acts.iter().map(|act| play_one(stage, &load, &moved, teller, act)).collect();
         over.store(true, Ordering::Release);
-        let moved = judge.join().expect("the judge doesn't panic");
-        Ok::<_, anyhow::Error>((ends?, moved?))
+        judge.join().expect("the judge doesn't panic")?;
+        ends
     })?;
     let mut record = load.stop()?;
-    mark(&mut record, &moved);
+    moved.mark(&mut record.requests);
     Ok((record, ends))
 }
 
-fn play_one(stage: &Stage, load: &Load, teller: &Teller, act: &Act) -> Result<End> {
+fn play_one(stage: &Stage, load: &Load, moved: &Moved, teller: &Teller, act: &Act) -> Result<End> {
     teller.act(act);
     load.event(&act.name);
     let began = Instant::now();
-    (act.action)(stage).with_context(|| format!("event {}", act.name))?;
+    let more = (act.action)(stage).with_context(|| format!("event {}", act.name))?;
+    teller.more(more.as_deref());
     let zones = stage.expected()?;
     thread::sleep((act.settles + WATCHED).saturating_sub(began.elapsed()));
     let end = End { at: load.now(), zones };
-    let so_far = load.so_far();
+    let mut so_far = load.so_far();
+    moved.mark(&mut so_far.requests);
     if let Some(report) = statistics::per_event(&so_far.events, &so_far.requests).last() {
         teller.outcome(report);
     }
     Ok(end)
-}
-
-fn mark(record: &mut Record, moved: &BTreeSet<usize>) {
-    for number in moved {
-        record.requests[*number].broken_by_move = true;
-    }
 }

@@ -40,7 +40,7 @@ pub(super) fn broken(promise: Promise, report: &EventReport) -> Vec<String> {
                 broken.push(format!("{name}: {failed} requests failed, and none may"));
             }
             if *broken_by_move > 0 {
-                broken.push(format!("{name}: {broken_by_move} kept connections broke, and none may"));
+                broken.push(format!("{name}: {broken_by_move} connections were moved, and none may be"));
             }
         }
     }

@@ -59,7 +59,14 @@ impl Teller {
         self.say(&format!("{} {}", self.bold(&format!("{:<20}", act.name)), act.told));
     }
 
-    /// One line below the act's.
+    /// What else there is to tell of an act.
+    pub(super) fn more(&self, text: Option<&str>) {
+        if let Some(text) = text {
+            self.say(&format!("{:<20} {text}", ""));
+        }
+    }
+
+    /// Below the act's lines.
     pub(super) fn outcome(&self, report: &EventReport) {
         let failures = match report.failed {
             0 => "none failed".to_owned(),
@@ -69,7 +76,11 @@ impl Teller {
         for ((client, zone), count) in &report.answers {
             served.push(format!("{} {count} from {zone}", client.trim_start_matches("client-")));
         }
-        self.say(&format!("{:<20} {} requests, {failures}", "", report.requests));
+        let moved = match report.broken_by_move {
+            0 => String::new(),
+            moved => format!(", {moved} connections broken by a moved slot"),
+        };
+        self.say(&format!("{:<20} {} requests, {failures}{moved}", "", report.requests));
         self.say(&format!("{:<20} {}", "", served.join("; ")));
     }
 

@@ -1,11 +1,13 @@
 //! What the story is played on: the world, its agents, and what has been taken away at the moment.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 
 use super::place::Map;
 use super::promises::Expected;
@@ -217,6 +219,23 @@ impl Stage {
     pub(super) fn start_agents(&self) -> Result<()> {
         self.agents.iter().try_for_each(|agent| agent.process().start_again())?;
         self.agents.iter().try_for_each(|agent| agent.wait_until_ready(Duration::from_secs(20)))
+    }
+
+    /// Ends every agent and starts it again with the BPF programs of `elf`, or its own; says which tags they have.
+    pub(super) fn replace_programs(&self, elf: Option<&Path>) -> Result<String> {
+        let gateway = self.agents.of(&self.entry(self.world.clients()[0].name())?);
+        let before = gateway.program_tag()?;
+        for agent in self.agents.iter() {
+            agent.replace_programs(elf);
+            agent.process().signal(Signal::SIGTERM)?;
+        }
+        self.agents.iter().try_for_each(|agent| agent.process().wait(Duration::from_secs(10)).map(drop))?;
+        self.start_agents()?;
+        let now = gateway.program_tag()?;
+        if now == before {
+            bail!("the programs were replaced, and yet their tag is still {now}");
+        }
+        Ok(format!("the kernel's tag of the program on each NIC: {before}, now {now}"))
     }
 
     /// Waits until every client is served by the zones that should, from the first request on.

@@ -7,6 +7,7 @@ use anyhow::Result;
 use super::promises::Promise;
 use super::stage::{RETURN, Stage};
 use crate::load::statistics::RECOVERY;
+use crate::world::other_elf;
 
 /// One event.
 pub(super) struct Act {
@@ -20,8 +21,8 @@ pub(super) struct Act {
     pub(super) action: Action,
 }
 
-/// What is done to the stage.
-pub(super) type Action = Box<dyn Fn(&Stage) -> Result<()>>;
+/// What is done to the stage; returns what else there is to tell of it.
+pub(super) type Action = Box<dyn Fn(&Stage) -> Result<Option<String>>>;
 
 /// How long is watched once things have settled.
 pub(super) const WATCHED: Duration = Duration::from_millis(2_500);
@@ -42,7 +43,7 @@ pub(super) fn story() -> Vec<Act> {
         "nothing happens yet".to_owned(),
         Promise::NothingFails,
         Duration::from_millis(200),
-        |_| Ok(()),
+        |_| Ok(None),
     )];
     acts.extend(pair(
         "pod",
@@ -119,12 +120,19 @@ fn drains() -> Vec<Act> {
 
 /// What is done to agents alone must cost nothing at all.
 fn agents() -> Vec<Act> {
-    let nothing = |name, told: &str, action: fn(&Stage) -> Result<()>| {
+    let nothing = |name, told: &str, action: fn(&Stage) -> Result<Option<String>>| {
         act(name, told.to_owned(), Promise::NothingFails, SETTLES, action)
     };
+    let upgraded = "every agent is ended and started again with other BPF programs, those that log";
     vec![
-        nothing("agent_killed", "every agent on every gateway and node is killed -9", Stage::kill_agents),
-        nothing("agent_killed_back", "they are started again", Stage::start_agents),
+        nothing("agent_killed", "every agent on every gateway and node is killed -9", |s| {
+            s.kill_agents().map(|()| None)
+        }),
+        nothing("agent_killed_back", "they are started again", |s| s.start_agents().map(|()| None)),
+        nothing("agent_upgraded", upgraded, |s| s.replace_programs(Some(&other_elf()?)).map(Some)),
+        nothing("agent_upgraded_back", "and again with the ones they were built with", |s| {
+            s.replace_programs(None).map(Some)
+        }),
     ]
 }
 
@@ -134,6 +142,8 @@ fn pair(
     away: impl Fn(&Stage) -> Result<()> + 'static,
     back: impl Fn(&Stage) -> Result<()> + 'static,
 ) -> [Act; 2] {
+    let away = move |stage: &Stage| away(stage).map(|()| None);
+    let back = move |stage: &Stage| back(stage).map(|()| None);
     [
         act(name, told, Promise::Recovers, SETTLES, away),
         act(&format!("{name}_back"), "it comes back".to_owned(), Promise::Recovers, COMES_BACK, back),
@@ -145,7 +155,7 @@ fn act(
     told: String,
     promise: Promise,
     settles: Duration,
-    action: impl Fn(&Stage) -> Result<()> + 'static,
+    action: impl Fn(&Stage) -> Result<Option<String>> + 'static,
 ) -> Act {
     Act { name: name.to_owned(), told, promise, settles, action: Box::new(action) }
 }

@@ -78,7 +78,7 @@ pub struct Request {
     pub before: Option<Identity>,
     /// Who answered, or why nobody did.
     pub outcome: Result<Identity, Failure>,
-    /// Whether it failed only because the slot of its kept connection was moved. The load can't know; whoever counts
+    /// Whether it failed only because the slot of its connection was moved. The load can't know; whoever counts
     /// finds out and sets it.
     pub broken_by_move: bool,
 }
@@ -90,10 +90,10 @@ impl Request {
         self.outcome.is_ok()
     }
 
-    /// Whether it ended a kept connection that had answered before.
+    /// Whether it failed on a connection, and not for want of one.
     #[must_use]
     pub fn broke_connection(&self) -> bool {
-        self.before.is_some() && self.outcome.is_err()
+        self.kind != Kind::Datagram && self.port != 0 && self.outcome.is_err()
     }
 }
 

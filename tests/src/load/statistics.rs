@@ -39,7 +39,7 @@ pub struct EventReport {
     pub failed_after_recovery: u64,
     /// From the event to the start of the last failed request; 0 if none failed.
     pub recovery_ms: u64,
-    /// Kept connections that a moved slot broke; they are in no other count of failures.
+    /// Connections that a moved slot broke; they are in no other count of failures.
     pub broken_by_move: u64,
     /// Answers by client and zone.
     #[serde(skip)]

@@ -11,6 +11,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use aya::maps::{HashMap, Map, MapData, MapError};
+use fairlead::dataplane::Instance;
+use fairlead_abi::{FlowEntry, FlowKey, map};
 
 use super::footprint::PINS;
 use super::plan::{Host, Layout};
@@ -114,9 +117,39 @@ impl Agent {
         &self.process
     }
 
-    /// Starts it from another program file from now on.
-    pub fn replace_program(&mut self, program: &Path) {
-        self.process.replace_program(program);
+    /// Loads the BPF programs of this ELF file from its next start on; `None`: those that it was built with.
+    pub fn replace_programs(&self, elf: Option<&Path>) {
+        let configuration = self.configuration.display().to_string();
+        let elf = elf.map(|elf| elf.display().to_string());
+        let programs = elf.iter().flat_map(|elf| ["--programs", elf]);
+        let arguments = ["run", "--config", &configuration].into_iter().chain(programs);
+        self.process.replace_arguments(&arguments.collect::<Vec<_>>());
+    }
+
+    /// The kernel's tag of the program that packets enter by on this host, as the agent says.
+    pub fn program_tag(&self) -> Result<String> {
+        let status = self.ask(&["status"])?;
+        let tag = status["program"].as_str().with_context(|| format!("no tag in {status}"))?;
+        Ok(tag.to_owned())
+    }
+
+    /// Every flow that this host's receiver knows, half-open ones included.
+    pub fn flows(&self) -> Result<Vec<(FlowKey, FlowEntry)>> {
+        let maps = Instance::new(&self.instance).maps();
+        let mut flows = Vec::new();
+        for name in [map::FLOWS, map::HALF_OPEN] {
+            let data = Map::from_map_data(MapData::from_pin(maps.join(name))?)?;
+            let table = HashMap::<_, FlowKey, FlowEntry>::try_from(data)?;
+            for flow in table.iter() {
+                match flow {
+                    Ok(flow) => flows.push(flow),
+                    // It went while the table was read.
+                    Err(MapError::KeyNotFound) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(flows)
     }
 
     /// Removes all its pins, so that its programs leave their links: what a crash never does.

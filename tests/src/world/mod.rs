@@ -29,7 +29,7 @@ pub use pod::{DOWNLOADS, HTTP_PORT, Pod, UDP_PORT};
 pub use process::{Process, own_program};
 pub use router::{Router, VIPS_V4, VIPS_V6};
 
-pub use xdp::bpf_elf;
+pub use xdp::{bpf_elf, other_elf};
 
 use crate::client::Client;
 

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ pub struct Process {
     name: String,
     namespace: Namespace,
     program: PathBuf,
-    arguments: Vec<String>,
+    arguments: Mutex<Vec<String>>,
     log: PathBuf,
     /// `None` once it has been waited for.
     child: Mutex<Option<Child>>,
@@ -43,7 +43,7 @@ impl Process {
             name: name.to_owned(),
             namespace: namespace.clone(),
             program: program.to_owned(),
-            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            arguments: Mutex::new(owned(arguments)),
             log: log.to_owned(),
             child: Mutex::new(None),
         };
@@ -61,7 +61,7 @@ impl Process {
         }
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(&self.program);
-        command.args(&self.arguments).env("PATH", search_path()).process_group(0);
+        command.args(&*self.arguments()).env("PATH", search_path()).process_group(0);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         *child = Some(self.namespace.run(|| {
             let _making = footprint::making();
@@ -70,9 +70,9 @@ impl Process {
         Ok(())
     }
 
-    /// Uses another program file from its next start on.
-    pub fn replace_program(&mut self, program: &Path) {
-        program.clone_into(&mut self.program);
+    /// Has other arguments from its next start on.
+    pub fn replace_arguments(&self, arguments: &[&str]) {
+        *self.arguments() = owned(arguments);
     }
 
     /// Its name in messages.
@@ -131,7 +131,11 @@ impl Process {
         fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
-    fn child(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
+    fn arguments(&self) -> MutexGuard<'_, Vec<String>> {
+        self.arguments.lock().expect("never poisoned: nothing panics under it")
+    }
+
+    fn child(&self) -> MutexGuard<'_, Option<Child>> {
         self.child.lock().expect("never poisoned: nothing panics under it")
     }
 }
@@ -149,6 +153,10 @@ impl Drop for Process {
         // Nobody is left to hear of it; the world's removal kills what this could not.
         let _ = self.kill();
     }
+}
+
+fn owned(arguments: &[&str]) -> Vec<String> {
+    arguments.iter().map(|&argument| argument.to_owned()).collect()
 }
 
 /// Lines of each process that a failed test shows.

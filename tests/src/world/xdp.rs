@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use aya::EbpfLoader;
 use aya::programs::Xdp;
 
@@ -12,10 +12,23 @@ const BPFFS: &str = "/sys/fs/bpf";
 
 /// The BPF programs: from the file that `FAIRLEAD_BPF_ELF` names, or where `cargo xtask build-ebpf` puts them.
 pub fn bpf_elf() -> Result<Vec<u8>> {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/fairlead.bpf.o");
-    let file = std::env::var_os("FAIRLEAD_BPF_ELF").map_or(built, PathBuf::from);
+    let file = built_elf();
     fs::read(&file)
         .with_context(|| format!("no BPF programs in {}: run `cargo xtask build-ebpf`", file.display()))
+}
+
+/// The file of other BPF programs of the same ABI, those that log, which stands beside [`bpf_elf`]'s.
+pub fn other_elf() -> Result<PathBuf> {
+    let file = built_elf().with_file_name("fairlead-log.bpf.o");
+    if !file.is_file() {
+        bail!("no BPF programs that log in {}: run `cargo xtask build-ebpf`", file.display());
+    }
+    Ok(file)
+}
+
+fn built_elf() -> PathBuf {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/fairlead.bpf.o");
+    std::env::var_os("FAIRLEAD_BPF_ELF").map_or(built, PathBuf::from)
 }
 
 /// A program that is pinned until this is dropped. What it was attached to keeps it.

@@ -58,16 +58,17 @@ fn the_sender_is_told_what_the_path_carries() {
 #[test]
 fn up_to_the_limit_it_is_forwarded() {
     let mut node = Node::gateway();
-    for vip in VIPS.map(ip) {
+    // Untagged ones take the fast path, tagged ones the slow one.
+    for (vip, vlans) in VIPS.map(ip).into_iter().flat_map(|vip| [(vip, &[][..]), (vip, &[1])]) {
         let packet = packet_of(usize::from(NARROW_MTU) - 20, vip, port::NARROW, UDP);
-        let frame = incoming(packet.clone()).bytes();
+        let frame = incoming(packet.clone()).tagged(vlans).bytes();
         let inner = IpPacket { ttl: 32, ..packet };
-        let out = outgoing(&HOP, build::ipip(ip(TUNNELS[0]), ip(FAR[0]), &inner)).bytes();
+        let out = outgoing(&HOP, build::ipip(ip(TUNNELS[0]), ip(FAR[0]), &inner)).tagged(vlans).bytes();
         let (service, backend) = counted(vip, port::NARROW, UDP);
         let counts = Counts::of_forward(service, backend, frame.len(), false);
         node.row("as big as may be", &frame, Then::Transmit(out), counts);
     }
-    node.judge(2);
+    node.judge(4);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::packets::build::{Carried, Frame, IpPacket, Tcp, Udp, flags, gue, ip, 
 /// Sequence numbers of endpoints' packets: few, so that a client's ACK may fit one.
 const SEQUENCES: [u32; 3] = [7, 0xffff_ffff, 0x0102_0304];
 /// Source ports of clients: few, so that flows meet again.
-const CLIENT_PORTS: usize = 8;
+const CLIENT_PORTS: usize = 3;
 
 /// A frame for a node of the scene.
 pub fn packet(rng: &mut Rng) -> Vec<u8> {
@@ -119,8 +119,9 @@ fn segment(rng: &mut Rng, source: u16, destination: u16) -> Tcp {
         flags::RST,
         0x02 | 0xc0,
     ]);
-    let options = match rng.below(4) {
+    let options = match rng.below(5) {
         0 => vec![2, 4, 5, 0xb4],
+        3 => vec![2, 4, 2, 0x18],
         1 => vec![1, 2, 4, 5, 0xb4, 1, 3, 0], // at an odd offset; the last one is bad
         2 => vec![8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 2, 4, 0x23, 0x28, 0, 0],
         _ => vec![],
