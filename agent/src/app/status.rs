@@ -133,8 +133,9 @@ impl Stages {
         problems.extend(self.targets.borrow().problems().cloned());
         let ways = Ways::of(&self.outers.borrow(), &self.links.borrow());
         problems.extend(ways.problem());
-        problems.sort();
         let tables = self.planned.as_ref().map(|planned| &planned.tables);
+        problems.extend(tables.into_iter().flat_map(fairlead_core::planner::Tables::alarms));
+        problems.sort();
         let attached = self.interfaces.iter().all(super::interfaces::Interface::is_attached);
         let hash = |hash: u64| format!("{hash:016x}");
         let clusters = self.federation.states().iter().map(|(name, state)| ClusterStatus {

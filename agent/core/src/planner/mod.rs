@@ -5,6 +5,7 @@
 //! data plane carries a plan out action by action and reports each to [`Installed::apply`]; nothing here talks to
 //! the kernel.
 
+mod alarms;
 mod candidates;
 mod deliveries;
 mod diff;

@@ -1,0 +1,91 @@
+//! What a plan decided against the signals it was given, and people should hear of.
+//!
+//! In come planned tables, out go problems for `status`. That endpoints are held is said where that is decided, in the
+//! model.
+
+use std::collections::BTreeMap;
+
+use super::{ServiceTable, ShardState, Tables};
+use crate::model::{ObjectName, Problem};
+
+impl Tables {
+    /// One problem for each service whose probes are not believed, by name.
+    #[must_use]
+    pub fn alarms(&self) -> Vec<Problem> {
+        let mut panics: BTreeMap<&ObjectName, Problem> = BTreeMap::new();
+        for table in self.services.values().filter(|table| is_in_panic(table)) {
+            panics.entry(&table.name).or_insert_with(|| panic(table));
+        }
+        panics.into_values().collect()
+    }
+}
+
+fn is_in_panic(table: &ServiceTable) -> bool {
+    table.shards.iter().any(|shard| shard.state == ShardState::Panic)
+}
+
+fn panic(table: &ServiceTable) -> Problem {
+    let ready: u32 = table.shards.iter().map(|shard| shard.ready).sum();
+    Problem {
+        object: Some(table.name.clone()),
+        cluster: None,
+        field: "endpoints".to_owned(),
+        what: format!(
+            "none of {ready} endpoints, or too few, pass their probes at port {}: probes are not believed, and all \
+             that are ready serve",
+            table.port
+        ),
+        hint: Some(
+            "`fairlead backends` shows which; planner.panicPercent says how few are too few".to_owned(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::planner::ShardReport;
+
+    fn table(port: u16, state: ShardState) -> ServiceTable {
+        let shard = |cluster: &str, ready, state| ShardReport {
+            cluster: cluster.into(),
+            distance: crate::planner::Distance::Zone,
+            reachable: true,
+            endpoints: ready,
+            ready,
+            usable: ready,
+            capacity: None,
+            share: crate::planner::Share::WHOLE,
+            state,
+        };
+        ServiceTable {
+            name: ObjectName::new("shop", "web"),
+            port_name: "http".into(),
+            vip: std::net::IpAddr::from([203, 0, 113, 1]),
+            port,
+            protocol: Some(crate::model::Protocol::Tcp),
+            flags: 0,
+            backends: Vec::new(),
+            ring: std::sync::Arc::default(),
+            ring_hash: 0,
+            shards: vec![shard("a", 2, state), shard("b", 1, ShardState::Standby)],
+            not_taken: Vec::new(),
+        }
+    }
+
+    fn alarms(tables: &[ServiceTable]) -> Vec<String> {
+        let services = tables.iter().map(|table| (table.key(), std::sync::Arc::new(table.clone()))).collect();
+        Tables { services, ..Tables::default() }.alarms().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_panic_is_told_once_for_each_service() {
+        let told = alarms(&[table(80, ShardState::Panic), table(443, ShardState::Panic)]);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(
+            told[0].starts_with("Service shop/web: endpoints: none of 3 endpoints, or too few, pass"),
+            "{told:?}"
+        );
+        assert_eq!(alarms(&[table(80, ShardState::Serving)]), Vec::<String>::new());
+    }
+}
