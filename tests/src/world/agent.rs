@@ -3,6 +3,7 @@
 //! Files are written from a [`Federation`], agents are started, killed -9, started again; the command line is asked as a
 //! person on that host would ask it. Each agent's instance carries the world's id, so its pins go with the world.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -36,9 +37,24 @@ pub struct Federation {
     pub encapsulation: String,
     /// Distances between regions.
     pub distances: Vec<(String, String, u32)>,
+    /// Entries of the kernel's tables, by their name in the file.
+    pub capacities: BTreeMap<&'static str, u32>,
     /// More YAML, put at the end of every file: sections that stand nowhere else in it.
     pub more: String,
 }
+
+/// Small tables: a world has a dozen agents on one machine.
+const CAPACITIES: [(&str, u32); 9] = [
+    ("services", 256),
+    ("slots", 1 << 20),
+    ("backends", 8192),
+    ("hops", 256),
+    ("deliveries", 1024),
+    ("flows", 16_384),
+    ("halfOpen", 4096),
+    ("gateways", 64),
+    ("probes", 4096),
+];
 
 impl Default for Federation {
     /// Probes of 200 ms × 3, and the distances of the demo's regions.
@@ -55,8 +71,18 @@ impl Default for Federation {
                 distance("us-central1", "asia-east1", 150),
                 distance("europe-west1", "asia-east1", 250),
             ],
+            capacities: CAPACITIES.into(),
             more: String::new(),
         }
+    }
+}
+
+impl Federation {
+    /// With another capacity of one table.
+    #[must_use]
+    pub fn capacity(mut self, table: &'static str, entries: u32) -> Self {
+        self.capacities.insert(table, entries);
+        self
     }
 }
 
@@ -261,6 +287,8 @@ fn configuration_file(
         Role::Gateway => "roles: [gateway]".to_owned(),
         Role::Receiver { cluster } => format!("cluster: {cluster}\n  roles: [receiver]"),
     };
+    let capacities: String =
+        federation.capacities.iter().map(|(table, entries)| format!("  {table}: {entries}\n")).collect();
     let Federation { seed, probe_fall, probe_rise, encapsulation, more, .. } = federation;
     let interval = federation.probe_interval.as_millis();
     let federated = federated(&world.layout, &world.directory(), federation);
@@ -283,23 +311,11 @@ probes:
   rise: {probe_rise}
 tunnel:
   encapsulation: {encapsulation}
-{CAPACITIES}{federated}{more}",
+capacities:
+{capacities}{federated}{more}",
         state = state.display(),
     )
 }
-
-/// Small tables: a world has a dozen agents on one machine.
-const CAPACITIES: &str = "capacities:
-  services: 256
-  slots: 1048576
-  backends: 8192
-  hops: 256
-  deliveries: 1024
-  flows: 16384
-  halfOpen: 4096
-  gateways: 64
-  probes: 4096
-";
 
 /// Clusters, gateways and distances: the same in every file.
 fn federated(layout: &Layout, world: &Path, federation: &Federation) -> String {

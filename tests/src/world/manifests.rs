@@ -197,6 +197,14 @@ impl Manifests {
         })
     }
 
+    /// Takes all pods of the cluster out of all EndpointSlices at once.
+    pub fn remove_all(&self) -> Result<()> {
+        self.change(|state| {
+            state.endpoints.clear();
+            Ok(())
+        })
+    }
+
     /// Says of a node whether it has a receiver.
     pub fn set_receiver(&self, node: &str, has: bool) -> Result<()> {
         self.change(|state| {
