@@ -5,14 +5,17 @@
 //! YAML file is often valid YAML. Notices can be lost (kernel limits, file systems without them), so who uses
 //! this looks at everything from time to time as well. Contents are not read here.
 
+mod notices;
+
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use notices::Route;
+use notify::Event;
 use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RemoveKind};
-use notify::{Config, Event, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -35,8 +38,7 @@ pub enum Changed {
 /// Watches one directory for changes of files.
 pub struct DirectoryWatch {
     pending: Arc<Pending>,
-    // Dropped first to last: no event can come once the watcher is gone.
-    _watcher: RecommendedWatcher,
+    _route: Route,
 }
 
 #[derive(Default)]
@@ -65,26 +67,25 @@ impl DirectoryWatch {
         let pending = Arc::new(Pending::default());
         let sink = Arc::clone(&pending);
         let itself = directory.to_owned();
-        let on_event = move |event: notify::Result<Event>| {
+        let on_event = move |event: &notify::Result<Event>| {
             let mut changes = sink.changes.lock().unwrap_or_else(PoisonError::into_inner);
             let before = (changes.anything, changes.files.len(), changes.writing.len());
             match event {
-                Ok(event) => changes.note(&event, &itself, of_interest),
+                Ok(event) => changes.note(event, &itself, of_interest),
                 Err(_) => changes.anything = true,
             }
             if before != (changes.anything, changes.files.len(), changes.writing.len()) {
                 sink.arrived.notify_one();
             }
         };
-        let mut watcher = RecommendedWatcher::new(on_event, Config::default())?;
+        let route = Route::new(on_event)?;
         if let Some(parent) = directory.parent().filter(|parent| parent.is_dir()) {
-            watcher.watch(parent, RecursiveMode::NonRecursive)?;
+            route.watch(parent, false)?;
         }
         if directory.is_dir() {
-            let mode = if deep { RecursiveMode::Recursive } else { RecursiveMode::NonRecursive };
-            watcher.watch(directory, mode)?;
+            route.watch(directory, deep)?;
         }
-        Ok(Self { pending, _watcher: watcher })
+        Ok(Self { pending, _route: route })
     }
 
     /// Waits for the next batch. Cancelling loses nothing.
@@ -266,6 +267,36 @@ mod tests {
         fs::write(&hidden, "y").unwrap();
         fs::rename(&hidden, &a).unwrap();
         assert_eq!(next(&mut watch).await, files(&[&a]));
+    }
+
+    /// What the kernel limits: inotify instances of this process.
+    fn instances() -> usize {
+        let links =
+            fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+        links.filter(|link| link.to_string_lossy() == "anon_inode:inotify").count()
+    }
+
+    #[tokio::test]
+    async fn many_directories_take_one_instance_and_hear_of_their_own_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots: Vec<PathBuf> =
+            (0..20).map(|number| dir.path().join(format!("cluster-{number}"))).collect();
+        roots.iter().for_each(|root| fs::create_dir(root).unwrap());
+        let mut watches: Vec<_> =
+            roots.iter().map(|root| DirectoryWatch::new(root, true, yaml).unwrap()).collect();
+        // That of another test may take a moment to end.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while instances() != 1 {
+            assert!(Instant::now() < deadline, "{} instances", instances());
+            tokio::task::yield_now().await;
+        }
+        // Others come and go.
+        drop(watches.pop());
+        let path = roots[7].join("a.yaml");
+        fs::write(&path, "x").unwrap();
+        assert_eq!(next(&mut watches[7]).await, files(&[&path]));
+        let nothing = tokio::time::timeout(Duration::from_millis(100), watches[8].changed()).await;
+        assert!(nothing.is_err(), "a neighbour's file: {nothing:?}");
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use crate::directory::{Changed, DirectoryWatch};
 
 /// Everything is looked at this often even where no change is reported.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// The same while the source can't be read.
+/// The same while the source can't be read, or the kernel reports no changes.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a cluster's source has.
@@ -66,12 +66,15 @@ pub fn follow(
 
 async fn run(mut manifests: Manifests, root: PathBuf, sender: watch::Sender<Arc<SourceState>>) {
     let mut watch = None;
+    let mut first = true;
     let mut changed = Changed::Anything;
     loop {
         // Anew before each full look: directories that came since are watched from now on, and what changes
         // between watching and looking is seen by one of the two.
         if changed == Changed::Anything {
-            watch = listen(&root);
+            let heard = watch.is_some();
+            watch = listen(&root, heard || first);
+            first = false;
         }
         let job = move || {
             manifests.refresh(&changed);
@@ -84,7 +87,7 @@ async fn run(mut manifests: Manifests, root: PathBuf, sender: watch::Sender<Arc<
         if *sender.borrow() != state {
             sender.send_replace(state);
         }
-        let period = if manifests.reachable() { LOOK_AGAIN } else { TRY_AGAIN };
+        let period = if manifests.reachable() && watch.is_some() { LOOK_AGAIN } else { TRY_AGAIN };
         changed = tokio::select! {
             changed = next(&mut watch, period) => changed,
             () = sender.closed() => return,
@@ -92,11 +95,14 @@ async fn run(mut manifests: Manifests, root: PathBuf, sender: watch::Sender<Arc<
     }
 }
 
-/// Where the kernel refuses, changes are seen when everything is looked at again.
-fn listen(root: &std::path::Path) -> Option<DirectoryWatch> {
-    DirectoryWatch::new(root, true, is_manifest)
-        .inspect_err(|error| tracing::warn!(%error, directory = %root.display(), "changes are noticed late"))
-        .ok()
+/// Where the kernel refuses, changes are seen when everything is looked at again. That is said once.
+fn listen(root: &std::path::Path, say: bool) -> Option<DirectoryWatch> {
+    let warn = |error: &notify::Error| {
+        if say {
+            tracing::warn!(%error, directory = %root.display(), "changes are noticed up to {TRY_AGAIN:?} late");
+        }
+    };
+    DirectoryWatch::new(root, true, is_manifest).inspect_err(warn).ok()
 }
 
 async fn next(watch: &mut Option<DirectoryWatch>, period: Duration) -> Changed {
