@@ -7,6 +7,8 @@ mod agent;
 mod explained;
 #[path = "steering/health.rs"]
 mod health;
+#[path = "steering/killed.rs"]
+mod killed;
 #[path = "steering/served.rs"]
 mod served;
 #[path = "steering/serving.rs"]
