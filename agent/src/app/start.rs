@@ -11,7 +11,9 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Error, Options, Status, capacities, demand::Sampler, interfaces::Interface, settings};
+use super::{
+    Error, Options, Status, capacities, demand::Sampler, interfaces::Interface, settings, turn::Failure,
+};
 use crate::{
     config::{self, Config, ConfigWatch, types::Role},
     dataplane::{Dataplane, Instance, Lock, Sweep, routes},
@@ -48,7 +50,9 @@ pub(super) struct Stages {
     pub(super) dataplane: Dataplane,
     pub(super) sweep: Option<Sweep>,
     pub(super) interfaces: Vec<Interface>,
-    pub(super) failure: Option<String>,
+    pub(super) failure: Option<Failure>,
+    /// Something that was planned was carried out to its end.
+    pub(super) filled: bool,
     pub(super) due: Option<Duration>,
     pub(super) status: watch::Sender<Arc<Status>>,
     pub(super) started: Instant,
@@ -107,6 +111,7 @@ impl Stages {
             dataplane,
             interfaces: config.node.interfaces.iter().map(|name| Interface::new(&name.0)).collect(),
             failure: None,
+            filled: false,
             due: None,
             status,
             started,

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use fairlead_core::{
     model::merge,
-    planner::{Inputs, Installed, Plan, PlanError, diff},
+    planner::{Full, Inputs, Installed, Plan, PlanError, diff},
 };
 
 use super::start::Stages;
@@ -13,22 +13,57 @@ use crate::dataplane;
 /// After a failure, when to try again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
+/// Why the kernel's tables are not as planned.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) what: String,
+    /// They are whole all the same, and serve what they have.
+    serves: bool,
+}
+
 impl Stages {
+    /// Whether the kernel's tables have something whole to serve from: one service too many must not take a node out of
+    /// use that serves all others.
+    pub(super) fn serves(&self) -> bool {
+        self.failure.as_ref().is_none_or(|failure| failure.serves && self.filled)
+    }
+
     /// Brings the kernel's tables in line with the inputs as they are now.
     pub(super) fn turn(&mut self) {
         self.plan();
         let now = self.now();
         let Some(planned) = &self.planned else { return };
         self.due = None;
-        self.failure = match diff(&planned.tables, &self.installed, now) {
+        let failure = match diff(&planned.tables, &self.installed, now) {
             Ok(plan) => self.carry_out(&plan),
-            Err(PlanError::Full(full)) => {
-                self.due = Some(full.retry_at.unwrap_or(now + TRY_AGAIN));
-                Some(format!("nothing was changed, the former state serves on: {full}"))
-            }
+            Err(PlanError::Full(full)) => Some(self.refuse_new(&full)),
+        };
+        self.filled |= failure.is_none();
+        if let Some(failure) = failure.as_ref().filter(|failure| self.failure.as_ref() != Some(failure)) {
+            tracing::error!("{}", failure.what);
         }
-        .inspect(|failure| tracing::error!("{failure}"));
+        self.failure = failure;
         self.publish();
+    }
+
+    /// There is no room for all of it: what is served already follows its endpoints, what would be new is left out.
+    fn refuse_new(&mut self, full: &Full) -> Failure {
+        let now = self.now();
+        let known = self.planned.as_ref().map(|planned| planned.tables.without_new(&self.installed));
+        // Of an agent before this one.
+        self.filled |= known.as_ref().is_some_and(|known| !known.services.is_empty());
+        let serves = match known.map(|known| diff(&known, &self.installed, now)) {
+            Some(Ok(plan)) => {
+                if let Some(failure) = self.carry_out(&plan).filter(|failure| !failure.serves) {
+                    return failure;
+                }
+                "what is new is refused as a whole, what was served before goes on"
+            }
+            _ => "nothing was changed, the former state serves on",
+        };
+        let again = full.retry_at.unwrap_or(now + TRY_AGAIN);
+        self.due = self.due.into_iter().chain([again]).min();
+        Failure { what: format!("{serves}: {full}"), serves: true }
     }
 
     /// Inputs to tables, and what follows from them for the stages before.
@@ -48,19 +83,20 @@ impl Stages {
     }
 
     /// Carries a plan out; what went wrong, if anything did.
-    fn carry_out(&mut self, plan: &Plan) -> Option<String> {
+    fn carry_out(&mut self, plan: &Plan) -> Option<Failure> {
         for action in &plan.actions {
             if let Err(error) = self.dataplane.apply(action) {
                 self.due = Some(self.now() + TRY_AGAIN);
                 self.read_back();
-                return Some(format!("the kernel's tables were not changed to the end: {error}"));
+                let what = format!("the kernel's tables were not changed to the end: {error}");
+                return Some(Failure { what, serves: false });
             }
             let now = self.started.elapsed();
             self.installed.apply(action, now);
         }
         self.installed.settle(plan);
         self.due = plan.due;
-        plan.waits_for.map(|full| format!("waiting for room: {full}"))
+        plan.waits_for.map(|full| Failure { what: format!("waiting for room: {full}"), serves: true })
     }
 
     /// Reads the kernel's tables back; the next plan repairs what is not as it was.

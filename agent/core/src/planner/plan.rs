@@ -213,7 +213,7 @@ impl fmt::Display for Full {
         write!(f, "{} is full: {} of {} entries needed", self.map, self.needed, self.capacity)?;
         match self.retry_at {
             Some(_) => f.write_str("; some become free shortly"),
-            None => f.write_str("; raise its capacity in the configuration"),
+            None => write!(f, "; raise capacities.{} in the configuration", self.map.capacity()),
         }
     }
 }
@@ -235,6 +235,21 @@ pub enum Map {
     Deliveries,
     /// `GATEWAYS`.
     Gateways,
+}
+
+impl Map {
+    /// The field of `capacities` in the configuration that says how large it is.
+    #[must_use]
+    pub const fn capacity(self) -> &'static str {
+        match self {
+            Self::Services | Self::ServiceIds => "services",
+            Self::Slots => "slots",
+            Self::Backends => "backends",
+            Self::Hops => "hops",
+            Self::Deliveries => "deliveries",
+            Self::Gateways => "gateways",
+        }
+    }
 }
 
 impl fmt::Display for Map {

@@ -40,8 +40,11 @@ pub fn diff(wanted: &Tables, installed: &Installed, now: Duration) -> Result<Pla
     if let Some(full) = too_much(wanted, installed) {
         return Err(full.into());
     }
-    // It would fit, but for what is in the way. If that can go now, let it go first.
-    let mut work = Work::new(wanted, installed, now);
+    // It would fit, but for what is in the way: former rings and what is not wanted any more. So that goes first, and of
+    // what serves already as much follows as there is room for now: a node's end may change every ring at once.
+    let spare = full.map != Map::Backends;
+    let mut work = Work { spare, only_live: true, ..Work::new(wanted, installed, now) };
+    let _the_rest_waits = work.add();
     work.delete();
     let mut plan = work.finish();
     if plan.is_empty() {
@@ -67,6 +70,8 @@ struct Work<'a> {
     moved_or_new: BTreeSet<ServiceKey>,
     /// Whether regions get room for more backends than they have.
     spare: bool,
+    /// Whether nothing is added but what services need that are there already.
+    only_live: bool,
 }
 
 impl<'a> Work<'a> {
@@ -82,10 +87,11 @@ impl<'a> Work<'a> {
             settled: Vec::new(),
             moved_or_new: BTreeSet::new(),
             spare: true,
+            only_live: false,
         }
     }
 
-    /// Everything that makes something reachable.
+    /// Everything that makes something reachable; where there is no room, that which comes before.
     fn add(&mut self) -> Result<(), Full> {
         for &bucket in &self.installed.misflagged {
             if self.installed.buckets[bucket as usize].overflowed == 0 {
@@ -99,9 +105,16 @@ impl<'a> Work<'a> {
             if links_same && live.is_some_and(|live| live.settled.as_ref() == Some(table)) {
                 continue;
             }
-            self.service(key, table, live)?;
+            if self.only_live && live.is_none() {
+                continue;
+            }
+            let before = self.actions.len();
+            if let Err(full) = self.service(key, table, live) {
+                self.actions.truncate(before);
+                return Err(full);
+            }
         }
-        self.receiver()
+        if self.only_live { Ok(()) } else { self.receiver() }
     }
 
     /// What the receiver knows.

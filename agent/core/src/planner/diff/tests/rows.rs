@@ -137,6 +137,7 @@ fn full_tables_are_refused_whole() {
         let PlanError::Full(full) = bench.diff(&wide).unwrap_err();
         assert_eq!((full.map, full.retry_at), (map, None));
         assert!(full.needed > full.capacity, "{full}");
+        assert!(full.to_string().contains(&format!("capacities.{}", map.capacity())), "{full}");
         bench.assert_serves(&held);
     }
     // With exactly what it takes, it fits.
@@ -152,6 +153,47 @@ fn full_tables_are_refused_whole() {
     let mut bench = Bench::new(exact);
     bench.converge(&wide);
     bench.assert_serves(&wide);
+}
+
+#[test]
+fn rings_that_all_change_at_once_take_turns_where_room_is_short() {
+    let mut bench = Bench::new(Capacities { slots: 8 * 251, ..capacities() });
+    bench.converge(&Wish { services: [Some((0b11, 0)); 6], ..Wish::default() }.tables());
+    let wanted = Wish { services: [Some((0b10, 0)); 6], ..Wish::default() }.tables();
+    let mut turns = 0;
+    loop {
+        let plan = match bench.diff(&wanted) {
+            Ok(plan) => plan,
+            Err(PlanError::Full(full)) => {
+                bench.now = full.retry_at.unwrap();
+                continue;
+            }
+        };
+        let switched = kinds(&plan).into_iter().filter(|kind| *kind == "switch").count();
+        bench.carry_out(&plan);
+        if plan.waits_for.is_none() {
+            break;
+        }
+        turns += 1;
+        assert_eq!((switched, plan.waits_for.map(|full| full.map)), (2, Some(Map::Slots)));
+        assert!(turns < 6, "it goes on");
+        bench.now = plan.due.unwrap();
+    }
+    assert_eq!(turns, 2);
+    bench.assert_serves(&wanted);
+}
+
+#[test]
+fn what_serves_follows_its_endpoints_while_something_new_is_refused() {
+    let mut bench = Bench::new(Capacities { slots: 4 * 251, ..capacities() });
+    bench.converge(&Wish::of(0b11).tables());
+    let more = Wish { services: [Some((0b1, 0)); 6], ..Wish::default() }.tables();
+    assert!(bench.diff(&more).is_err());
+    let known = more.without_new(&bench.installed);
+    let keys = |tables: &Tables| tables.services.keys().copied().collect::<Vec<_>>();
+    assert_eq!(keys(&known), keys(&Wish::of(0b11).tables()));
+    bench.converge(&known);
+    bench.assert_serves(&Wish::of(0b1).tables());
 }
 
 #[test]
