@@ -5,6 +5,8 @@
 mod agent;
 #[path = "steering/explained.rs"]
 mod explained;
+#[path = "steering/full.rs"]
+mod full;
 #[path = "steering/health.rs"]
 mod health;
 #[path = "steering/killed.rs"]
