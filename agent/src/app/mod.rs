@@ -141,6 +141,10 @@ async fn steer(stages: &mut Stages) -> Result<(), Error> {
                     tracing::error!("the changed configuration is refused as a whole:\n{}", list(&problems));
                     stages.refuse(&problems);
                 }
+                Reload::Restored => {
+                    tracing::info!("the configuration says again what counts");
+                    stages.refuse(&[]);
+                }
             },
             () = sleep_until(due) => {}
             _ = look.tick() => {

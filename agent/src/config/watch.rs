@@ -23,6 +23,8 @@ pub enum Reload {
     Applied(Arc<Config>),
     /// Was refused as a whole.
     Refused(Vec<ConfigProblem>),
+    /// After a refusal: the file says again what counts.
+    Restored,
 }
 
 /// Follows one configuration file.
@@ -31,6 +33,8 @@ pub struct ConfigWatch {
     current: Arc<Config>,
     /// The text that was judged last, good or bad.
     judged: Option<String>,
+    /// The last word was a refusal.
+    refused: bool,
     watch: Option<DirectoryWatch>,
 }
 
@@ -38,7 +42,7 @@ impl ConfigWatch {
     /// Of the file at `path`, from which `current` was read.
     #[must_use]
     pub fn new(path: &Path, current: Arc<Config>) -> Self {
-        let mut this = Self { path: path.to_owned(), current, judged: None, watch: None };
+        let mut this = Self { path: path.to_owned(), current, judged: None, refused: false, watch: None };
         this.listen();
         this
     }
@@ -72,6 +76,7 @@ impl ConfigWatch {
                 Err(problem) => (self.judged.take().is_some()).then(|| Reload::Refused(vec![problem])),
             };
             if let Some(verdict) = verdict {
+                self.refused = matches!(verdict, Reload::Refused(_));
                 return verdict;
             }
             match &mut self.watch {
@@ -86,14 +91,14 @@ impl ConfigWatch {
         }
     }
 
-    /// `None` where the text says the same as the configuration that counts.
+    /// `None` where the text says the same as the configuration that counts, and nobody needs to hear of it.
     fn judge(&mut self, text: &str) -> Option<Reload> {
         let config = match parse(text, &self.path) {
             Ok(config) => config,
             Err(problems) => return Some(Reload::Refused(problems)),
         };
         if config == *self.current {
-            return None;
+            return self.refused.then_some(Reload::Restored);
         }
         let fixed = fixed_fields(&self.current, &config);
         if fixed.is_empty() {

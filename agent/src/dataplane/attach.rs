@@ -46,8 +46,13 @@ impl Dataplane {
         let egress = self.instance.link(interface, program::EGRESS);
         let ingress = self.instance.link(interface, program::INGRESS);
         // Replies first: an endpoint's answer must find its way back from the first packet on.
-        update_or_attach(self.classifier()?, &egress, interface, mode)?;
-        update_or_attach(self.xdp()?, &ingress, interface, mode)
+        let first = update_or_attach(self.classifier()?, &egress, interface, mode)?;
+        let second = update_or_attach(self.xdp()?, &ingress, interface, mode);
+        if second.is_err() && first == Attached::New {
+            // Nothing is left on an interface that is refused: its link ends with its pin.
+            fs::remove_file(&egress).map_err(Error::pin(&egress))?;
+        }
+        second
     }
 
     /// The links are on the new programs: maps that were built beside others take their place, and what
