@@ -9,8 +9,12 @@ mod explained;
 mod full;
 #[path = "steering/health.rs"]
 mod health;
+#[path = "steering/input.rs"]
+mod input;
 #[path = "steering/killed.rs"]
 mod killed;
+#[path = "steering/node.rs"]
+mod node;
 #[path = "steering/served.rs"]
 mod served;
 #[path = "steering/serving.rs"]

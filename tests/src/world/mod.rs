@@ -206,6 +206,16 @@ impl World {
         Ok(())
     }
 
+    /// Makes the link of a gateway or node again after its `eth0` was deleted: a new interface with the same name and
+    /// addresses, and nothing attached to it.
+    pub fn remake_link(&self, host: &str) -> Result<()> {
+        let nodes = self.layout.nodes.iter().map(|node| &node.host);
+        let found = self.layout.gateways.iter().chain(nodes).find(|known| known.name == host);
+        let found = found.with_context(|| format!("no gateway or node {host}"))?;
+        wiring::wire_again(&self.router.namespace, self.namespace(host)?, found)?;
+        self.restore(host)
+    }
+
     /// From now on this share of the packets from and to these hosts vanishes without a word: 0 none, 100 all.
     pub fn lose(&self, what: &str, percent: u8) -> Result<()> {
         self.hosts(what)?.iter().try_for_each(|host| self.router.lose(host, percent))
@@ -216,6 +226,12 @@ impl World {
     pub fn attach_pass(&self, elf: &[u8], hosts: &[&str]) -> Result<()> {
         let pass = xdp::Pinned::load(elf, "pass", &format!("{}-pass", self.id()))?;
         self.router.attach_xdp(hosts, pass.path())
+    }
+
+    /// Puts that program on a host's own `eth0`, as another XDP user there.
+    pub fn attach_strangers_program(&self, elf: &[u8], host: &str) -> Result<()> {
+        let pass = xdp::Pinned::load(elf, "pass", &format!("{}-stranger", self.id()))?;
+        self.namespace(host)?.ip(&[format!("link set dev eth0 xdpdrv pinned {}", pass.path().display())])
     }
 
     /// The hosts that a name of a host, cluster or region stands for.

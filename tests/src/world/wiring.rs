@@ -68,10 +68,6 @@ pub(super) fn wire(footprint: &Footprint, layout: &Layout) -> Result<Wired> {
 
 /// One line per veth pair, each end made where it belongs.
 fn links(layout: &Layout, wired: &Wired) -> Vec<String> {
-    let pair = |outer: &Namespace, interface: &str, inner: &Namespace| {
-        let (outer, inner) = (outer.name(), inner.name());
-        format!("link add {interface} netns {outer} type veth peer name eth0 netns {inner}")
-    };
     let mut lines = Vec::new();
     let gateways = layout.gateways.iter().zip(&wired.gateways);
     let nodes = layout.nodes.iter().map(|node| &node.host).zip(&wired.nodes);
@@ -83,6 +79,26 @@ fn links(layout: &Layout, wired: &Wired) -> Vec<String> {
         lines.push(pair(&wired.nodes[pod.node], &pod.interface, namespace));
     }
     lines
+}
+
+/// A veth between two namespaces; it is `eth0` in the inner one.
+fn pair(outer: &Namespace, interface: &str, inner: &Namespace) -> String {
+    let (outer, inner) = (outer.name(), inner.name());
+    format!("link add {interface} netns {outer} type veth peer name eth0 netns {inner}")
+}
+
+/// Makes the link of a host again after it was deleted; the router's addresses and routes are left to the router.
+pub(super) fn wire_again(router: &Namespace, namespace: &Namespace, host: &Host) -> Result<()> {
+    ip_batch(&[], &[pair(router, &host.uplink.router_interface, namespace)])?;
+    namespace.ip(&host_lines(host))?;
+    finish_checksums(namespace)
+}
+
+/// A veth leaves checksums to the receiver's good faith; once XDP rewrites or redirects the packet, nobody makes them
+/// good. Real NICs send finished packets, and so does every eth0 here.
+fn finish_checksums(namespace: &Namespace) -> Result<()> {
+    namespace.command("ethtool", &["-K", "eth0", "tx", "off"])?;
+    Ok(())
 }
 
 fn set_up_hosts(layout: &Layout, wired: &Wired) -> Result<()> {
@@ -108,9 +124,7 @@ fn set_up_hosts(layout: &Layout, wired: &Wired) -> Result<()> {
         let set_up = || -> Result<()> {
             while let Some((namespace, lines)) = next() {
                 namespace.ip(&lines)?;
-                // A veth leaves checksums to the receiver's good faith; once XDP rewrites or redirects the packet, nobody
-                // makes them good. Real NICs send finished packets, and so does every eth0 here.
-                namespace.command("ethtool", &["-K", "eth0", "tx", "off"])?;
+                finish_checksums(namespace)?;
             }
             Ok(())
         };

@@ -1,0 +1,117 @@
+//! What happens to a node's interfaces, neighbours and routes while its agent runs.
+
+use std::path::Path;
+use std::time::Duration;
+
+use fairlead_tests::load::Load;
+use fairlead_tests::world::{Federation, Host, PINS, Plan, bpf_elf};
+use serde_json::json;
+
+use crate::served::{NEW_ONLY, PATIENCE, Served, failures, wait, wait_for_requests};
+
+fn gateway(served: &Served) -> &Host {
+    &served.world.layout.gateways[0]
+}
+
+#[test]
+fn an_interface_that_vanishes_and_returns_is_attached_again() {
+    let served = Served::build(&Plan::small(), &Federation::default());
+    served.wait_until_served();
+    let host = gateway(&served);
+    let own = served.world.namespace(&host.name).unwrap();
+    own.ip(&["link del dev eth0".to_owned()]).unwrap();
+    served.wait_for_status("word of it", |status| {
+        status["ready"] == false && status["interfaces"][0]["problem"] == "the interface is gone"
+    });
+    assert!(!served.gateway().is_ready());
+    served.world.remake_link(&host.name).unwrap();
+    served.world.attach_pass(&bpf_elf().unwrap(), &[&host.name]).unwrap();
+    served.wait_for_status("the interface's return", |status| {
+        status["ready"] == true && status["interfaces"][0]["attached"] == true
+    });
+    served.wait_until_served();
+    assert_eq!(served.answering(), served.pods());
+    assert_eq!(served.gateway().ask(&["plan"]).unwrap()["refused"], json!(null));
+}
+
+#[test]
+fn the_interface_of_a_node_vanishes_and_returns() {
+    let served = Served::build(&Plan::small(), &Federation::default());
+    served.wait_until_served();
+    let node = served.node(0);
+    served.world.namespace(node.host()).unwrap().ip(&["link del dev eth0".to_owned()]).unwrap();
+    wait("unreadiness", || !node.is_ready());
+    served.world.remake_link(node.host()).unwrap();
+    node.wait_until_ready(PATIENCE).unwrap();
+    served.wait_until_served();
+    wait("all pods", || served.answering() == served.pods());
+}
+
+#[test]
+fn a_strangers_program_is_neither_replaced_nor_hidden() {
+    let served = Served::build(&Plan::small(), &Federation::default());
+    served.wait_until_served();
+    let agent = served.gateway();
+    agent.process().kill().unwrap();
+    agent.remove_pins().unwrap();
+    let own = served.world.namespace(agent.host()).unwrap();
+    let attached = || {
+        let link = own.command("ip", &["-d", "link", "show", "dev", "eth0"]).unwrap();
+        link.split_once("prog/xdp id ").map(|(_, rest)| rest.split(' ').next().unwrap().to_owned())
+    };
+    wait("a free interface", || attached().is_none());
+    served.world.attach_strangers_program(&bpf_elf().unwrap(), agent.host()).unwrap();
+    let id = attached().expect("it is attached");
+    agent.process().start_again().unwrap();
+    let ended = agent.process().wait(Duration::from_secs(10)).unwrap();
+    assert_eq!(ended.code(), Some(1));
+    let log = agent.process().log();
+    let last = log.lines().last().unwrap_or_default();
+    for words in ["interface eth0", "another XDP program is attached", "bpftool net show dev eth0"] {
+        assert!(last.contains(words), "{last}");
+    }
+    assert!(!agent.is_ready());
+    assert_eq!(attached(), Some(id), "the stranger's program stays");
+    assert!(!Path::new(PINS).join(agent.instance()).join("link-eth0-egress").exists(), "half attached");
+}
+
+#[test]
+fn next_hops_follow_neighbours_and_routes() {
+    let served = Served::build(&Plan::small(), &Federation::default());
+    served.wait_until_served();
+    let host = gateway(&served);
+    let (own, router) = (served.world.namespace(&host.name).unwrap(), &served.world.router.namespace);
+    let load = served.load(NEW_ONLY);
+    wait_for_requests(&load, 30);
+    // The router gets another MAC address, and says so as routers do when they take over from each other.
+    let interface = &host.uplink.router_interface;
+    load.event("neighbour");
+    router.sysctl(&format!("ipv4/conf/{interface}/arp_notify"), "1").unwrap();
+    router.sysctl(&format!("ipv6/conf/{interface}/ndisc_notify"), "1").unwrap();
+    router.ip(&[format!("link set dev {interface} address 02:00:5e:00:00:01")]).unwrap();
+    assert_recovers(&load);
+    // Another next hop on the same link: by another address of the router.
+    let other = "198.51.100.200";
+    router.ip(&[format!("addr add {other}/32 dev {interface}")]).unwrap();
+    load.event("route");
+    for pod in served.world.pods() {
+        own.ip(&[format!("route add {}/32 via {other} dev eth0 onlink", pod.seat.address.0)]).unwrap();
+    }
+    assert_recovers(&load);
+    load.event("route_back");
+    for pod in served.world.pods() {
+        own.ip(&[format!("route del {}/32", pod.seat.address.0)]).unwrap();
+    }
+    assert_recovers(&load);
+    let record = load.stop().unwrap();
+    for report in record.per_event() {
+        assert_eq!(report.failed_after_recovery, 0, "{report:?}: {:?}", failures(&record));
+    }
+}
+
+/// Waits until requests that began more than a second later have ended.
+fn assert_recovers(load: &Load) {
+    let then = load.now() + Duration::from_millis(1_300);
+    wait("later requests", || load.requests_from(0).iter().any(|request| request.started > then));
+    wait_for_requests(load, 40);
+}
