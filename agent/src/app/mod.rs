@@ -6,6 +6,7 @@
 
 mod demand;
 mod interfaces;
+mod remembered;
 mod settings;
 mod start;
 mod status;
@@ -26,6 +27,7 @@ use crate::{
     federation, health,
 };
 
+pub use remembered::last_health;
 pub use settings::{capacities, settings};
 use start::Stages;
 pub use status::{ClusterStatus, InterfaceStatus, STATUS_FILE, Status, read_status};

@@ -12,7 +12,8 @@ use tokio::{
 };
 
 use super::{
-    Error, Options, Status, capacities, demand::Sampler, interfaces::Interface, settings, turn::Failure,
+    Error, Options, Status, capacities, demand::Sampler, interfaces::Interface, remembered::remembered,
+    settings, turn::Failure,
 };
 use crate::{
     config::{self, Config, ConfigWatch, types::Role},
@@ -87,7 +88,7 @@ impl Stages {
             }
         });
         let (targets, to_probe) = watch::channel(Arc::default());
-        let (results, health) = watch::channel(Arc::default());
+        let (results, health) = watch::channel(Arc::new(remembered(&config.state_directory())));
         let prober = prober(config, &mut dataplane, started)?;
         let probes_counted = prober.counters();
         tokio::spawn(prober.run(to_probe, links.clone(), results));

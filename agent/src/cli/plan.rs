@@ -10,19 +10,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use fairlead_abi::{Encap, ServiceKey};
-use fairlead_core::model::{
-    ClusterState, Demand, Health, Model, Probe, ProbeState, Problem, Protocol, merge,
-};
-use fairlead_core::planner::{
-    Action, Inputs, Installed, Links, Planner, Route, ServiceTable, ShardState, Tables, Verdict,
-    WantedBackend, diff,
-};
+use fairlead_core::model::{ClusterState, Demand, Model, Problem, Protocol, merge};
+use fairlead_core::planner::{Action, Inputs, Installed, Links, Planner, Route, Tables, WantedBackend, diff};
 use serde::Serialize;
 
 use super::node::{Node, age, age_text};
 use super::output::Output;
 use super::table::{Cell, Style, Table};
-use crate::app::Status;
+use crate::app::{Status, last_health};
 use crate::config;
 use crate::config::types::Role;
 use crate::federation::{Federation, LastGood};
@@ -147,25 +142,6 @@ fn last_good(node: &Node, cluster: &Arc<str>) -> Result<Option<(String, ClusterS
         let state = ClusterState { reachable: false, shards: restored.shards };
         (age_text(age(restored.written)), state)
     }))
-}
-
-/// The failing endpoints that the agent last knew of, as probe results.
-fn last_health<'a>(tables: impl IntoIterator<Item = &'a ServiceTable>) -> Health {
-    let mut health = Health::default();
-    let bad = Probe { state: ProbeState::Bad, since: Duration::ZERO };
-    for table in tables.into_iter().filter(|table| table.protocol == Some(Protocol::Tcp)) {
-        // In a panic, which of those that aren't needed pass isn't said; that so few do is what made the panic.
-        let panic = table.shards.iter().any(|shard| shard.state == ShardState::Panic);
-        let failing = |verdict| match verdict {
-            Verdict::ProbesFail | Verdict::Panic => true,
-            Verdict::Standby => panic,
-            _ => false,
-        };
-        for backend in table.backends.iter().filter(|backend| failing(backend.verdict)) {
-            health.set(&table.name, backend.endpoint, &table.port_name, bad);
-        }
-    }
-    health
 }
 
 /// The next hops that the maps have.
@@ -387,6 +363,9 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use fairlead_abi::{Address, Backend, Family, Hop, Ring, ServiceEntry};
+
+    use fairlead_core::model::ProbeState;
+    use fairlead_core::planner::{ShardState, Verdict};
 
     use super::super::sample::Sample;
     use super::*;

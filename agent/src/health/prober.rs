@@ -69,7 +69,7 @@ impl Prober {
     }
 
     /// Probes until `targets` has no sender any more. Probes on their way end with it. `links`: how outer destinations
-    /// are reached.
+    /// are reached. What `health` holds at first was known before, and counts until probes say something else.
     pub async fn run(
         self,
         targets: watch::Receiver<Arc<Targets>>,

@@ -50,6 +50,8 @@ pub(super) struct Probing<A> {
     /// Dropped with this, which ends the probes on their way.
     on_their_way: JoinSet<(u64, u64, Outcome)>,
     health: Health,
+    /// What was known before the first targets came.
+    remembered: Arc<Health>,
     publish_at: Option<Instant>,
     published: Option<Instant>,
     tend_at: Instant,
@@ -110,6 +112,7 @@ impl<A: Ask> Probing<A> {
             held_until: None,
             on_their_way: JoinSet::new(),
             health: Health::default(),
+            remembered: Arc::default(),
             publish_at: None,
             published: None,
             tend_at: now,
@@ -121,6 +124,7 @@ impl<A: Ask> Probing<A> {
         mut targets: watch::Receiver<Arc<Targets>>,
         health: watch::Sender<Arc<Health>>,
     ) {
+        self.remembered = Arc::clone(&health.borrow());
         // The first value counts as seen where the receiver is not fresh.
         targets.mark_changed();
         loop {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, btree_map};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fairlead_core::model::{ObjectName, ProbeState, ServiceHealth};
 use tokio::time::Instant;
@@ -12,7 +13,7 @@ use crate::health::ask::Ask;
 use crate::health::counters::set;
 use crate::health::judge::Judge;
 use crate::health::schedule::phase;
-use crate::health::{ServiceTargets, Targets, Way};
+use crate::health::{ServiceTargets, Target, Targets, Way};
 
 impl<A: Ask> Probing<A> {
     /// Takes over what is to be probed from now on.
@@ -39,6 +40,10 @@ impl<A: Ask> Probing<A> {
         for (name, probed) in gone {
             probed.ids.into_iter().for_each(|id| drop(self.forget(id, now)));
             self.refile(&name, now);
+        }
+        if !wanted.services.is_empty() {
+            // What comes later is new.
+            self.remembered = Arc::default();
         }
         set(&self.counters.targets, self.watched.len());
     }
@@ -90,8 +95,10 @@ impl<A: Ask> Probing<A> {
         // with the same address is another endpoint.
         let before = before.and_then(|id| self.forget(id, now));
         let before = before.filter(|before| before.target().pod == target.pod);
-        let (judge, since) =
-            before.map_or_else(Default::default, |before| (Judge::with(before.judge.state()), before.since));
+        let (judge, since) = match before {
+            Some(before) => (Judge::with(before.judge.state()), before.since),
+            None => self.remembered(name, target),
+        };
         let id = self.next_id;
         self.next_id += 1;
         let first = now + phase(self.seed, (name, target.address, &target.port), target.spec.interval);
@@ -99,6 +106,12 @@ impl<A: Ask> Probing<A> {
         let (service, targets) = (name.clone(), Arc::clone(targets));
         self.watched.insert(id, Watched { service, targets, at, judge, since, begun: 0, on_their_way: 0 });
         id
+    }
+
+    fn remembered(&self, name: &ObjectName, target: &Target) -> (Judge, Duration) {
+        let service = self.remembered.services.get(name);
+        let known = service.map(|service| service.get(target.address, &target.port)).unwrap_or_default();
+        (Judge::with(known.state), known.since)
     }
 
     fn forget(&mut self, id: u64, now: Instant) -> Option<Watched> {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fairlead_abi::{Encap, ProbeTarget};
-use fairlead_core::model::{Health, ProbeKind, ProbeState};
+use fairlead_core::model::{Health, ObjectName, Probe, ProbeKind, ProbeState};
 use tokio::sync::watch;
 use tokio::time::{Instant, advance, sleep, timeout};
 
@@ -88,9 +88,18 @@ fn settings() -> Settings {
 }
 
 fn world_with(settings: &Settings, table: Option<Box<dyn ProbeTable>>, targets: Arc<Targets>) -> World {
+    world_that_knows(Health::default(), settings, table, targets)
+}
+
+fn world_that_knows(
+    known: Health,
+    settings: &Settings,
+    table: Option<Box<dyn ProbeTable>>,
+    targets: Arc<Targets>,
+) -> World {
     let (network, counters, started) = (Network::default(), Arc::<Counters>::default(), Instant::now());
     let (targets, wanted) = watch::channel(targets);
-    let (results, health) = watch::channel(Arc::default());
+    let (results, health) = watch::channel(Arc::new(known));
     let numbers = Numbers::new(table, watch::channel(Arc::default()).1);
     let probing = Probing::new(network.clone(), settings, numbers, started, Arc::clone(&counters));
     let task = tokio::spawn(probing.run(wanted, results));
@@ -245,6 +254,22 @@ async fn other_questions_to_the_same_pod_keep_the_verdict_another_pod_does_not()
     assert_eq!(world.state(ip(1)), ProbeState::Bad);
     sleep(300 * MS).await;
     assert!(world.network.questions().iter().any(|question| question.kind == ProbeKind::Http));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_known_before_counts_until_probes_say_something_else() {
+    let mut known = Health::default();
+    let bad = Probe { state: ProbeState::Bad, since: Duration::ZERO };
+    for host in [1, 2, 9] {
+        known.set(&ObjectName::new("shop", "web"), ip(host), &endpoint(host).port, bad);
+    }
+    let mut world = world_that_knows(known, &settings(), None, of_web((1..=3).map(endpoint).collect()));
+    world.network.set(ip(1), Endpoint::Silent);
+    becomes(&mut world.health, ip(3), ProbeState::Good).await;
+    assert_eq!(world.state(ip(9)), ProbeState::Unknown, "it is no target");
+    let since = becomes(&mut world.health, ip(2), ProbeState::Good).await;
+    assert!(since > 200 * MS, "one good answer is not enough: {since:?}");
+    assert_eq!(world.state(ip(1)), ProbeState::Bad);
 }
 
 #[tokio::test(start_paused = true)]
