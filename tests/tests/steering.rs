@@ -19,3 +19,5 @@ mod node;
 mod served;
 #[path = "steering/serving.rs"]
 mod serving;
+#[path = "steering/upgrade.rs"]
+mod upgrade;

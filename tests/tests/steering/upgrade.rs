@@ -1,0 +1,126 @@
+//! Agents that end and start again as others: with other tables, from another version, for good.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fairlead_tests::world::{Agent, Federation, PINS, Plan, Process, own_program};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::served::{NEW_ONLY, PATIENCE, Served, assert_nothing_failed, pod_of, wait, wait_for_requests};
+
+fn pins(agent: &Agent) -> PathBuf {
+    Path::new(PINS).join(agent.instance())
+}
+
+/// What is pinned for an instance, without the maps one by one.
+fn pinned(agent: &Agent) -> BTreeSet<String> {
+    let Ok(entries) = fs::read_dir(pins(agent)) else { return BTreeSet::new() };
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// Ends an agent as systemd does, and changes something before it starts again.
+fn restart(agent: &Agent, change: impl Fn()) {
+    agent.process().signal(Signal::SIGTERM).unwrap();
+    assert_eq!(agent.process().wait(PATIENCE).unwrap().code(), Some(0));
+    change();
+    agent.process().start_again().unwrap();
+    agent.wait_until_ready(PATIENCE).unwrap();
+}
+
+/// Three pods, of which one is dead and known to be.
+fn served_without_one() -> Served {
+    let served = Served::build(&Plan::default().region("us-central1", &["a"], 3), &Federation::default());
+    served.wait_until_served();
+    let dead = &served.world.pods()[0];
+    dead.kill().unwrap();
+    wait("the other pods alone", || {
+        served
+            .service
+            .vips
+            .iter()
+            .all(|&vip| (0..60).all(|_| served.ask(vip).is_ok_and(|answer| pod_of(&answer) != dead.name())))
+    });
+    served
+}
+
+fn assert_clean(served: &Served) {
+    for agent in served.agents.iter() {
+        let wanted = ["link-eth0-egress", "link-eth0-ingress", "v1"].map(str::to_owned);
+        assert_eq!(pinned(agent), wanted.into(), "{}", agent.host());
+        wait("tables as planned", || agent.ask(&["plan"]).unwrap()["actions"] == json!([]));
+    }
+}
+
+#[test]
+fn tables_of_other_sizes_are_built_beside_and_swapped() {
+    let served = served_without_one();
+    let load = served.load(NEW_ONLY);
+    wait_for_requests(&load, 20);
+    for agent in served.agents.iter() {
+        for (from, to) in [("slots: 1048576", "slots: 131072"), ("backends: 8192", "backends: 16384")] {
+            restart(agent, || {
+                let text = fs::read_to_string(agent.configuration()).unwrap();
+                assert!(text.contains(from));
+                fs::write(agent.configuration(), text.replace(from, to)).unwrap();
+            });
+            wait_for_requests(&load, 20);
+        }
+        let status = agent.ask(&["status"]).unwrap();
+        let capacity = |name: &str| {
+            let maps = status["maps"].as_array().unwrap().iter();
+            maps.filter(|map| map["map"] == name).map(|map| map["capacity"].clone()).collect::<Value>()
+        };
+        assert_eq!((capacity("SLOTS"), capacity("BACKENDS")), (json!([131_072]), json!([16_384])));
+    }
+    assert_clean(&served);
+    assert_nothing_failed(load);
+}
+
+#[test]
+fn tables_of_another_version_are_built_anew_and_the_others_removed() {
+    let served = served_without_one();
+    let load = served.load(NEW_ONLY);
+    wait_for_requests(&load, 20);
+    // An older version's, then a newer one's: upgrade and rollback. The links hold on to their maps meanwhile.
+    for other in ["v0", "v2"] {
+        for agent in served.agents.iter() {
+            restart(agent, || fs::rename(pins(agent).join("v1"), pins(agent).join(other)).unwrap());
+            wait_for_requests(&load, 20);
+        }
+        assert_clean(&served);
+    }
+    assert_nothing_failed(load);
+}
+
+#[test]
+fn only_with_detach_does_an_agent_take_its_programs_along() {
+    let served = Served::build(&Plan::small(), &Federation::default());
+    served.wait_until_served();
+    let agent = served.gateway();
+    agent.process().signal(Signal::SIGTERM).unwrap();
+    assert_eq!(agent.process().wait(PATIENCE).unwrap().code(), Some(0));
+    assert_eq!(served.answering(), served.pods());
+    assert!(!pinned(agent).is_empty());
+
+    let namespace = served.world.namespace(agent.host()).unwrap();
+    let detaching = Process::start(
+        "an agent that detaches",
+        namespace,
+        &own_program("fairlead", "FAIRLEAD_BIN").unwrap(),
+        &["run", "--detach", "--config", &agent.configuration().display().to_string()],
+        &agent.configuration().with_file_name("detaching.log"),
+    )
+    .unwrap();
+    wait("readiness", || agent.is_ready());
+    assert_eq!(served.answering(), served.pods());
+    detaching.signal(Signal::SIGTERM).unwrap();
+    assert_eq!(detaching.wait(PATIENCE).unwrap().code(), Some(0));
+    assert!(!pins(agent).exists());
+    let link = || namespace.command("ip", &["-d", "link", "show", "dev", "eth0"]).unwrap();
+    wait("an interface without a program", || !link().contains("prog/xdp"));
+    let [vip, _] = served.service.vips[..] else { panic!("two VIPs") };
+    assert!(!served.client().namespace.connects((vip, 80).into(), Duration::from_millis(300)));
+}
