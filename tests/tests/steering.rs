@@ -3,6 +3,8 @@
 
 #[path = "steering/agent.rs"]
 mod agent;
+#[path = "steering/commands.rs"]
+mod commands;
 #[path = "steering/explained.rs"]
 mod explained;
 #[path = "steering/full.rs"]

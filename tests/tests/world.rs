@@ -332,6 +332,30 @@ fn nothing_is_left_after_a_signal() {
 }
 
 #[test]
+fn nothing_is_left_of_a_demo_that_is_interrupted() {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_fairlead-demo"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let id = format!("fl-{}-1", demo.id());
+    // In the midst of it: agents run, and have pinned what would outlive them.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let pins =
+        || traces(&id).into_iter().filter(|trace| fs::exists(format!("{}/{trace}", world::PINS)).unwrap());
+    while pins().count() < 12 {
+        assert!(demo.try_wait().unwrap().is_none(), "the demo has ended");
+        assert!(Instant::now() < deadline, "no agents: {:?}", traces(&id));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let pid = nix::unistd::Pid::from_raw(demo.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    assert_eq!(demo.wait().unwrap().code(), Some(130));
+    assert_eq!(traces(&id), Vec::<String>::new());
+}
+
+#[test]
 fn what_a_killed_run_left_is_removed_by_the_next() {
     let (mut killed, left) = start_child("wait");
     killed.kill().unwrap();

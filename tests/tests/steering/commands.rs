@@ -1,0 +1,173 @@
+//! What the commands print, for people and for programs, with an agent and without, and what they say to wrong input.
+
+use std::fs;
+
+use fairlead_tests::world::{Agent, Condition, Federation, Plan};
+use serde_json::{Value, json};
+
+use crate::served::{Served, wait};
+
+/// What is asked; `explain` has its flow.
+const QUESTIONS: [&[&str]; 7] = [
+    &["status"],
+    &["services"],
+    &["backends"],
+    &["backends", "shop/web"],
+    &["explain", "192.0.2.1:40000", "203.0.113.1:80"],
+    &["plan"],
+    &["counters"],
+];
+
+fn text(agent: &Agent, question: &[&str]) -> String {
+    let configuration = agent.configuration().display().to_string();
+    agent.fairlead(&[question, &["--config", &configuration]].concat()).unwrap()
+}
+
+/// The lines of a table, their columns parted by one space.
+fn lines(text: &str) -> Vec<String> {
+    text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
+#[test]
+fn every_command_answers_people_and_programs_with_and_without_an_agent() {
+    let served = Served::build(&Plan::small(), &Federation::default());
+    served.wait_until_served();
+    let agent = served.gateway();
+    let pid = agent.process().pid().unwrap();
+    wait("the agent's state on disk", || agent.ask(&["status"]).unwrap()["ready"] == true);
+    assert_answers(agent, true);
+    let status = lines(&text(agent, &["status"]));
+    assert!(
+        status[0].starts_with(&format!("agent running, pid {pid}, version 0.1.0, its state is ")),
+        "{status:?}"
+    );
+    for line in [
+        &format!("node {}, gateway, group us-central1", agent.host()),
+        "ready yes",
+        "eth0 native attached",
+        "us-central1-a 1 read",
+    ] {
+        assert!(status.iter().any(|have| have == line), "{line} is not in {status:#?}");
+    }
+
+    agent.process().kill().unwrap();
+    assert_answers(agent, false);
+    let status = lines(&text(agent, &["status"]));
+    assert!(status[0].starts_with("agent not running; forwarding goes on without it"), "{status:?}");
+    let services = text(agent, &["services"]);
+    assert!(services.ends_with("; no agent runs\n"), "{services}");
+
+    // Numbers are the maps' own; names and reasons were the agent's.
+    fs::remove_file(agent.configuration().with_file_name("state").join("status.json")).unwrap();
+    let explained = agent.ask(QUESTIONS[4]).unwrap();
+    assert_eq!((&explained["state_age_seconds"], &explained["backend"]["pod"]), (&Value::Null, &Value::Null));
+    assert!(explained["backend"]["address"].as_str().unwrap().starts_with("198.18.1."), "{explained:#}");
+    assert!(text(agent, QUESTIONS[4]).contains("names and reasons are not known; no agent runs"));
+}
+
+fn assert_answers(agent: &Agent, running: bool) {
+    for question in QUESTIONS {
+        let document = agent.ask(question).unwrap();
+        let told = document.get("agent_running").or_else(|| document["agent"].get("running"));
+        // A plan is what an agent that started now would do: whether one runs is nothing to it.
+        assert!(told == Some(&json!(running)) || question == ["plan"], "{question:?}: {document:#}");
+        let text = text(agent, question);
+        assert!(text.ends_with('\n') && !text.contains('\x1b'), "{question:?}: {text}");
+    }
+    let services = agent.ask(&["services"]).unwrap();
+    let ports: Vec<_> =
+        services["services"].as_array().unwrap().iter().map(|service| &service["taking"]).collect();
+    assert_eq!(ports, [2; 4], "{services:#}");
+    let services = lines(&text(agent, &["services"])).join("\n");
+    for vip in ["203.0.113.1 80/tcp", "203.0.113.1 7/udp", "2001:db8:f::1 80/tcp", "2001:db8:f::1 7/udp"] {
+        assert!(services.contains(vip), "{vip} is not in {services}");
+    }
+    let backends = text(agent, &["backends", "shop/web"]);
+    let explained = text(agent, QUESTIONS[4]);
+    for pod in ["pod-us-central1-a-1", "pod-us-central1-a-2"] {
+        assert!(backends.contains(pod), "{pod} is not in {backends}");
+        assert!(explained.contains(pod), "{pod} is not in {explained}");
+    }
+    assert!(text(agent, &["plan"]).starts_with("nothing would change\n"));
+}
+
+#[test]
+fn wrong_input_is_told_and_fails() {
+    let served = Served::build(&Plan::small(), &Federation::default());
+    served.wait_until_served();
+    let agent = served.gateway();
+    let configuration = agent.configuration().display().to_string();
+    let text = fs::read_to_string(agent.configuration()).unwrap();
+    let nobodys = format!("{configuration}.nobodys.yaml");
+    fs::write(&nobodys, text.replace(agent.instance(), "nobodys")).unwrap();
+    let spoilt = format!("{configuration}.spoilt.yaml");
+    fs::write(&spoilt, text.replace("seed:", "sead:")).unwrap();
+    let own = ["--config", &configuration];
+    let rows: [(&[&str], i32, &str); 11] = [
+        (&["backends", "shop/nothing"], 1, "shop/nothing"),
+        (&["explain", "192.0.2.1:40000", "203.0.113.99:80"], 1, "203.0.113.99"),
+        (&["explain", "192.0.2.1:40000", "203.0.113.1:81"], 1, "81"),
+        (&["explain", "192.0.2.1:40000", "[2001:db8:f::1]:80"], 1, "are of different IP versions"),
+        (&["explain", "192.0.2.256", "203.0.113.1:80"], 2, "192.0.2.256"),
+        (&["explain", "192.0.2.1:99999", "203.0.113.1:80"], 2, "192.0.2.1:99999"),
+        (&["explain", "192.0.2.1"], 2, "VIP[:PORT][/udp]"),
+        (&["stauts"], 2, "stauts"),
+        (&["status", "--config", &nobodys], 1, "no tables of instance nobodys"),
+        (&["status", "--config", &spoilt], 1, "sead"),
+        (&["status", "--config", "/nonexistent.yaml"], 1, "/nonexistent.yaml"),
+    ];
+    for (arguments, code, words) in rows {
+        let all =
+            if arguments.contains(&"--config") { arguments.to_vec() } else { [arguments, &own].concat() };
+        let error = format!("{:#}", agent.fairlead(&all).unwrap_err());
+        assert!(
+            error.contains(&format!("exit status: {code}: ")) && error.contains(words),
+            "{arguments:?}: {error}"
+        );
+    }
+}
+
+#[test]
+fn gateways_of_a_group_steer_alike_however_their_manifests_are_laid_out() {
+    let served = Served::build(
+        &Plan::default().region("us-central1", &["a", "b"], 3).gateways(2),
+        &Federation::default(),
+    );
+    served.wait_until_served();
+    let [one, other] = served.world.gateways_of("us-central1")[..] else { panic!("two gateways") };
+    let (one, other) = (served.agents.of(one), served.agents.of(other));
+    // The other reads the same objects of one cluster as a single file, in the opposite order.
+    let manifests = served.world.manifests("us-central1-a");
+    let laid_out = served.world.directory().join("laid-out");
+    fs::create_dir(&laid_out).unwrap();
+    let lay_out = || {
+        let mut files: Vec<_> =
+            fs::read_dir(manifests.directory()).unwrap().map(|file| file.unwrap().path()).collect();
+        files.retain(|file| !file.file_name().unwrap().to_string_lossy().starts_with('.'));
+        files.sort();
+        let documents: Vec<_> = files.iter().rev().map(|file| fs::read_to_string(file).unwrap()).collect();
+        fs::write(laid_out.join(".new"), documents.join("---\n")).unwrap();
+        fs::rename(laid_out.join(".new"), laid_out.join("all.yaml")).unwrap();
+    };
+    lay_out();
+    let text = fs::read_to_string(other.configuration()).unwrap();
+    let text = text.replace(&manifests.directory().display().to_string(), &laid_out.display().to_string());
+    fs::write(other.configuration(), text).unwrap();
+    let fingerprints = || {
+        let of = |agent: &Agent| agent.ask(&["status"]).unwrap()["fingerprint"].clone();
+        (of(one), of(other))
+    };
+    let (before, _) = fingerprints();
+    manifests.set("pod-us-central1-a-2", Condition::Terminating).unwrap();
+    lay_out();
+    wait("the same other slots", || {
+        let (one, other) = fingerprints();
+        one == other && one != before && one["wanted"] == one["installed"]
+    });
+    // As a new agent makes it, too: histories differ, slots don't.
+    other.process().kill().unwrap();
+    other.process().start_again().unwrap();
+    other.wait_until_ready(crate::served::PATIENCE).unwrap();
+    let (one, other) = fingerprints();
+    assert_eq!(one, other);
+}
