@@ -17,6 +17,8 @@ mod input;
 mod killed;
 #[path = "steering/node.rs"]
 mod node;
+#[path = "steering/places.rs"]
+mod places;
 #[path = "steering/served.rs"]
 mod served;
 #[path = "steering/serving.rs"]

@@ -37,6 +37,8 @@ pub struct Federation {
     pub encapsulation: String,
     /// Distances between regions.
     pub distances: Vec<(String, String, u32)>,
+    /// Nodes are gateways too, by the same interface; who routes VIPs to them is up to the test.
+    pub nodes_are_gateways: bool,
     /// Entries of the kernel's tables, by their name in the file.
     pub capacities: BTreeMap<&'static str, u32>,
     /// More YAML, put at the end of every file: sections that stand nowhere else in it.
@@ -71,6 +73,7 @@ impl Default for Federation {
                 distance("us-central1", "asia-east1", 150),
                 distance("europe-west1", "asia-east1", 250),
             ],
+            nodes_are_gateways: false,
             capacities: CAPACITIES.into(),
             more: String::new(),
         }
@@ -285,6 +288,9 @@ fn configuration_file(
 ) -> String {
     let place = match role {
         Role::Gateway => "roles: [gateway]".to_owned(),
+        Role::Receiver { cluster } if federation.nodes_are_gateways => {
+            format!("cluster: {cluster}\n  roles: [gateway, receiver]")
+        }
         Role::Receiver { cluster } => format!("cluster: {cluster}\n  roles: [receiver]"),
     };
     let capacities: String =
@@ -341,6 +347,11 @@ fn federated(layout: &Layout, world: &Path, federation: &Federation) -> String {
         let zone = zone.map(|cluster| format!("  zone: {}\n", cluster.zone)).unwrap_or_default();
         let (name, region) = (&gateway.name, &gateway.region);
         write!(text, "- name: {name}\n  region: {region}\n{zone}  tunnel: [{v4}, \"{v6}\"]\n")
+            .expect("writing to a string doesn't fail");
+    }
+    for node in layout.nodes.iter().filter(|_| federation.nodes_are_gateways) {
+        let (name, cluster, (v4, v6)) = (&node.host.name, &node.cluster, node.host.uplink.host);
+        write!(text, "- name: {name}\n  cluster: {cluster}\n  tunnel: [{v4}, \"{v6}\"]\n")
             .expect("writing to a string doesn't fail");
     }
     let known = |region: &String| layout.clusters.iter().any(|cluster| cluster.region == *region);
