@@ -80,5 +80,5 @@ fn an_endpoint_that_owns_the_vip_gets_packets_as_they_are() {
         status["problems"].to_string().contains("probes are not believed")
     });
     served.world.pods()[0].start_again().unwrap();
-    served.wait_for_status("no panic", |status| status["problems"].to_string() == "[]");
+    served.wait_for_status("no panic", |status| status["problems"] == serde_json::json!([]));
 }
