@@ -3,6 +3,8 @@
 
 #[path = "steering/agent.rs"]
 mod agent;
+#[path = "steering/clocks.rs"]
+mod clocks;
 #[path = "steering/commands.rs"]
 mod commands;
 #[path = "steering/explained.rs"]

@@ -99,7 +99,7 @@ impl Status {
     pub(super) fn starting(config: &Config) -> Self {
         let role = |role, name: &str| config.has(role).then(|| name.to_owned());
         Self {
-            written: SystemTime::now(),
+            written: time_to_tell(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi: fairlead_abi::ABI,
@@ -146,7 +146,7 @@ impl Stages {
         });
         let usage = self.installed.usage().into_iter().map(|(map, used, size)| (map.to_string(), used, size));
         let status = Status {
-            written: SystemTime::now(),
+            written: time_to_tell(),
             group: self.declared.here.group.to_string(),
             program: self.dataplane.tag().ok(),
             ready: attached && tables.is_some() && ways.any() && self.serves(),
@@ -163,6 +163,11 @@ impl Stages {
         };
         self.status.send_replace(Arc::new(status));
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "for people: how old a status is")]
+fn time_to_tell() -> SystemTime {
+    SystemTime::now()
 }
 
 /// How the wanted outer destinations are reached.

@@ -170,6 +170,7 @@ fn kind_of(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
 }
 
 /// Seconds since then; 0 where the clock was set back.
+#[expect(clippy::disallowed_methods, reason = "for people: how old something is")]
 pub(super) fn age(then: SystemTime) -> u64 {
     SystemTime::now().duration_since(then).map_or(0, |age| age.as_secs())
 }

@@ -219,7 +219,7 @@ fn event(rng: &mut Rng, roles: u32) -> Event {
 }
 
 fn rand_seed() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap();
     Rng::new(now.as_nanos() as u64).next()
 }
 
