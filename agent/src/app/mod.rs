@@ -115,6 +115,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     }
     admin.abort();
     keeper.abort();
+    status::keep_last(&config.state_directory(), &stages);
     if options.detach {
         stages.dataplane.instance().remove()?;
         tracing::info!("programs detached, pins removed");

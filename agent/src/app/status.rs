@@ -215,6 +215,13 @@ pub(super) async fn keep(directory: PathBuf, mut status: watch::Receiver<Arc<Sta
     }
 }
 
+/// Writes the latest status at the end, for the commands and the next agent.
+pub(super) fn keep_last(directory: &Path, stages: &Stages) {
+    if let Err(error) = write_status(directory, &stages.status.borrow()) {
+        tracing::warn!(%error, "the last status is not kept; commands show an old one");
+    }
+}
+
 fn write_status(directory: &Path, status: &Status) -> std::io::Result<()> {
     let temporary = directory.join(".status.new");
     let file = std::io::BufWriter::new(fs::File::create(&temporary)?);

@@ -88,6 +88,9 @@ impl Dataplane {
         let staged = current.exists() && !fits(&current, capacities);
         let folder = if staged { instance.staging() } else { current };
         fs::create_dir_all(&folder).map_err(Error::pin(&folder))?;
+        if staged {
+            take_along(&instance.maps(), &folder, capacities)?;
+        }
         let ebpf = load(&folder, programs, settings, capacities)?;
         Ok(Self {
             services: mapped(&ebpf, map::SERVICES)?,
@@ -142,6 +145,27 @@ fn fits(folder: &Path, capacities: &Capacities) -> bool {
             .and_then(|map| map.info())
             .is_ok_and(|info| info.max_entries() == *entries)
     })
+}
+
+/// Pins the maps that no plan fills in the new folder too, where their sizes stay: flows that are half open at the swap,
+/// probes on their way and counters know nothing of it.
+fn take_along(current: &Path, folder: &Path, capacities: &Capacities) -> Result<(), Error> {
+    let sizes = [
+        (map::FLOWS, Some(capacities.flows)),
+        (map::HALF_OPEN, Some(capacities.half_open)),
+        (map::PROBES, Some(capacities.probes)),
+        (map::DROPS, None),
+    ];
+    for (name, wanted) in sizes {
+        // A folder that was left half built may lack some.
+        let Ok(data) = MapData::from_pin(current.join(name)) else { continue };
+        let entries = data.info().map_err(Error::map(name))?.max_entries();
+        if wanted.is_none_or(|wanted| wanted == entries) {
+            let path = folder.join(name);
+            data.pin(&path).map_err(|error| Error::Pin { path, source: std::io::Error::other(error) })?;
+        }
+    }
+    Ok(())
 }
 
 fn load(
