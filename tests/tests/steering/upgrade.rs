@@ -5,11 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fairlead_tests::load::{Failure, Kind, Request};
 use fairlead_tests::world::{Agent, Federation, PINS, Plan, Process, own_program};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::served::{NEW_ONLY, PATIENCE, Served, assert_nothing_failed, pod_of, wait, wait_for_requests};
+use crate::served::{
+    NEW_ONLY, PATIENCE, Served, assert_nothing_failed, failures, pod_of, wait, wait_for_requests,
+};
 
 fn pins(agent: &Agent) -> PathBuf {
     Path::new(PINS).join(agent.instance())
@@ -92,7 +95,13 @@ fn tables_of_another_version_are_built_anew_and_the_others_removed() {
         }
         assert_clean(&served);
     }
-    assert_nothing_failed(load);
+    // Flows can't be taken along into another layout: a handshake that is half done at the moment of a receiver's swap has
+    // to be made again by its client, later than this load waits. Nothing else may fail, and at most one of each family.
+    let record = load.stop().unwrap();
+    let is_handshake = |r: &&Request| r.kind == Kind::NewConnection && r.outcome == Err(Failure::Timeout);
+    let failed: Vec<_> = record.requests.iter().filter(|request| request.outcome.is_err()).collect();
+    assert!(record.requests.len() > 80, "{} requests prove nothing", record.requests.len());
+    assert!(failed.iter().all(is_handshake) && failed.len() <= 2 * 2, "{:?}", failures(&record));
 }
 
 #[test]
