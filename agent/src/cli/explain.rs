@@ -156,7 +156,8 @@ fn at<'r>(
     endpoints: &'r [BackendRow],
     slot: u32,
 ) -> Result<&'r BackendRow, DropReason> {
-    let Some(slot) = picture.ring(entry).get(slot as usize) else { return Err(DropReason::Inconsistent) };
+    let ring = picture.ring(entry);
+    let slot = ring.get(slot as usize).ok_or(DropReason::Inconsistent)?;
     let member = service.at(entry.backends + u32::from(slot.current)).ok_or(DropReason::NoBackend)?;
     let row = endpoints.iter().find(|row| row.installed && row.address == Some(member.outer));
     row.ok_or(DropReason::NoBackend)

@@ -3,6 +3,7 @@
 //! The maps are right about where packets go; the agent's status only adds names and reasons. Where the two differ,
 //! [`Service::differences`] says so.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use fairlead_abi::{
     Slot,
 };
 use fairlead_core::model::Protocol;
-use fairlead_core::planner::{Capacities, Installed, NotTaken, Raw, ServiceTable, WantedBackend};
+use fairlead_core::planner::{Capacities, Installed, NotTaken, Raw, ReadSlots, ServiceTable, WantedBackend};
 
 use crate::config::Config;
 use crate::dataplane::Counters;
@@ -73,7 +74,7 @@ impl Places {
 /// All tables, joined.
 pub(super) struct Picture<'a> {
     pub(super) installed: Installed,
-    slots: &'a [Slot],
+    slots: &'a dyn ReadSlots,
     hops: &'a [Hop],
     tables: BTreeMap<ServiceKey, &'a ServiceTable>,
     pub(super) places: Places,
@@ -179,7 +180,7 @@ impl<'a> Picture<'a> {
     fn held(&self, key: &ServiceKey, entry: &ServiceEntry) -> (BTreeMap<u32, u32>, u32) {
         let known: BTreeSet<u32> = self.installed.backends_of(key).map(|(index, _)| index).collect();
         let (mut held, mut unresolved) = (BTreeMap::new(), 0);
-        for slot in self.ring(entry) {
+        for slot in &*self.ring(entry) {
             let index = entry.backends + u32::from(slot.current);
             if known.contains(&index) {
                 *held.entry(index).or_default() += 1;
@@ -191,9 +192,8 @@ impl<'a> Picture<'a> {
     }
 
     /// The slots of a service.
-    pub(super) fn ring(&self, entry: &ServiceEntry) -> &'a [Slot] {
-        let first = entry.ring.first_slot as usize;
-        self.slots.get(first..first.saturating_add(entry.ring.size as usize)).unwrap_or_default()
+    pub(super) fn ring(&self, entry: &ServiceEntry) -> Cow<'a, [Slot]> {
+        self.slots.block(entry.ring.first_slot, entry.ring.size)
     }
 }
 

@@ -38,12 +38,7 @@ impl Dataplane {
             Action::ClearBackend { index } => {
                 self.backends.write(*index, &fairlead_abi::Backend::default(), [HOP_WORD, 0, 1])
             }
-            Action::WriteSlots { first, slots } => {
-                for (index, slot) in (*first..).zip(slots.iter()) {
-                    self.slots.write(index, &slot, [0])?;
-                }
-                Ok(())
-            }
+            Action::WriteSlots { first, slots } => self.slots.fill(*first, slots.iter()),
             Action::PublishEntry { bucket, entry, value, .. } => self.publish(*bucket, *entry, value),
             Action::UnpublishEntry { bucket, entry } => self.store_entry(*bucket, *entry, TAG_WORD, 0),
             Action::SwitchRing { bucket, entry, ring } => {

@@ -13,7 +13,7 @@ use aya::{
 };
 use fairlead_abi::{Backend, Bucket, Hop, Settings, Slot, map, program};
 
-use super::{Error, Instance, mapped::Mapped, pins};
+use super::{Error, Instance, mapped::Mapped, pins, window::Windowed};
 
 /// The ELF that `cargo xtask build-ebpf` made.
 static ELF: &[u8] = aya::include_bytes_aligned!(env!("FAIRLEAD_BPF"));
@@ -66,7 +66,7 @@ pub struct Dataplane {
     pub(super) instance: Instance,
     pub(super) ebpf: Ebpf,
     pub(super) services: Mapped<Bucket>,
-    pub(super) slots: Mapped<Slot>,
+    pub(super) slots: Windowed<Slot>,
     pub(super) backends: Mapped<Backend>,
     pub(super) hops: Mapped<Hop>,
     /// The maps stand beside others that are still in use.
@@ -94,7 +94,7 @@ impl Dataplane {
         let ebpf = load(&folder, programs, settings, capacities)?;
         Ok(Self {
             services: mapped(&ebpf, map::SERVICES)?,
-            slots: mapped(&ebpf, map::SLOTS)?,
+            slots: Windowed::new(map::SLOTS, array(&ebpf, map::SLOTS)?)?,
             backends: mapped(&ebpf, map::BACKENDS)?,
             hops: mapped(&ebpf, map::HOPS)?,
             instance: instance.clone(),
@@ -215,8 +215,12 @@ fn known(name: &str) -> &'static str {
 }
 
 fn mapped<T: aya::Pod>(ebpf: &Ebpf, name: &'static str) -> Result<Mapped<T>, Error> {
+    Mapped::new(name, array(ebpf, name)?, true)
+}
+
+fn array<'e>(ebpf: &'e Ebpf, name: &'static str) -> Result<&'e MapData, Error> {
     match ebpf.map(name) {
-        Some(Map::Array(data)) => Mapped::new(name, data, true),
+        Some(Map::Array(data)) => Ok(data),
         _ => Err(missing(name)),
     }
 }

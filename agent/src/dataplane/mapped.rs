@@ -2,14 +2,18 @@
 //! packet sees as whole 64-bit words.
 
 use std::{
+    borrow::Cow,
     marker::PhantomData,
     num::NonZeroUsize,
-    os::fd::AsFd,
+    ops::Range,
+    os::fd::{AsFd, BorrowedFd},
     ptr::NonNull,
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use aya::{Pod, maps::MapData};
+use fairlead_abi::Slot;
+use fairlead_core::planner::ReadSlots;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::Error;
@@ -34,21 +38,28 @@ impl<T: Pod> Mapped<T> {
 
     /// Maps all elements of `map`.
     pub(super) fn new(name: &'static str, map: &MapData, writable: bool) -> Result<Self, Error> {
+        let length = length::<T>(name, map)?;
+        Self::part(name, map.fd().as_fd(), 0..length, writable)
+    }
+
+    /// Maps some elements of the array behind `map`; the first one begins a page.
+    pub(super) fn part(
+        name: &'static str,
+        map: BorrowedFd<'_>,
+        elements: Range<usize>,
+        writable: bool,
+    ) -> Result<Self, Error> {
         const { assert!(size_of::<T>().is_multiple_of(8)) }
-        let info = map.info().map_err(Error::map(name))?;
-        if info.value_size() as usize != size_of::<T>() {
-            let what = format!("values of {} bytes, {} expected", info.value_size(), size_of::<T>());
-            return Err(Error::Shape { map: name, what });
-        }
-        let length = info.max_entries() as usize;
-        let bytes = NonZeroUsize::new(length * size_of::<T>())
-            .ok_or_else(|| Error::Shape { map: name, what: "it has no entries".into() })?;
+        let shape = |what: String| Error::Shape { map: name, what };
+        let length = elements.len();
+        let bytes =
+            NonZeroUsize::new(length * size_of::<T>()).ok_or_else(|| shape("it has no entries".into()))?;
+        let offset = i64::try_from(elements.start * size_of::<T>()).map_err(|_| shape("too large".into()))?;
         let access =
             if writable { ProtFlags::PROT_READ | ProtFlags::PROT_WRITE } else { ProtFlags::PROT_READ };
         // SAFETY: a new mapping at an address of the kernel's choice.
-        let start = unsafe { mmap(None, bytes, access, MapFlags::MAP_SHARED, map.fd().as_fd(), 0) }.map_err(
-            |errno| Error::Shape { map: name, what: format!("can't be mapped into memory: {errno}") },
-        )?;
+        let start = unsafe { mmap(None, bytes, access, MapFlags::MAP_SHARED, map, offset) }
+            .map_err(|errno| shape(format!("can't be mapped into memory: {errno}")))?;
         Ok(Self { name, start: start.cast(), length, writable, elements: PhantomData })
     }
 
@@ -76,6 +87,26 @@ impl<T: Pod> Mapped<T> {
         Ok(())
     }
 
+    /// Writes elements of one word from `first` on.
+    pub(super) fn fill(
+        &mut self,
+        first: usize,
+        values: impl ExactSizeIterator<Item = T>,
+    ) -> Result<(), Error> {
+        const { assert!(size_of::<T>() == 8) }
+        let end = first.saturating_add(values.len());
+        if end > self.length || !self.writable {
+            return Err(Error::Bounds { map: self.name, index: end as u64 });
+        }
+        // SAFETY: within the mapping and aligned, as in `word`.
+        let start = unsafe { self.start.as_ptr().add(first) }.cast::<u64>();
+        for (at, value) in values.enumerate().take(end - first) {
+            // SAFETY: as above. Only atomically written.
+            unsafe { AtomicU64::from_ptr(start.add(at)) }.store(word_of(&value, 0), Ordering::Release);
+        }
+        Ok(())
+    }
+
     /// Writes a whole element word by word, in the order that `order` gives.
     pub(super) fn write(
         &mut self,
@@ -83,11 +114,17 @@ impl<T: Pod> Mapped<T> {
         value: &T,
         order: impl IntoIterator<Item = usize>,
     ) -> Result<(), Error> {
-        let words = words_of(value);
         for word in order {
-            self.store(index, word, words[word])?;
+            self.store(index, word, word_of(value, word))?;
         }
         Ok(())
+    }
+}
+
+impl ReadSlots for Mapped<Slot> {
+    fn block(&self, first: u32, count: u32) -> Cow<'_, [Slot]> {
+        let end = (first as usize).saturating_add(count as usize).min(self.length);
+        Cow::Borrowed(self.elements().get(first as usize..end).unwrap_or_default())
     }
 }
 
@@ -99,9 +136,19 @@ impl<T> Drop for Mapped<T> {
     }
 }
 
-/// A plain value as words in memory order.
-pub(super) fn words_of<T: Pod>(value: &T) -> Vec<u64> {
-    let count = size_of::<T>() / 8;
-    // SAFETY: `T` is plain data of `count` words; reads of any alignment.
-    (0..count).map(|word| unsafe { (&raw const *value).cast::<u64>().add(word).read_unaligned() }).collect()
+/// How many elements an array has, where they are `T`s.
+pub(super) fn length<T>(name: &'static str, map: &MapData) -> Result<usize, Error> {
+    let info = map.info().map_err(Error::map(name))?;
+    if info.value_size() as usize != size_of::<T>() {
+        let what = format!("values of {} bytes, {} expected", info.value_size(), size_of::<T>());
+        return Err(Error::Shape { map: name, what });
+    }
+    Ok(info.max_entries() as usize)
+}
+
+/// One word of a plain value, in memory order.
+fn word_of<T: Pod>(value: &T, word: usize) -> u64 {
+    assert!(word < size_of::<T>() / 8, "a value has so many words");
+    // SAFETY: `T` is plain data and has this word; reads of any alignment.
+    unsafe { (&raw const *value).cast::<u64>().add(word).read_unaligned() }
 }

@@ -16,6 +16,7 @@ mod owners;
 mod pins;
 mod probes;
 pub mod routes;
+mod window;
 
 pub use attach::{Attached, Mode};
 pub use counters::Counters;

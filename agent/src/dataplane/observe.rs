@@ -20,7 +20,7 @@ impl Dataplane {
         let gateways = LpmTrie::try_from(self.map(map::GATEWAYS)?).map_err(Error::map(map::GATEWAYS))?;
         Ok(Raw {
             buckets: self.services.elements(),
-            slots: self.slots.elements(),
+            slots: &self.slots,
             backends: self.backends.elements(),
             hops: self.hops.elements(),
             deliveries: read_deliveries(&deliveries)?,
@@ -63,7 +63,7 @@ impl View {
     pub fn observe(&self) -> Result<Raw<'_>, Error> {
         Ok(Raw {
             buckets: self.services.elements(),
-            slots: self.slots.elements(),
+            slots: &self.slots,
             backends: self.backends.elements(),
             hops: self.hops.elements(),
             deliveries: read_deliveries(&self.deliveries)?,

@@ -7,6 +7,7 @@
 pub mod convert;
 mod last_good;
 mod manifests;
+mod names;
 mod problem;
 pub mod source;
 mod store;

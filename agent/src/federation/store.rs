@@ -17,8 +17,8 @@ pub struct Store {
     /// Services of ours, without endpoints.
     services: BTreeMap<ObjectName, Arc<ShardSpec>>,
     slices: HashMap<ObjectName, Arc<Slice>>,
-    /// The slices of each service, also of those that are not ours (yet).
-    slices_of: HashMap<ObjectName, BTreeSet<ObjectName>>,
+    /// The slices of each service, sorted; also of those that are not ours (yet). Nearly always one or two.
+    slices_of: HashMap<ObjectName, Vec<ObjectName>>,
     /// Names of the nodes with a receiver.
     receivers: HashSet<Arc<str>>,
     /// As last built.
@@ -67,7 +67,7 @@ impl Store {
     fn replace_slice(&mut self, name: &ObjectName, new: Option<Arc<Slice>>) {
         if let Some(old) = self.slices.remove(name) {
             if let Entry::Occupied(mut of_service) = self.slices_of.entry(old.service.clone()) {
-                of_service.get_mut().remove(name);
+                of_service.get_mut().retain(|slice| slice != name);
                 if of_service.get().is_empty() {
                     of_service.remove();
                 }
@@ -75,7 +75,11 @@ impl Store {
             self.stale.insert(old.service.clone());
         }
         if let Some(new) = new {
-            self.slices_of.entry(new.service.clone()).or_default().insert(name.clone());
+            let of_service = self.slices_of.entry(new.service.clone()).or_default();
+            if let Err(place) = of_service.binary_search(name) {
+                of_service.reserve_exact(1);
+                of_service.insert(place, name.clone());
+            }
             self.stale.insert(new.service.clone());
             self.slices.insert(name.clone(), new);
         }
@@ -129,8 +133,9 @@ impl Store {
 ///
 /// While slices are rewritten, an endpoint can stand in two of them; then the better conditions count, since the
 /// slice that says less may be the older one (as kube-proxy does).
-fn join<'s>(slices: impl Iterator<Item = &'s Slice>, receivers: &HashSet<Arc<str>>) -> Vec<Endpoint> {
-    let mut endpoints: Vec<Endpoint> = Vec::new();
+fn join<'s>(slices: impl Iterator<Item = &'s Slice> + Clone, receivers: &HashSet<Arc<str>>) -> Vec<Endpoint> {
+    let most = slices.clone().map(|slice| slice.endpoints.len()).sum();
+    let mut endpoints: Vec<Endpoint> = Vec::with_capacity(most);
     let mut known: HashMap<&Identity, usize> = HashMap::new();
     for source in slices.flat_map(|slice| &slice.endpoints) {
         match known.entry(&source.identity) {
@@ -142,6 +147,7 @@ fn join<'s>(slices: impl Iterator<Item = &'s Slice>, receivers: &HashSet<Arc<str
             Entry::Occupied(entry) => unite(&mut endpoints[*entry.get()], &source.endpoint),
         }
     }
+    endpoints.shrink_to_fit();
     endpoints.sort_by(|a, b| (&a.pod, a.v4, a.v6).cmp(&(&b.pod, b.v4, b.v6)));
     endpoints
 }

@@ -20,7 +20,7 @@ mod tables;
 mod verdict;
 
 pub use diff::diff;
-pub use installed::{Capacities, GRACE, Installed, Raw};
+pub use installed::{Capacities, GRACE, Installed, Raw, ReadSlots};
 pub use memo::{Inputs, Planned, Planner};
 pub use plan::{Action, Full, Map, Plan, PlanError, SlotBlock};
 pub use tables::{Links, Route, ServiceTable, Tables, WantedBackend};

@@ -125,6 +125,7 @@ fn vips(text: &str) -> Result<Vec<IpAddr>, String> {
         }
         vips.push(vip);
     }
+    vips.shrink_to_fit();
     Ok(vips)
 }
 

@@ -92,5 +92,7 @@ fn ports(spec: &ServiceSpec, faults: &mut Faults) -> Vec<ServicePort> {
     if ports.is_empty() && !faults.rejects() {
         faults.reject(field(&["spec", "ports"]), "there is no TCP or UDP port: add one");
     }
+    // Thousands of services have one or two.
+    ports.shrink_to_fit();
     ports
 }

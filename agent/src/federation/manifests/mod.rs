@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::convert::{Defaults, Object, ObjectKey};
+use super::names::Names;
 use super::problem::SourceProblem;
 use super::store::Store;
 use crate::directory::Changed;
@@ -48,11 +49,12 @@ pub struct Manifests {
     root: PathBuf,
     defaults: Defaults,
     store: Store,
-    files: BTreeMap<PathBuf, File>,
+    names: Names,
+    files: BTreeMap<Arc<Path>, File>,
     /// Bytes of all files.
     total: u64,
     /// Which files hold an object. The first by path counts.
-    holders: BTreeMap<ObjectKey, BTreeSet<PathBuf>>,
+    holders: BTreeMap<ObjectKey, Holders>,
     /// Objects that more than one file holds.
     contested: BTreeSet<ObjectKey>,
     /// Why the directory can't be read.
@@ -69,6 +71,47 @@ struct File {
     ignored: usize,
     /// Objects of it may be missing, because they could not be read.
     incomplete: bool,
+}
+
+/// The files that hold one object; nearly always one does.
+enum Holders {
+    One(Arc<Path>),
+    /// At least two.
+    Several(BTreeSet<Arc<Path>>),
+}
+
+impl Holders {
+    /// The one that counts.
+    fn first(&self) -> &Path {
+        match self {
+            Self::One(path) => path,
+            Self::Several(paths) => paths.first().expect("several are at least two"),
+        }
+    }
+
+    fn add(&mut self, path: &Arc<Path>) {
+        match self {
+            Self::One(one) if one == path => {}
+            Self::One(one) => *self = Self::Several(BTreeSet::from([Arc::clone(one), Arc::clone(path)])),
+            Self::Several(paths) => drop(paths.insert(Arc::clone(path))),
+        }
+    }
+
+    /// Whether any is left.
+    fn remove(&mut self, path: &Path) -> bool {
+        match self {
+            Self::One(one) => **one != *path,
+            Self::Several(paths) => {
+                paths.remove(path);
+                if paths.len() == 1
+                    && let Some(one) = paths.pop_first()
+                {
+                    *self = Self::One(one);
+                }
+                true
+            }
+        }
+    }
 }
 
 /// What changes when a file's content does.
@@ -100,6 +143,7 @@ impl Manifests {
             root,
             defaults,
             store,
+            names: Names::default(),
             files: BTreeMap::new(),
             total: 0,
             holders: BTreeMap::new(),
@@ -153,16 +197,17 @@ impl Manifests {
         if self.unreachable.is_some() {
             return;
         }
-        let gone: Vec<PathBuf> =
-            self.files.keys().filter(|path| !found.contains_key(*path)).cloned().collect();
+        let gone: Vec<Arc<Path>> =
+            self.files.keys().filter(|path| !found.contains_key(&***path)).cloned().collect();
         for path in gone {
             self.forget(&path, concerned);
         }
         for (path, stamp) in found {
-            if self.files.get(&path).is_none_or(|file| file.stamp != stamp) {
+            if self.files.get(&*path).is_none_or(|file| file.stamp != stamp) {
                 self.read(&path, stamp, concerned);
             }
         }
+        self.names.forget_unused();
     }
 
     /// Looks at one file.
@@ -184,22 +229,23 @@ impl Manifests {
     }
 
     fn release(&mut self, key: &ObjectKey, path: &Path) {
-        if let Some(holders) = self.holders.get_mut(key) {
-            holders.remove(path);
-            if holders.is_empty() {
-                self.holders.remove(key);
-            }
+        if self.holders.get_mut(key).is_some_and(|holders| !holders.remove(path)) {
+            self.holders.remove(key);
         }
     }
 
     fn read(&mut self, path: &Path, stamp: Stamp, concerned: &mut BTreeSet<ObjectKey>) {
-        let old = self.files.remove(path).unwrap_or_default();
+        let (path, old) = self.files.remove_entry(path).unwrap_or_else(|| (Arc::from(path), File::default()));
+        let path = &path;
         self.total = self.total - old.stamp.size + stamp.size;
         let mut file = match load(path, stamp, self.total, self.defaults) {
-            Ok(parsed) => self.accept(path, parsed, &old),
+            Ok(mut parsed) => {
+                parsed.objects = self.names.share(parsed.objects);
+                self.accept(path, parsed, &old)
+            }
             Err(note) => {
                 let message = format!("{}; the objects that the file had stay", note.message);
-                let problem = self.problem(path.to_owned(), Some(note.place), message);
+                let problem = self.problem(path.to_path_buf(), Some(note.place), message);
                 File {
                     problems: vec![problem],
                     objects: old.objects.clone(),
@@ -215,11 +261,14 @@ impl Manifests {
         }
         for (key, object) in &file.objects {
             if old.objects.get(key) != Some(object) {
-                self.holders.entry(key.clone()).or_default().insert(path.to_owned());
+                match self.holders.get_mut(key) {
+                    Some(holders) => holders.add(path),
+                    None => drop(self.holders.insert(key.clone(), Holders::One(Arc::clone(path)))),
+                }
                 concerned.insert(key.clone());
             }
         }
-        self.files.insert(path.to_owned(), file);
+        self.files.insert(Arc::clone(path), file);
     }
 
     /// The new version of a file, with what is missing from it taken from the old one.
@@ -228,7 +277,11 @@ impl Manifests {
         let mut objects = BTreeMap::new();
         for (key, object) in parsed.objects {
             incomplete |= object.is_none();
-            if let Some(object) = object.or_else(|| old.objects.get(&key).cloned()) {
+            // What is the same stays the same, so that it is in memory only once.
+            let known = old.objects.get(&key);
+            if let Some(object) =
+                known.filter(|known| object.as_ref().is_none_or(|new| new == *known)).cloned().or(object)
+            {
                 objects.insert(key, object);
             }
         }
@@ -253,10 +306,9 @@ impl Manifests {
     fn settle(&mut self, concerned: BTreeSet<ObjectKey>) {
         for key in concerned {
             let holders = self.holders.get(&key);
-            let object =
-                holders.and_then(BTreeSet::first).and_then(|path| self.files[path].objects.get(&key));
+            let object = holders.and_then(|holders| self.files[holders.first()].objects.get(&key));
             self.store.apply(&key, object);
-            if holders.is_some_and(|holders| holders.len() > 1) {
+            if matches!(holders, Some(Holders::Several(_))) {
                 self.contested.insert(key);
             } else {
                 self.contested.remove(&key);
@@ -275,11 +327,12 @@ impl Manifests {
         let mut problems: Vec<SourceProblem> = self.unreachable.iter().cloned().collect();
         problems.extend(self.files.values().flat_map(|file| file.problems.iter().cloned()));
         for key in &self.contested {
-            let mut holders = self.holders[key].iter();
-            let first = holders.next().expect("a contested object has holders");
+            let Holders::Several(holders) = &self.holders[key] else { continue };
+            let mut holders = holders.iter();
+            let first = holders.next().expect("several are at least two");
             for path in holders {
                 let message = format!("stands in {} too, which counts: remove one", first.display());
-                let problem = self.problem(path.clone(), None, message);
+                let problem = self.problem(path.to_path_buf(), None, message);
                 problems.push(SourceProblem { object: Some(key.clone()), ..problem });
             }
         }

@@ -18,7 +18,7 @@ use fairlead_abi::{Backend, Bucket, Delivery, DeliveryKey, Hop, ServiceEntry, Se
 use ipnet::IpNet;
 
 pub(super) use blocks::Blocks;
-pub use raw::{Capacities, Raw};
+pub use raw::{Capacities, Raw, ReadSlots};
 
 use super::tables::fingerprint;
 use super::{Links, Plan, ServiceTable};

@@ -1,6 +1,8 @@
 //! The kernel's tables as they are read back.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use fairlead_abi::{Backend, Bucket, Delivery, DeliveryKey, Hop, Slot};
 use ipnet::IpNet;
@@ -24,13 +26,26 @@ pub struct Capacities {
     pub gateways: u32,
 }
 
+/// `SLOTS`, read block by block: all of it at once would be the largest part of an agent's memory.
+pub trait ReadSlots: fmt::Debug {
+    /// `count` slots from `first` on; fewer where they can't be read.
+    fn block(&self, first: u32, count: u32) -> Cow<'_, [Slot]>;
+}
+
+impl ReadSlots for Vec<Slot> {
+    fn block(&self, first: u32, count: u32) -> Cow<'_, [Slot]> {
+        let end = (first as usize).saturating_add(count as usize).min(self.len());
+        Cow::Borrowed(self.get(first as usize..end).unwrap_or_default())
+    }
+}
+
 /// The contents of all maps, whole: the slices are as long as the maps.
 #[derive(Clone, Debug)]
 pub struct Raw<'a> {
     /// `SERVICES`.
     pub buckets: &'a [Bucket],
     /// `SLOTS`.
-    pub slots: &'a [Slot],
+    pub slots: &'a dyn ReadSlots,
     /// `BACKENDS`.
     pub backends: &'a [Backend],
     /// `HOPS`.

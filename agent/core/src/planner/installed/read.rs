@@ -11,10 +11,12 @@ use fairlead_abi::{
     Address, BUCKET_ENTRIES, Backend, Family, MAX_PROBE, NO_BACKEND, RING_SIZES, ServiceKey, Slot, bucket_of,
 };
 
-use super::{Capacities, GRACE, Installed, Live, Raw, Spot, fields, in_use};
+use super::{Capacities, GRACE, Installed, Live, Raw, ReadSlots, Spot, fields, in_use};
 use crate::planner::diff::room_for;
 use crate::planner::maglev::identity;
 use crate::planner::service::ring_hash;
+
+const LARGEST_RING: u32 = RING_SIZES[RING_SIZES.len() - 1];
 
 impl Installed {
     /// Reads back. `previous` is the mirror so far, if there is one: it knows what packets may still be reading. A first
@@ -98,7 +100,7 @@ impl Installed {
 
     /// How far each region goes: as far as its backends do, and some spare room, but not into the next one. Those of
     /// strays are kept, too: lookups may find them until they are unpublished.
-    fn read_regions(&mut self, slots: &[Slot], previous: Option<&Self>) {
+    fn read_regions(&mut self, slots: &dyn ReadSlots, previous: Option<&Self>) {
         let owner = |(key, live): (&ServiceKey, &Live)| (self.entry(live.spot).backends, (*key, live.spot));
         let strays =
             self.strays.values().filter_map(|stray| Some(owner((&self.entry(stray.spot).key()?, stray))));
@@ -124,14 +126,15 @@ impl Installed {
 
     /// How many entries from its start on a service uses: up to the last one that a slot names, and on as long as one
     /// follows within the spare room. What lies beyond holds no slot; should it be wanted, it is written anew.
-    fn extent(&self, spot: Spot, end: u32, slots: &[Slot]) -> u32 {
+    fn extent(&self, spot: Spot, end: u32, slots: &dyn ReadSlots) -> u32 {
         let entry = self.entry(spot);
         let is_used = |local: u32| {
             let index = entry.backends + local;
             index < end && in_use(&self.backends[index as usize])
         };
-        let block = slots.iter().skip(entry.ring.first_slot as usize).take(entry.ring.size as usize);
-        let named = block.map(|slot| u32::from(slot.current)).filter(|&local| is_used(local)).max();
+        // A damaged entry may name a block that no ring has.
+        let block = slots.block(entry.ring.first_slot, entry.ring.size.min(LARGEST_RING));
+        let named = block.iter().map(|slot| u32::from(slot.current)).filter(|&local| is_used(local)).max();
         let mut extent = named.map_or(0, |last| last + 1);
         while let Some(last) = (extent..room_for(extent)).rev().find(|&local| is_used(local)) {
             extent = last + 1;
@@ -156,7 +159,7 @@ impl Installed {
     }
 
     /// Live ones first: where a stray names the same slots, they are the live one's.
-    fn read_rings(&mut self, slots: &[Slot]) {
+    fn read_rings(&mut self, slots: &dyn ReadSlots) {
         let keys: Vec<ServiceKey> = self.live.keys().copied().collect();
         for key in keys {
             let (owns, hash) = self.read_ring(&self.live[&key].clone(), slots);
@@ -171,7 +174,7 @@ impl Installed {
     }
 
     /// Whether the entry's block of slots is its own, and what it resolves to; claims it.
-    fn read_ring(&mut self, live: &Live, slots: &[Slot]) -> (bool, Option<u64>) {
+    fn read_ring(&mut self, live: &Live, slots: &dyn ReadSlots) -> (bool, Option<u64>) {
         let ring = self.entry(live.spot).ring;
         if ring.size == 0 {
             return (true, (ring.first_slot == 0).then_some(0));
@@ -181,9 +184,12 @@ impl Installed {
             return (false, None);
         }
         self.slots.claim(ring.first_slot, ring.size);
-        let block = &slots[ring.first_slot as usize..][..ring.size as usize];
+        let block = slots.block(ring.first_slot, ring.size);
+        if block.len() < ring.size as usize {
+            return (true, None);
+        }
         let region = self.region(live);
-        (true, hash(block, &self.backends[region.start as usize..region.end as usize]))
+        (true, hash(&block, &self.backends[region.start as usize..region.end as usize]))
     }
 
     fn keep_cooling(&mut self, previous: &Self, now: Duration) {
