@@ -87,10 +87,13 @@ impl Dataplane {
     }
 
     fn clear_backend_counters(&mut self, first: u32, count: u32) -> Result<(), Error> {
+        let unused = &mut self.unused_counters;
+        let used: Vec<u32> =
+            (first..first.saturating_add(count)).filter(|&index| !unused.take(index)).collect();
         let error = Error::map(map::BACKEND_COUNTERS);
         let mut array = PerCpuArray::<_, BackendCounters>::try_from(self.map_mut(map::BACKEND_COUNTERS)?)
             .map_err(&error)?;
-        for index in first..first + count {
+        for index in used {
             array.set(index, zeroes()?, 0).map_err(&error)?;
         }
         Ok(())

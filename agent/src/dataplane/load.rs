@@ -69,6 +69,8 @@ pub struct Dataplane {
     pub(super) slots: Windowed<Slot>,
     pub(super) backends: Mapped<Backend>,
     pub(super) hops: Mapped<Hop>,
+    /// Of the backends: they need not be zeroed.
+    pub(super) unused_counters: Unused,
     /// The maps stand beside others that are still in use.
     pub(super) staged: bool,
 }
@@ -86,6 +88,7 @@ impl Dataplane {
         pins::remove(&instance.staging())?;
         let current = instance.maps();
         let staged = current.exists() && !fits(&current, capacities);
+        let fresh = staged || !current.exists();
         let folder = if staged { instance.staging() } else { current };
         fs::create_dir_all(&folder).map_err(Error::pin(&folder))?;
         if staged {
@@ -99,6 +102,7 @@ impl Dataplane {
             hops: mapped(&ebpf, map::HOPS)?,
             instance: instance.clone(),
             ebpf,
+            unused_counters: Unused::new(if fresh { capacities.tables.backends } else { 0 }),
             staged,
         })
     }
@@ -131,6 +135,24 @@ impl Dataplane {
     /// A map by name; outside this module only for what tests and benches add to the ELF.
     pub fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, Error> {
         self.ebpf.map_mut(name).ok_or_else(|| missing(name))
+    }
+}
+
+/// Indexes of a table that was made empty and never had an owner. To zero a counter costs a system call, and a first
+/// plan has hundreds of thousands.
+pub(super) struct Unused {
+    /// Of each index, whether it has or had an owner; nothing where that is not known.
+    owned: Vec<bool>,
+}
+
+impl Unused {
+    fn new(indexes: u32) -> Self {
+        Self { owned: vec![false; indexes as usize] }
+    }
+
+    /// Gives an index its first owner; false where it had one, or may have had.
+    pub(super) fn take(&mut self, index: u32) -> bool {
+        self.owned.get_mut(index as usize).is_some_and(|owned| !std::mem::replace(owned, true))
     }
 }
 

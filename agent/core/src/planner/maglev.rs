@@ -48,14 +48,20 @@ pub(super) fn ring(candidates: &[Candidate], size: u32) -> Vec<u16> {
         .collect();
     let mut slots = vec![NO_BACKEND; size as usize];
     let mut free = size;
+    let mut idle = true;
     while free > 0 {
-        skip_idle_rounds(&mut turns);
+        // Only after an idle round: looking costs more than one round does.
+        if idle {
+            skip_idle_rounds(&mut turns);
+        }
+        idle = true;
         for turn in &mut turns {
             turn.credit += u64::from(turn.weight);
             if turn.credit < FULL_CREDIT {
                 continue;
             }
             turn.credit -= FULL_CREDIT;
+            idle = false;
             let slot = &mut slots[turn.preferred(size)];
             // Also once all slots are taken: what is left of the round changes nothing.
             if *slot == NO_BACKEND {
