@@ -90,6 +90,9 @@ impl Dataplane {
         let unused = &mut self.unused_counters;
         let used: Vec<u32> =
             (first..first.saturating_add(count)).filter(|&index| !unused.take(index)).collect();
+        if used.is_empty() {
+            return Ok(());
+        }
         let error = Error::map(map::BACKEND_COUNTERS);
         let mut array = PerCpuArray::<_, BackendCounters>::try_from(self.map_mut(map::BACKEND_COUNTERS)?)
             .map_err(&error)?;

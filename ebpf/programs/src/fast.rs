@@ -59,7 +59,9 @@ fn forward(ctx: &XdpContext, packet: &Packet, ip: &Ip, l4: usize) -> Result<Step
             None => not_served(&carried),
         });
     };
+    let of_service = count::service(service.id);
     let Ok(steered) = steer::steer(service, &carried.flow(ip.source)) else { return Ok(Step::Slow) };
+    let of_backend = count::backend(steered.index);
     let Some(growth) = encap::growth(&steered.backend) else { return Ok(Step::Slow) };
     let Some(hop) = gateway::hop(&steered.backend) else { return Ok(Step::Slow) };
     if ip.ttl <= 1 || ip.length + growth > steered.backend.mtu as usize || !gateway::is_host(ip) {
@@ -67,7 +69,7 @@ fn forward(ctx: &XdpContext, packet: &Packet, ip: &Ip, l4: usize) -> Result<Step
     }
     gateway::lower_ttl(packet, ip)?;
     encap::wrap(ctx, packet, ip, &steered.backend, hop, steered.hash)?;
-    count::forwarded(&Parsed { ip: *ip, carried }, service.id, steered.index);
+    count::forwarded_ahead(&Parsed { ip: *ip, carried }, of_service, of_backend);
     Ok(Step::Done(gateway::out_of(ctx, hop)))
 }
 
