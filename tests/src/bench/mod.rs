@@ -94,7 +94,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     if wanted(Part::Live) {
         eprintln!("live frames on a veth pair");
-        let (rounds, turn) = if options.quick { (4, 100) } else { (12, 250) };
+        let (rounds, turn) = if options.quick { (6, 100) } else { (12, 250) };
         let effort = live::Effort { rounds, turn: Duration::from_millis(turn) };
         live::measure(&footprint, &options.elf, &cases, effort, |row| results.live.push(row))?;
     }

@@ -8,7 +8,7 @@ use fairlead_abi::Encap;
 
 use super::case::{Case, FRAME};
 
-const WORDS: usize = 27;
+const WORDS: usize = 29;
 const MAP: &str = "BENCH";
 
 /// Offsets, in words, of what follows the headers.
@@ -22,6 +22,10 @@ const VERDICTS: usize = 19;
 const LENGTH: usize = 24;
 const ARRIVED: usize = 25;
 const STRANGE: usize = 26;
+const FASTEST: usize = 28;
+
+/// Packets that the sink times together.
+pub(super) const BLOCK: u64 = 4096;
 
 /// One CPU's record.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +60,11 @@ impl Record {
     /// At the sink: as they should be, and others.
     pub(super) fn arrived(&self) -> (u64, u64) {
         (self.0[ARRIVED], self.0[STRANGE])
+    }
+
+    /// The least nanoseconds in which [`BLOCK`] packets arrived at the sink.
+    pub(super) fn fastest(&self) -> Option<u64> {
+        Some(self.0[FASTEST]).filter(|&took| took != 0)
     }
 
     /// Gives this record to all CPUs.
