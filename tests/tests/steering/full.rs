@@ -8,7 +8,7 @@ use std::time::Duration;
 use fairlead_tests::world::{Agent, Federation, Plan, ServiceSpec};
 use serde_json::{Value, json};
 
-use crate::served::{NEW_ONLY, Served, assert_nothing_failed, pod_of, wait, wait_for_status};
+use crate::served::{NEW_ONLY, Served, assert_nothing_failed, wait, wait_for_status};
 
 /// Services besides the first that are added until a table is full; more than any of these tables holds.
 const MOST: u8 = 12;
@@ -75,7 +75,8 @@ fn refuses(
     for words in [format!("{table} is full: "), format!("raise capacities.{capacity} in the configuration")] {
         assert!(failure.contains(&words), "{failure}");
     }
-    let others_serve = || served.answering() == served.pods() && served.answering_for(&last) == served.pods();
+    let all = served.pods();
+    let others_serve = || served.is_served_by(&served.service, &all) && served.is_served_by(&last, &all);
     assert!(others_serve());
     assert_nothing_failed(load);
     assert!(agent.is_ready(), "a node that serves all others stays in use");
@@ -89,18 +90,13 @@ fn refuses(
     // What serves follows its endpoints all the same.
     let dead = &served.world.pods()[0];
     dead.kill().unwrap();
-    wait("the other pods alone", || !try_answering(&served).is_none_or(|pods| pods.contains(dead.name())));
+    let living: BTreeSet<_> = all.iter().filter(|pod| *pod != dead.name()).cloned().collect();
+    wait("the other pods alone", || served.is_served_by(&served.service, &living));
     dead.start_again().unwrap();
     wait("all pods", others_serve);
     manifests.remove_service(&refused.name).unwrap();
     wait_for_status(agent, "no failure", |status| status["failure"] == Value::Null);
     wait("all pods", others_serve);
-}
-
-/// The pods that answer; `None` if one doesn't.
-fn try_answering(served: &Served) -> Option<BTreeSet<String>> {
-    let vips = served.service.vips.iter();
-    vips.flat_map(|&vip| (0..60).map(move |_| served.ask(vip).ok().map(|answer| pod_of(&answer)))).collect()
 }
 
 /// Whether `fairlead plan` finds that nothing is missing: all that the manifests say now is installed.

@@ -44,7 +44,7 @@ fn the_interface_of_a_node_vanishes_and_returns() {
     served.world.remake_link(node.host()).unwrap();
     node.wait_until_ready(PATIENCE).unwrap();
     served.wait_until_served();
-    wait("all pods", || served.answering() == served.pods());
+    wait("all pods", || served.is_served_by(&served.service, &served.pods()));
 }
 
 #[test]
