@@ -1,4 +1,5 @@
-//! TCX egress of the NIC: an endpoint's reply becomes one from the VIP, and probes are encapsulated.
+//! TCX egress of the NIC: an endpoint's reply becomes one from the VIP, an ICMP error about what a client sent speaks of
+//! the VIP, and probes are encapsulated.
 //!
 //! Here and not on the pods' interfaces: conntrack has seen both directions by now, so neither a CNI's
 //! masquerading nor `rp_filter` gets in between, and helpers mend checksums with any offload, GSO included.
@@ -15,12 +16,15 @@ use fairlead_abi::{Address, FlowKey, PROBE_MARK, PROBE_MARK_MASK, Roles};
 
 use crate::{
     headers::{protocol, tcp},
+    icmp,
     maps::{self, Reverse, Scratch},
     packet::Packet,
-    parse, probe, reply, setting,
+    parse::{self, Parsed},
+    probe, reply, setting,
 };
 
-/// Headers that are read here, at most: Ethernet with two tags, IPv6, TCP with options.
+/// Headers that are read here, at most: Ethernet with two tags, IPv6, and TCP with options, which is more than an ICMP
+/// error and what it quotes.
 const HEADERS: u32 = 22 + 40 + 60;
 
 /// The whole program; TC_ACT_UNSPEC lets the next one go on.
@@ -35,36 +39,47 @@ pub fn egress(ctx: &TcContext) -> i32 {
     }
     if roles & Roles::RECEIVER != 0 {
         // A packet that is no reply, or can't be rewritten, is not ours to drop.
-        if let Some(scratch) = maps::scratch()
-            && find(ctx, scratch) != 0
-        {
-            rewrite(ctx, scratch);
+        if let Some(scratch) = maps::scratch() {
+            match find(ctx, scratch) {
+                REPLY => rewrite(ctx, scratch),
+                ICMP if find_quoted(ctx, scratch) != 0 => rewrite_error(ctx, scratch),
+                _ => {}
+            }
         }
     }
     TC_ACT_UNSPEC
 }
 
-/// Whether the packet is a reply of a flow; if so, how to rewrite it stands in `scratch`. A subprogram, for a
-/// stack of its own.
+/// [`find`]: a reply of a flow.
+const REPLY: u32 = 1;
+/// [`find`]: a message of ICMP or ICMPv6.
+const ICMP: u32 = 2;
+
+/// What the packet is: [`REPLY`], and how to rewrite it stands in `scratch`; [`ICMP`], and it stands in
+/// `scratch.inner`; or nothing of ours. A subprogram, for a stack of its own.
 #[inline(never)]
 fn find(ctx: &TcContext, scratch: &mut Scratch) -> u32 {
-    find_flow(ctx, scratch).is_some() as u32
+    find_flow(ctx, scratch).unwrap_or(0)
 }
 
 #[inline(always)]
-fn find_flow(ctx: &TcContext, scratch: &mut Scratch) -> Option<()> {
+fn find_flow(ctx: &TcContext, scratch: &mut Scratch) -> Option<u32> {
     let packet = linear(ctx)?;
     let (l3, kind) = parse::ethernet(&packet)?;
-    let mut ip = parse::ip(&packet, l3, kind)?;
+    let Scratch { inner: Parsed { ip, carried }, flow, reverse, .. } = scratch;
+    *ip = parse::ip(&packet, l3, kind)?;
     if ip.length <= ip.header_length {
         // Bigger than the field can say (BIG TCP).
         ip.length = ctx.len() as usize - l3;
     }
-    let carried = parse::transport(&packet, &ip, usize::MAX).ok()?;
-    if carried.protocol != protocol::TCP && carried.protocol != protocol::UDP {
-        return None;
+    *carried = parse::transport(&packet, ip, usize::MAX).ok()?;
+    reverse.l3 = l3 as u16;
+    reverse.l4 = carried.l4 as u16;
+    reverse.tcp_flags = carried.tcp_flags;
+    if carried.is_icmp() {
+        return Some(ICMP);
     }
-    scratch.flow = FlowKey {
+    *flow = FlowKey {
         endpoint: ip.source,
         client: ip.destination,
         endpoint_port: [carried.ports[0], carried.ports[1]],
@@ -72,11 +87,34 @@ fn find_flow(ctx: &TcContext, scratch: &mut Scratch) -> Option<()> {
         protocol: carried.protocol,
         padding: [0; 3],
     };
-    scratch.reverse.l3 = l3 as u16;
-    scratch.reverse.l4 = carried.l4 as u16;
-    scratch.reverse.tcp_flags = carried.tcp_flags;
     let sequence = if carried.protocol == protocol::TCP { packet.read(carried.l4 + 4).ok()? } else { [0; 4] };
-    reply::find(scratch, u32::from_be_bytes(sequence))
+    reply::find(scratch, u32::from_be_bytes(sequence)).map(|()| REPLY)
+}
+
+/// Whether `scratch.inner` is an ICMP error to a client about a packet of a flow; if so, how to rewrite it stands in
+/// `scratch`. A subprogram, for a stack of its own.
+#[inline(never)]
+fn find_quoted(ctx: &TcContext, scratch: &mut Scratch) -> u32 {
+    linear(ctx).and_then(|packet| find_quoted_flow(&packet, scratch)).is_some() as u32
+}
+
+#[inline(always)]
+fn find_quoted_flow(packet: &Packet, scratch: &mut Scratch) -> Option<()> {
+    let Parsed { ip, carried } = &scratch.inner;
+    let quoted = icmp::quoted(packet, ip, carried).and_then(|quoted| quoted.of(ip.destination)).ok()?;
+    let [a, b, c, d] = quoted.ports;
+    scratch.flow = FlowKey {
+        endpoint: quoted.destination,
+        client: quoted.source,
+        endpoint_port: [c, d],
+        client_port: [a, b],
+        protocol: quoted.protocol,
+        padding: [0; 3],
+    };
+    // A node on the way speaks in its own name.
+    scratch.reverse.own = (ip.source.words() == quoted.destination.words()) as u8;
+    scratch.reverse.quoted = quoted.l4 as u16;
+    reply::find_for_error(scratch)
 }
 
 /// Rewrites the reply that `scratch` speaks of. A subprogram, for a stack of its own.
@@ -86,6 +124,52 @@ fn rewrite(ctx: &TcContext, scratch: &Scratch) {
     if rewrite_source(ctx, flow, reverse).is_some() && reverse.tcp_flags & tcp::SYN != 0 && reverse.mss != 0 {
         lower_mss(ctx, reverse.l4 as u32, reverse.mss);
     }
+}
+
+/// Rewrites an ICMP error: the packet that it quotes becomes one that the client sent to the VIP. A subprogram, for a
+/// stack of its own.
+#[inline(never)]
+fn rewrite_error(ctx: &TcContext, scratch: &Scratch) {
+    let _ = rewrite_quoted(ctx, &scratch.flow, &scratch.reverse);
+}
+
+#[inline(always)]
+fn rewrite_quoted(ctx: &TcContext, flow: &FlowKey, reverse: &Reverse) -> Option<()> {
+    let (l3, l4) = (reverse.l3 as usize, reverse.l4 as usize);
+    let (quote, ports) = (l4 + 8, reverse.quoted as usize);
+    let checksum = l4 + 2;
+    let old_port = u16::from_ne_bytes(flow.endpoint_port) as u64;
+    let new_port = u16::from_ne_bytes(reverse.port) as u64;
+    replace_l4(ctx, checksum, old_port, new_port, 2)?;
+    store(ctx, ports + 2, &reverse.port)?;
+    if reverse.vip.is_v4() {
+        // The quoted header's own checksum outweighs its other changes.
+        replace_address(ctx, quote, 16, flow, reverse)?;
+        if reverse.own != 0 {
+            replace_address(ctx, l3, 12, flow, reverse)?;
+        }
+        return Some(());
+    }
+    let difference = difference(&flow.endpoint, &reverse.vip);
+    replace_l4(ctx, checksum, 0, difference, 0)?;
+    store(ctx, quote + 24, &reverse.vip.bytes)?;
+    if reverse.own != 0 {
+        replace_l4(ctx, checksum, 0, difference, BPF_F_PSEUDO_HDR as u64)?;
+        store(ctx, l3 + 8, &reverse.vip.bytes)?;
+    }
+    Some(())
+}
+
+/// Replaces the endpoint's address by the VIP in the IPv4 header at `l3`, where it stands `at` bytes behind.
+#[inline(always)]
+fn replace_address(ctx: &TcContext, l3: usize, at: usize, flow: &FlowKey, reverse: &Reverse) -> Option<()> {
+    let old = u32::from_ne_bytes(flow.endpoint.to_v4()) as u64;
+    let new = u32::from_ne_bytes(reverse.vip.to_v4()) as u64;
+    // SAFETY: the helper checks its arguments.
+    if unsafe { bpf_l3_csum_replace(ctx.skb.skb, l3 as u32 + 10, old, new, 4) } != 0 {
+        return None;
+    }
+    store(ctx, l3 + at, &reverse.vip.to_v4())
 }
 
 /// The packet with its headers in the linear part.
@@ -120,11 +204,7 @@ fn rewrite_source(ctx: &TcContext, flow: &FlowKey, reverse: &Reverse) -> Option<
         let old = u32::from_ne_bytes(flow.endpoint.to_v4()) as u64;
         let new = u32::from_ne_bytes(reverse.vip.to_v4()) as u64;
         replace_l4(ctx, at, old, new, pseudo | 4)?;
-        // SAFETY: the helper checks its arguments.
-        if unsafe { bpf_l3_csum_replace(ctx.skb.skb, l3 as u32 + 10, old, new, 4) } != 0 {
-            return None;
-        }
-        store(ctx, l3 + 12, &reverse.vip.to_v4())
+        replace_address(ctx, l3, 12, flow, reverse)
     } else {
         let difference = difference(&flow.endpoint, &reverse.vip);
         replace_l4(ctx, at, 0, difference, pseudo)?;

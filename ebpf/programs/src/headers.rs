@@ -51,6 +51,12 @@ pub struct Ipv6 {
     pub destination: [u8; 16],
 }
 
+/// The lower two bits of TOS or traffic class (RFC 3168).
+pub mod ecn {
+    /// Congestion experienced; each of its bits alone says that the transport understands that.
+    pub const EXPERIENCED: u8 = 0b11;
+}
+
 /// UDP (RFC 768).
 #[repr(C)]
 #[derive(Clone, Copy)]

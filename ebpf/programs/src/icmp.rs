@@ -25,7 +25,7 @@ const QUOTE_V6: usize = 256;
 /// Hop limit of what a gateway says itself.
 const OWN_TTL: u8 = 64;
 
-/// What an ICMP error quotes: a packet that a VIP sent.
+/// What an ICMP error quotes.
 #[derive(Clone, Copy)]
 pub struct Quoted {
     /// Offset of the quoted IP header.
@@ -34,22 +34,30 @@ pub struct Quoted {
     pub l4: usize,
     /// TCP or UDP.
     pub protocol: u8,
-    /// Whom the VIP had sent it to.
-    pub client: Address,
-    /// The VIP's port and the client's, as they stand in the quoted packet.
+    /// Its source.
+    pub source: Address,
+    /// Its destination.
+    pub destination: Address,
+    /// Source and destination port, as they stand in the quoted packet.
     pub ports: [u8; 4],
 }
 
 impl Quoted {
-    /// The flow as the client's packets have it.
+    /// Only what this sender had sent.
+    #[inline(always)]
+    pub fn of(self, sender: Address) -> Result<Self, DropReason> {
+        if self.source.words() == sender.words() { Ok(self) } else { Err(DropReason::IcmpUnrelated) }
+    }
+
+    /// Of a VIP's packet: the flow as the client's packets have it.
     #[inline(always)]
     #[must_use]
     pub fn flow(&self) -> Flow {
         let [a, b, c, d] = self.ports;
-        Flow { client: self.client, ports: [c, d, a, b] }
+        Flow { client: self.destination, ports: [c, d, a, b] }
     }
 
-    /// The VIP's port, host byte order.
+    /// Of a VIP's packet: the VIP's port, host byte order.
     #[inline(always)]
     #[must_use]
     pub fn vip_port(&self) -> u16 {
@@ -79,7 +87,7 @@ pub fn for_vip(
             echo(packet, ip, carried, &message, vip.id)
         }
         (family, kind) if is_error(family, kind) => {
-            let quoted = quoted(packet, ip, carried)?;
+            let quoted = quoted(packet, ip, carried)?.of(ip.destination)?;
             let key = ServiceKey::new(ip.destination, quoted.vip_port(), quoted.protocol, family);
             let service = steer::find(&key).ok_or(DropReason::IcmpUnrelated)?;
             Ok(Answer::Concerns(service, quoted.flow()))
@@ -97,7 +105,7 @@ const fn is_error(family: Family, kind: u8) -> bool {
     }
 }
 
-/// What an ICMP error for the VIP `ip.destination` quotes.
+/// What an ICMP error quotes: a TCP or UDP packet of its own family.
 #[inline(always)]
 pub fn quoted(packet: &Packet, ip: &Ip, carried: &Transport) -> Result<Quoted, DropReason> {
     let l3 = carried.l4 + 8;
@@ -105,7 +113,7 @@ pub fn quoted(packet: &Packet, ip: &Ip, carried: &Transport) -> Result<Quoted, D
     if !is_error(ip.family(), packet.read(carried.l4)?) {
         return Err(unrelated);
     }
-    let (sender, client, protocol, length) = match ip.family() {
+    let (source, destination, protocol, length) = match ip.family() {
         Family::V4 if carried.protocol == protocol::ICMP => {
             let header: Ipv4 = packet.read(l3).map_err(|_| unrelated)?;
             let length = ((header.version_ihl & 0xf) as usize) << 2;
@@ -124,7 +132,7 @@ pub fn quoted(packet: &Packet, ip: &Ip, carried: &Transport) -> Result<Quoted, D
         }
         _ => return Err(unrelated),
     };
-    if sender.words() != ip.destination.words() || (protocol != protocol::TCP && protocol != protocol::UDP) {
+    if protocol != protocol::TCP && protocol != protocol::UDP {
         return Err(unrelated);
     }
     let l4 = l3 + length;
@@ -133,7 +141,7 @@ pub fn quoted(packet: &Packet, ip: &Ip, carried: &Transport) -> Result<Quoted, D
     if l4 + 8 > ip.l3 + ip.length {
         return Err(unrelated);
     }
-    Ok(Quoted { l3, l4, protocol, client, ports })
+    Ok(Quoted { l3, l4, protocol, source, destination, ports })
 }
 
 /// Turns an echo request into its reply, in place.

@@ -112,12 +112,16 @@ pub struct Reverse {
     pub mss: u16,
     /// Offset of the reply's IP header.
     pub l3: u16,
-    /// Offset of its TCP or UDP header.
+    /// Offset of its TCP, UDP or ICMP header.
     pub l4: u16,
-    /// TCP flags; 0 for UDP.
+    /// Of an ICMP error: offset of the ports that it quotes.
+    pub quoted: u16,
+    /// TCP flags; 0 for others.
     pub tcp_flags: u8,
+    /// Of an ICMP error: 1 where the endpoint itself sent it.
+    pub own: u8,
     /// Zero.
-    pub padding: [u8; 7],
+    pub padding: [u8; 4],
 }
 
 /// This CPU's scratch room. Once per run of a program: it is not to be had twice at a time.

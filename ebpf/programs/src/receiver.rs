@@ -9,7 +9,7 @@ use fairlead_abi::{
 use crate::{
     checksum,
     encap::Tags,
-    headers::{ethertype, protocol},
+    headers::{ecn, ethertype, protocol},
     icmp,
     maps::{DELIVERIES, GATEWAYS, Scratch},
     packet::Packet,
@@ -25,22 +25,28 @@ pub fn is_tunnel(packet: &Packet, ip: &Ip) -> bool {
     outer_length(packet, ip).is_some()
 }
 
-/// Whether the tunnel packet `scratch.packet`, which ends at the offset `end`, is to be unwrapped: XDP_PASS and
-/// `scratch.outer` is set. Otherwise XDP's verdict, or [`UNDECIDED`] where it is none of ours. A subprogram: see
-/// [`slow`](crate::slow).
+/// [`check`] and [`deliver`]: all is well.
+pub const FINE: u32 = u32::MAX;
+
+/// Whether the tunnel packet `scratch.packet`, which ends at the offset `end`, can be unwrapped: [`FINE`] and
+/// `scratch.outer` is set, or the number of the [`DropReason`] why not. A subprogram: see [`slow`](crate::slow).
 #[inline(never)]
 pub fn check(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
-    verdict::finish(ctx, try_check(&Packet::new(ctx), scratch, end as usize))
+    match try_check(&Packet::new(ctx), &scratch.packet.ip, end as usize) {
+        Ok(outer) => {
+            scratch.outer = outer as u32;
+            FINE
+        }
+        Err(reason) => reason as u32,
+    }
 }
 
+/// Bytes of the outer headers.
 #[inline(always)]
-fn try_check(packet: &Packet, scratch: &mut Scratch, end: usize) -> Result<Verdict, DropReason> {
-    let ip = &scratch.packet.ip;
+fn try_check(packet: &Packet, ip: &Ip, end: usize) -> Result<usize, DropReason> {
     let outer = outer_length(packet, ip).ok_or(DropReason::Truncated)?;
     if !from_gateway(ip) {
-        scratch.delivery = DeliveryKey::endpoint_only(ip.destination);
-        let ours = DELIVERIES.get_ptr(&scratch.delivery).is_some();
-        return if ours { Err(DropReason::StrangerTunnel) } else { Ok(Verdict::Decided(UNDECIDED)) };
+        return Err(DropReason::StrangerTunnel);
     }
     if ip.fragment {
         return Err(DropReason::Fragment);
@@ -48,11 +54,20 @@ fn try_check(packet: &Packet, scratch: &mut Scratch, end: usize) -> Result<Verdi
     if ip.l3 + ip.length > end || ip.length < outer {
         return Err(DropReason::BadTunnel);
     }
-    if inner_kind(packet, ip, outer).is_none() {
-        return Err(DropReason::BadTunnel);
+    inner_kind(packet, ip, outer).ok_or(DropReason::BadTunnel)?;
+    Ok(outer)
+}
+
+/// The tunnel packet `scratch.packet` can't be delivered, by the number of a [`DropReason`]: XDP's verdict, or
+/// [`UNDECIDED`] where it isn't for an endpoint of this node, and so none of ours. A subprogram: see
+/// [`slow`](crate::slow).
+#[inline(never)]
+pub fn refuse(ctx: &XdpContext, scratch: &mut Scratch, reason: u32) -> u32 {
+    scratch.delivery = DeliveryKey::endpoint_only(scratch.packet.ip.destination);
+    if DELIVERIES.get_ptr(&scratch.delivery).is_none() {
+        return UNDECIDED;
     }
-    scratch.outer = outer as u32;
-    Ok(Verdict::Pass)
+    verdict::finish(ctx, Ok(Verdict::Dropped(reason)))
 }
 
 /// EtherType of what a tunnel packet holds, where that is what its outer header says.
@@ -67,7 +82,7 @@ fn inner_kind(packet: &Packet, ip: &Ip, outer: usize) -> Option<[u8; 2]> {
 }
 
 /// Rewrites `scratch.inner`, a packet for a VIP, to the endpoint that `scratch.delivery.outer` stands for, and notes
-/// its flow: XDP's verdict. A subprogram: see [`slow`](crate::slow).
+/// its flow: [`FINE`], or the number of the [`DropReason`] why not. A subprogram: see [`slow`](crate::slow).
 #[inline(never)]
 pub fn deliver(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     let packet = &Packet::new(ctx);
@@ -76,15 +91,19 @@ pub fn deliver(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     } else {
         rewrite_packet(packet, scratch)
     };
-    verdict::finish(ctx, rewritten.map(|()| Verdict::Pass))
+    match rewritten {
+        Ok(()) => FINE,
+        Err(reason) => reason as u32,
+    }
 }
 
-/// Bytes of the outer headers of a tunnel packet; `None`: it isn't one.
+/// Bytes of the outer headers of a tunnel packet; `None`: it isn't one. Gateways don't send GUE in fragments, of which
+/// all but the first have other bytes where a port would be.
 #[inline(always)]
 fn outer_length(packet: &Packet, ip: &Ip) -> Option<usize> {
     match ip.next {
         protocol::IPV4 | protocol::IPV6 if ip.header_length >= 20 => Some(ip.header_length),
-        protocol::UDP if ip.header_length >= 20 => {
+        protocol::UDP if ip.header_length >= 20 && !ip.fragment => {
             let port: [u8; 2] = packet.read(ip.l3 + ip.header_length + 2).ok()?;
             (u16::from_be_bytes(port) == GUE_PORT).then_some(ip.header_length + 8)
         }
@@ -101,13 +120,15 @@ fn from_gateway(ip: &Ip) -> bool {
 /// verdict. A subprogram: see [`slow`](crate::slow).
 #[inline(never)]
 pub fn unwrap(ctx: &XdpContext, scratch: &Scratch) -> u32 {
-    verdict::finish(ctx, try_unwrap(ctx, &scratch.packet.ip, scratch.outer as usize).map(|()| Verdict::Pass))
+    verdict::finish(ctx, try_unwrap(ctx, scratch).map(|()| Verdict::Pass))
 }
 
 #[inline(always)]
-fn try_unwrap(ctx: &XdpContext, ip: &Ip, outer: usize) -> Result<(), DropReason> {
+fn try_unwrap(ctx: &XdpContext, scratch: &Scratch) -> Result<(), DropReason> {
+    let (ip, outer) = (&scratch.packet.ip, scratch.outer as usize);
     let packet = &Packet::new(ctx);
     let kind = inner_kind(packet, ip, outer).ok_or(DropReason::BadTunnel)?;
+    carry_congestion(packet, ip, &scratch.inner.ip)?;
     let macs: [u8; 12] = packet.read(0)?;
     let tags = Tags::read(packet, ip.l3)?;
     // SAFETY: the helper checks its argument; pointers into the packet are taken anew below.
@@ -118,6 +139,28 @@ fn try_unwrap(ctx: &XdpContext, ip: &Ip, outer: usize) -> Result<(), DropReason>
     packet.write(0, macs)?;
     tags.write(&packet)?;
     packet.write(ip.l3 - 2, kind)
+}
+
+/// A router that had to mark congestion on the outer header meant the inner packet (RFC 6040 4.2).
+#[inline(always)]
+fn carry_congestion(packet: &Packet, outer: &Ip, inner: &Ip) -> Result<(), DropReason> {
+    if outer.tos & ecn::EXPERIENCED != ecn::EXPERIENCED {
+        return Ok(());
+    }
+    // Gateways copy the inner field: nobody can have marked what doesn't understand it.
+    if inner.tos & ecn::EXPERIENCED == 0 {
+        return Err(DropReason::BadTunnel);
+    }
+    let [first, second]: [u8; 2] = packet.read(inner.l3)?;
+    match inner.family() {
+        Family::V4 => {
+            let marked = [first, second | ecn::EXPERIENCED];
+            let sum: u16 = packet.read(inner.l3 + 10)?;
+            packet.write(inner.l3 + 10, checksum::replace(sum, word([first, second]), word(marked)))?;
+            packet.write(inner.l3, marked)
+        }
+        Family::V6 => packet.write(inner.l3 + 1, second | ecn::EXPERIENCED << 4),
+    }
 }
 
 #[inline(always)]
@@ -153,7 +196,7 @@ fn rewrite_packet(packet: &Packet, scratch: &mut Scratch) -> Result<(), DropReas
 #[inline(always)]
 fn rewrite_error(packet: &Packet, scratch: &mut Scratch) -> Result<(), DropReason> {
     let Scratch { inner: Parsed { ip, carried }, delivery: key, .. } = scratch;
-    let quoted = icmp::quoted(packet, ip, carried)?;
+    let quoted = icmp::quoted(packet, ip, carried)?.of(ip.destination)?;
     let port = [quoted.ports[0], quoted.ports[1]];
     let delivery = find(key, ip, port, quoted.protocol)?;
     if delivery.flags & ENDPOINT_OWNS_VIP != 0 {

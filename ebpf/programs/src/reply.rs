@@ -122,6 +122,17 @@ pub fn find(scratch: &mut Scratch, sequence: u32) -> Option<()> {
     Some(())
 }
 
+/// As [`find`], for an ICMP error about a client's packet of the flow: it proves nothing of the flow.
+#[inline(always)]
+#[must_use]
+pub fn find_for_error(scratch: &mut Scratch) -> Option<()> {
+    let Scratch { flow: key, reverse, .. } = scratch;
+    let key = &*key;
+    let entry = FLOWS.get_ptr(key).or_else(|| HALF_OPEN.get_ptr(key))?;
+    // SAFETY: an entry of the map; fields are plain numbers.
+    copy(unsafe { &*entry }, reverse)
+}
+
 #[inline(always)]
 fn copy(entry: &FlowEntry, reverse: &mut Reverse) -> Option<()> {
     reverse.vip = entry.vip;

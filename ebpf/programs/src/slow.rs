@@ -11,7 +11,8 @@ use crate::{
     maps::{self, Scratch},
     packet::Packet,
     parse::{self, NOT_IP, STEERABLE},
-    receiver, setting,
+    receiver::{self, FINE},
+    setting,
     verdict::{self, UNDECIDED, Verdict},
 };
 
@@ -54,23 +55,29 @@ fn decide(ctx: &XdpContext, scratch: &mut Scratch) -> Result<Verdict, DropReason
 /// A tunnel packet, for whomever: XDP's verdict, or [`UNDECIDED`] where it is none of ours.
 #[inline(always)]
 fn receive(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
-    let action = receiver::check(ctx, scratch, end);
-    if action != xdp_action::XDP_PASS {
-        return action;
+    let refused = unwrappable(ctx, scratch, end);
+    if refused != FINE {
+        return receiver::refuse(ctx, scratch, refused);
+    }
+    receiver::unwrap(ctx, scratch)
+}
+
+/// Delivers what a tunnel packet holds: [`FINE`], or why it can't be.
+#[inline(always)]
+fn unwrappable(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
+    let refused = receiver::check(ctx, scratch, end);
+    if refused != FINE {
+        return refused;
     }
     let ip = &scratch.packet.ip;
     let (inner, end) = (ip.l3 as u32 + scratch.outer, (ip.l3 + ip.length) as u32);
     match parse::parse_at(ctx, inner, end, &mut scratch.inner) {
         STEERABLE => {}
-        NOT_IP => return verdict::finish(ctx, Err(DropReason::BadTunnel)),
-        reason => return verdict::finish(ctx, Ok(Verdict::Dropped(reason))),
+        NOT_IP => return DropReason::BadTunnel as u32,
+        reason => return reason,
     }
     scratch.delivery.outer = scratch.packet.ip.destination;
-    let action = receiver::deliver(ctx, scratch);
-    if action != xdp_action::XDP_PASS {
-        return action;
-    }
-    receiver::unwrap(ctx, scratch)
+    receiver::deliver(ctx, scratch)
 }
 
 /// A packet that may be for a VIP: XDP's verdict.
@@ -98,9 +105,10 @@ fn deliver_here(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     }
     scratch.inner = scratch.packet;
     scratch.delivery.outer = scratch.steered.backend.outer;
-    let action = receiver::deliver(ctx, scratch);
-    if action == xdp_action::XDP_PASS {
-        count::forwarded(&scratch.packet, scratch.service, scratch.steered.index);
+    let refused = receiver::deliver(ctx, scratch);
+    if refused != FINE {
+        return verdict::finish(ctx, Ok(Verdict::Dropped(refused)));
     }
-    action
+    count::forwarded(&scratch.packet, scratch.service, scratch.steered.index);
+    xdp_action::XDP_PASS
 }

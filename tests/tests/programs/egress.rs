@@ -171,3 +171,52 @@ fn an_endpoint_that_owns_the_vip_has_its_mss_lowered_too() {
     };
     leaves(&mut node, &offered(1460), &offered(MSS), &[]);
 }
+
+/// An ICMP error about what the client sent to `to`, as `from` says it.
+fn error(from: IpAddr, to: (IpAddr, u16), protocol: u8, kind: u8) -> IpPacket {
+    let client = of_family(CLIENTS, from);
+    let carried: Carried = match protocol {
+        TCP => tcp(CLIENT_PORT, to.1, flags::SYN).into(),
+        _ => udp(CLIENT_PORT, to.1, b"?").into(),
+    };
+    // The quote's transport checksum is the one that arrived: of the pod's address and port.
+    let arrived: Carried = match protocol {
+        TCP => tcp(CLIENT_PORT, POD_PORT, flags::SYN).into(),
+        _ => udp(CLIENT_PORT, POD_PORT, b"?").into(),
+    };
+    let arrived = build::ip(client, of_family(POD, from), arrived).bytes();
+    let mut quote = build::ip(client, to.0, carried).bytes();
+    let header = if from.is_ipv4() { 20 } else { 40 };
+    let sum = header + if protocol == TCP { 16 } else { 6 };
+    quote[sum..sum + 2].copy_from_slice(&arrived[sum..sum + 2]);
+    build::ip(from, client, Carried::Icmp { kind, code: 3, rest: [0; 4], payload: quote })
+}
+
+#[test]
+fn an_icmp_error_about_a_clients_packet_speaks_of_the_vip() {
+    let mut node = receiver();
+    for vip in VIPS.map(ip) {
+        let pod = of_family(POD, vip);
+        let router = of_family(["192.0.2.254", "2001:db8:fe::1"], vip);
+        let kinds: &[u8] = if vip.is_ipv4() { &[3, 11, 12] } else { &[1, 2, 3, 4] };
+        for (&kind, protocol) in kinds.iter().flat_map(|kind| [(kind, TCP), (kind, UDP)]) {
+            for vlans in [&[][..], &[1, 2]] {
+                let before = error(pod, (pod, POD_PORT), protocol, kind);
+                let after = error(vip, (vip, port::IPIP_V4), protocol, kind);
+                leaves(&mut node, &before, &after, vlans);
+                // What a node on the way says, it says in its own name.
+                let before = error(router, (pod, POD_PORT), protocol, kind);
+                let after = error(router, (vip, port::IPIP_V4), protocol, kind);
+                leaves(&mut node, &before, &after, vlans);
+            }
+        }
+        let echo = if vip.is_ipv4() { 8 } else { 128 };
+        unchanged(&mut node, &error(pod, (pod, POD_PORT), UDP, echo));
+        unchanged(&mut node, &error(pod, (pod, POD_PORT + 1), UDP, kinds[0]));
+        let to_another = error(pod, (pod, POD_PORT), UDP, kinds[0]);
+        let other = of_family(["192.0.2.99", "2001:db8:5::99"], vip);
+        unchanged(&mut node, &IpPacket { destination: other, ..to_another });
+    }
+    let flows = (node.lab.flows().unwrap().len(), node.lab.half_open().unwrap().len());
+    assert_eq!(flows, (0, 4), "errors prove nothing");
+}

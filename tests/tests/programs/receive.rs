@@ -171,7 +171,7 @@ fn what_is_not_delivered() {
             }
         }
         for outer in tunnels(&served, FAR) {
-            node.drops("an endpoint of another node", &incoming(outer).bytes(), DropReason::NotDelivered);
+            node.passes("an endpoint of another node, or somebody else's tunnel", &incoming(outer).bytes());
         }
         let (unknown, _) = error(if vip.is_ipv4() { 3 } else { 1 }, vip, (vip, port::NONE), TCP, 60, &[]);
         for outer in tunnels(&unknown, POD) {
@@ -226,8 +226,16 @@ fn damaged_tunnel_packets() {
             let packet = build::ip(gateway, pod, carried);
             node.drops(what, &incoming(packet.clone()).bytes(), reason);
             if gateway.is_ipv4() {
-                let fragment = IpPacket { fragment: 0x2000, ..packet };
-                node.drops("a fragment", &incoming(fragment).bytes(), DropReason::Fragment);
+                let is_udp = matches!(packet.carried, Carried::Udp(_));
+                let fragment = incoming(IpPacket { fragment: 0x2000, ..packet }).bytes();
+                if is_udp {
+                    node.passes(
+                        "a fragment of UDP, which may have any bytes where a port would be",
+                        &fragment,
+                    );
+                } else {
+                    node.drops("a fragment", &fragment, DropReason::Fragment);
+                }
             }
         };
         row("IPv6 that says IPv4", Carried::Raw(4, inner[1].clone()), DropReason::BadTunnel);
@@ -247,6 +255,41 @@ fn damaged_tunnel_packets() {
         row("a tunnel in a tunnel", Carried::Packet(Box::new(twice)), DropReason::UnsupportedProtocol);
     }
     node.judge(90);
+}
+
+#[test]
+fn congestion_marked_on_the_way_is_the_packets() {
+    let mut node = Node::receiver();
+    for vip in VIPS.map(ip) {
+        let carried = || tcp(40_000, port::IPIP_V4, flags::ACK);
+        let inner = |tos| IpPacket { tos, ..build::ip(of_family(CLIENTS, vip), vip, carried()) };
+        let delivered = |tos| IpPacket {
+            tos,
+            ..build::ip(of_family(CLIENTS, vip), of_family(POD, vip), tcp(40_000, POD_PORT, flags::ACK))
+        };
+        // DSCP stays the inner one's; only both bits together are a mark.
+        let rows = [
+            (0x48, 0xff, None),
+            (0x49, 0xff, Some(0x4b)),
+            (0x4a, 0x03, Some(0x4b)),
+            (0x4b, 0x03, Some(0x4b)),
+        ];
+        let unmarked = [0x00, 0x01, 0x02, 0xfe].map(|outer| (0x4a, outer, Some(0x4a)));
+        for (tos, marked, arrives) in rows.into_iter().chain(unmarked) {
+            for outer in tunnels(&inner(tos), POD) {
+                let frame = incoming(IpPacket { tos: marked, ..outer }).bytes();
+                let what = format!("TOS {tos:#x} in {marked:#x}");
+                match arrives {
+                    None => node.drops(&what, &frame, DropReason::BadTunnel),
+                    Some(tos) => {
+                        let out = Then::Pass(incoming(delivered(tos)).bytes());
+                        node.row(&what, &frame, out, Counts::default());
+                    }
+                }
+            }
+        }
+    }
+    node.judge(64);
 }
 
 #[test]

@@ -82,6 +82,11 @@ impl Flows {
         Some(half)
     }
 
+    /// What is known of a flow; asking changes nothing.
+    pub(super) fn known(&self, key: &FlowKey) -> Option<FlowEntry> {
+        self.established.get(key).or_else(|| self.half_open.get(key)).copied()
+    }
+
     fn promote(&mut self, key: &FlowKey, state: FlowState) {
         if let Some(half) = self.half_open.remove(key) {
             self.established.insert(*key, FlowEntry { state: state as u8, ..half });

@@ -34,7 +34,9 @@ impl Model {
                 icmp::Kind::Error => {}
                 icmp::Kind::Other => return Err(DropReason::UnsupportedProtocol),
             }
-            let quoted = icmp::quoted(frame, ip, &payload).ok_or(DropReason::IcmpUnrelated)?;
+            let quoted = icmp::quoted(frame, ip, &payload)
+                .and_then(|quoted| quoted.of(ip.destination))
+                .ok_or(DropReason::IcmpUnrelated)?;
             let key = ServiceKey::new(ip.destination, quoted.port(), quoted.protocol, ip.family);
             (key, quoted.flow())
         } else {

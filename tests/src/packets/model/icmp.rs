@@ -14,28 +14,34 @@ pub(super) enum Kind {
     Other,
 }
 
-/// What an error quotes: a packet that the VIP sent.
+/// What an error quotes.
 pub(super) struct Quoted {
     /// Where its IP header begins in the frame.
     pub(super) ip: usize,
     /// Where its ports begin.
     pub(super) ports_at: usize,
     pub(super) protocol: u8,
-    client: Address,
-    /// The VIP's, then the client's.
-    ports: [u8; 4],
+    pub(super) source: Address,
+    pub(super) destination: Address,
+    /// Source and destination.
+    pub(super) ports: [u8; 4],
 }
 
 impl Quoted {
-    /// The VIP's port.
+    /// Nothing, unless this address had sent it.
+    pub(super) fn of(self, sender: Address) -> Option<Self> {
+        (self.source == sender).then_some(self)
+    }
+
+    /// The sender's port.
     pub(super) fn port(&self) -> u16 {
         u16::from_be_bytes([self.ports[0], self.ports[1]])
     }
 
-    /// As the client's packets have it.
+    /// Of what a VIP sent: as the client's packets have it.
     pub(super) fn flow(&self) -> Flow {
         let [a, b, c, d] = self.ports;
-        Flow { client: self.client, ports: [c, d, a, b] }
+        Flow { client: self.destination, ports: [c, d, a, b] }
     }
 }
 
@@ -81,11 +87,14 @@ fn exchange(bytes: &mut [u8], at: usize, length: usize) {
     first.swap_with_slice(second);
 }
 
-/// What an error that came for `ip.destination` quotes; `None`: nothing that this address sent by TCP or UDP.
+/// What an error quotes; `None`: nothing of TCP or UDP, or it is no error.
 pub(super) fn quoted(frame: &[u8], ip: &Ip, payload: &Payload) -> Option<Quoted> {
+    if !matches!(kind_of(frame, ip, payload), Kind::Error) {
+        return None;
+    }
     let at = payload.at + 8;
     let quote = frame.get(at..ip.end())?;
-    let (source, client, protocol, header_length) = match ip.family {
+    let (source, destination, protocol, header_length) = match ip.family {
         Family::V4 => {
             let header = quote.get(..20)?;
             let later_fragment = header[6] & 0x1f != 0 || header[7] != 0;
@@ -93,25 +102,25 @@ pub(super) fn quoted(frame: &[u8], ip: &Ip, payload: &Payload) -> Option<Quoted>
             if header[0] >> 4 != 4 || header_length < 20 || later_fragment {
                 return None;
             }
-            let (source, client): ([u8; 4], [u8; 4]) =
+            let (source, destination): ([u8; 4], [u8; 4]) =
                 (header[12..16].try_into().ok()?, header[16..20].try_into().ok()?);
-            (Address::v4(source), Address::v4(client), header[9], header_length)
+            (Address::v4(source), Address::v4(destination), header[9], header_length)
         }
         Family::V6 => {
             let header = quote.get(..40)?;
             if header[0] >> 4 != 6 {
                 return None;
             }
-            let (source, client): ([u8; 16], [u8; 16]) =
+            let (source, destination): ([u8; 16], [u8; 16]) =
                 (header[8..24].try_into().ok()?, header[24..40].try_into().ok()?);
-            (Address::v6(source), Address::v6(client), header[6], 40)
+            (Address::v6(source), Address::v6(destination), header[6], 40)
         }
     };
     // Eight bytes of the quoted payload are always there (RFC 792).
     let transport = quote.get(header_length..header_length + 8)?;
-    let ours = source == ip.destination && matches!(protocol, 6 | 17);
     let ports = transport[..4].try_into().ok()?;
-    ours.then_some(Quoted { ip: at, ports_at: at + header_length, protocol, client, ports })
+    let quoted = Quoted { ip: at, ports_at: at + header_length, protocol, source, destination, ports };
+    matches!(protocol, 6 | 17).then_some(quoted)
 }
 
 /// "Fragmentation needed" (RFC 1191) or "packet too big" (RFC 4443) in the VIP's name, quoting 128 or 256 bytes of

@@ -7,17 +7,22 @@ use fairlead_abi::{
 use super::{super::checksum, Ip, Model, Payload, Verdict, icmp, parse};
 
 impl Model {
-    /// What becomes of a tunnel packet; `None`: it is none, or a stranger's for somebody else.
+    /// What becomes of a tunnel packet; `None`: it is none, or for somebody else.
     pub(super) fn receive(&mut self, frame: &[u8], ip: &Ip) -> Option<Verdict> {
         let outer = outer_length(frame, ip)?;
-        if !self.lookup.is_gateway(ip.source) {
-            let ours = self.lookup.delivery(&DeliveryKey::endpoint_only(ip.destination)).is_some();
-            return ours.then_some(Verdict::Drop(DropReason::StrangerTunnel));
+        match self.unwrap(frame, ip, outer) {
+            Ok(unwrapped) => Some(Verdict::Pass(unwrapped)),
+            Err(reason) => {
+                let ours = self.lookup.delivery(&DeliveryKey::endpoint_only(ip.destination)).is_some();
+                ours.then_some(Verdict::Drop(reason))
+            }
         }
-        Some(self.unwrap(frame, ip, outer).map_or_else(Verdict::Drop, Verdict::Pass))
     }
 
     fn unwrap(&mut self, frame: &[u8], ip: &Ip, outer: usize) -> Result<Vec<u8>, DropReason> {
+        if !self.lookup.is_gateway(ip.source) {
+            return Err(DropReason::StrangerTunnel);
+        }
         if ip.fragment {
             return Err(DropReason::Fragment);
         }
@@ -32,7 +37,8 @@ impl Model {
         };
         let inner = parse::packet(frame, ip.at + outer).ok_or(DropReason::BadTunnel)?;
         let payload = parse::payload(frame, &inner, ip.end())?;
-        let rewritten = self.deliver(frame, &inner, &payload, ip.destination)?;
+        let mut rewritten = self.deliver(frame, &inner, &payload, ip.destination)?;
+        carry_congestion(&mut rewritten, ip, &inner)?;
         Ok([&frame[..ip.at - 2], &kind, &rewritten[inner.at..]].concat())
     }
 
@@ -83,10 +89,8 @@ impl Model {
         payload: &Payload,
         outer: Address,
     ) -> Result<Vec<u8>, DropReason> {
-        let icmp::Kind::Error = icmp::kind_of(frame, ip, payload) else {
-            return Err(DropReason::IcmpUnrelated);
-        };
-        let quoted = icmp::quoted(frame, ip, payload).ok_or(DropReason::IcmpUnrelated)?;
+        let quoted = icmp::quoted(frame, ip, payload).and_then(|quoted| quoted.of(ip.destination));
+        let quoted = quoted.ok_or(DropReason::IcmpUnrelated)?;
         let port = quoted.port().to_be_bytes();
         let delivery = self.delivery(outer, ip, port, quoted.protocol)?;
         let mut rewritten = frame.to_vec();
@@ -123,14 +127,34 @@ impl Model {
     }
 }
 
-/// Bytes of the outer headers, if they are a tunnel's: IP in IP, or GUE by its port.
+/// "Congestion experienced" (both lower bits of TOS) on the outer header is the inner packet's (RFC 6040), which must be
+/// of a kind that understands it (either bit).
+fn carry_congestion(frame: &mut [u8], outer: &Ip, inner: &Ip) -> Result<(), DropReason> {
+    match (outer.tos & 3, inner.tos & 3) {
+        (3, 0) => return Err(DropReason::BadTunnel),
+        (3, _) => {}
+        _ => return Ok(()),
+    }
+    let (at, was) = (inner.at, [frame[inner.at], frame[inner.at + 1]]);
+    match inner.family {
+        Family::V4 => {
+            frame[at + 1] |= 3;
+            let now = [frame[at], frame[at + 1]];
+            mend(frame, at + 10, &was, &now, checksum::replaced);
+        }
+        Family::V6 => frame[at + 1] |= 0x30,
+    }
+    Ok(())
+}
+
+/// Bytes of the outer headers, if they are a tunnel's: IP in IP, or GUE by its port, which a fragment hasn't.
 fn outer_length(frame: &[u8], ip: &Ip) -> Option<usize> {
     if ip.header_length < 20 {
         return None;
     }
     match ip.next {
         4 | 41 => Some(ip.header_length),
-        17 => {
+        17 if !ip.fragment => {
             let port = frame.get(ip.at + ip.header_length + 2..)?.get(..2)?;
             (port == GUE_PORT.to_be_bytes()).then_some(ip.header_length + 8)
         }

@@ -4,7 +4,7 @@ use fairlead_abi::{Family, FlowKey};
 
 use super::{
     super::checksum,
-    Model, parse,
+    Ip, Model, Payload, icmp, parse,
     receiver::{mend, octets},
 };
 
@@ -16,7 +16,10 @@ impl Model {
 
     fn rewritten(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
         let ip = parse::frame(frame)?;
-        let payload = parse::payload(frame, &ip, frame.len()).ok().filter(|payload| !payload.is_icmp())?;
+        let payload = parse::payload(frame, &ip, frame.len()).ok()?;
+        if payload.is_icmp() {
+            return self.rewritten_error(frame, &ip, &payload);
+        }
         let key = FlowKey {
             endpoint: ip.source,
             client: ip.destination,
@@ -47,6 +50,50 @@ impl Model {
             lower_mss(&mut reply, payload.at, entry.mss);
         }
         Some(reply)
+    }
+}
+
+impl Model {
+    /// An ICMP error to a client: what it quotes was sent to the VIP; where the endpoint sent the error, so did the VIP.
+    fn rewritten_error(&self, frame: &[u8], ip: &Ip, payload: &Payload) -> Option<Vec<u8>> {
+        let quoted = icmp::quoted(frame, ip, payload)?.of(ip.destination)?;
+        let [a, b, c, d] = quoted.ports;
+        let key = FlowKey {
+            endpoint: quoted.destination,
+            client: quoted.source,
+            endpoint_port: [c, d],
+            client_port: [a, b],
+            protocol: quoted.protocol,
+            padding: [0; 3],
+        };
+        let entry = self.flows.known(&key)?;
+        let mut error = frame.to_vec();
+        let (endpoint, vip) = (octets(key.endpoint, ip.family), octets(entry.vip, ip.family));
+        let destination = quoted.ip + if ip.family == Family::V4 { 16 } else { 24 };
+        error[destination..destination + vip.len()].copy_from_slice(&vip);
+        error[quoted.ports_at + 2..quoted.ports_at + 4].copy_from_slice(&entry.port);
+        mend(&mut error, payload.at + 2, &key.endpoint_port, &entry.port, checksum::replaced);
+        let own = ip.source == key.endpoint;
+        if own {
+            let source = ip.at + if ip.family == Family::V4 { 12 } else { 8 };
+            error[source..source + vip.len()].copy_from_slice(&vip);
+        }
+        match ip.family {
+            // The quoted header's checksum changes by as much as its address: together nothing for ICMP's.
+            Family::V4 => {
+                mend(&mut error, quoted.ip + 10, &endpoint, &vip, checksum::replaced);
+                if own {
+                    mend(&mut error, ip.at + 10, &endpoint, &vip, checksum::replaced);
+                }
+            }
+            Family::V6 => {
+                mend(&mut error, payload.at + 2, &endpoint, &vip, checksum::replaced);
+                if own {
+                    mend(&mut error, payload.at + 2, &endpoint, &vip, checksum::replaced);
+                }
+            }
+        }
+        Some(error)
     }
 }
 

@@ -30,6 +30,9 @@ pub fn reply(rng: &mut Rng) -> Vec<u8> {
     let (endpoint, port) = endpoint_of(vip.is_ipv4(), number, rng.pick(&PORTS));
     let client = client_address(rng, vip);
     let to = client_port(rng);
+    if rng.once_in(8) {
+        return reported(rng, vip, (endpoint, port), (client, to));
+    }
     let carried = if rng.once_in(4) {
         Carried::Udp(Udp { checksum: !rng.once_in(4), ..udp(port, to, &payload(rng, 100)) })
     } else {
@@ -39,6 +42,31 @@ pub fn reply(rng: &mut Rng) -> Vec<u8> {
         Carried::Tcp(segment)
     };
     frame(rng, ip(endpoint, client, carried)).bytes()
+}
+
+/// A frame with an ICMP error, of an endpoint or of its node, about what a client sent it.
+fn reported(
+    rng: &mut Rng,
+    vip: IpAddr,
+    (endpoint, port): (IpAddr, u16),
+    (client, to): (IpAddr, u16),
+) -> Vec<u8> {
+    let carried = if rng.once_in(3) {
+        Carried::Tcp(Tcp { payload: vec![], ..segment(rng, to, port) })
+    } else {
+        Carried::Udp(udp(to, port, &payload(rng, 30)))
+    };
+    let mut quoted = ip(client, endpoint, carried);
+    if rng.once_in(8) {
+        quoted = unusual(rng, quoted);
+    }
+    let quote = quoted.bytes();
+    let kind = if vip.is_ipv4() { rng.pick(&[3, 11, 12, 5]) } else { rng.pick(&[1, 2, 3, 4, 129]) };
+    let sender = if rng.once_in(4) { random_address(rng, vip) } else { endpoint };
+    let receiver = if rng.once_in(8) { random_address(rng, vip) } else { client };
+    let rest = [0, 0, 5, rng.byte()];
+    let error = Carried::Icmp { kind, code: rng.pick(&[0, 1, 3, 4]), rest, payload: quote };
+    frame(rng, ip(sender, receiver, error)).bytes()
 }
 
 fn frame(rng: &mut Rng, packet: IpPacket) -> Frame {
@@ -174,7 +202,11 @@ fn tunnel(rng: &mut Rng, depth: usize) -> IpPacket {
     } else {
         gue(source, address(endpoint), 0xc000 | rng.word(), &inner)
     };
-    if rng.once_in(16) { unusual(rng, outer) } else { outer }
+    match rng.below(16) {
+        0 => unusual(rng, outer),
+        1 => IpPacket { tos: outer.tos | 3, ..outer },
+        _ => outer,
+    }
 }
 
 fn port(rng: &mut Rng) -> u16 {
