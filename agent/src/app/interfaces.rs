@@ -25,7 +25,7 @@ impl Interface {
     pub(super) fn status(&self, mode: XdpMode) -> InterfaceStatus {
         InterfaceStatus {
             name: self.name.clone(),
-            mode: mode_name(mode).to_owned(),
+            mode: mode_of(mode).name().to_owned(),
             attached: self.ifindex.is_some(),
             problem: self.problem.clone(),
         }
@@ -36,10 +36,10 @@ impl Interface {
     }
 }
 
-const fn mode_name(mode: XdpMode) -> &'static str {
-    match mode {
-        XdpMode::Native => "native",
-        XdpMode::Generic => "generic",
+const fn mode_of(configured: XdpMode) -> Mode {
+    match configured {
+        XdpMode::Native => Mode::Native,
+        XdpMode::Generic => Mode::Generic,
     }
 }
 
@@ -49,7 +49,8 @@ impl Stages {
         for at in 0..self.interfaces.len() {
             self.attach(at)?;
         }
-        self.dataplane.settle()?;
+        let interfaces: Vec<_> = self.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+        self.dataplane.settle(&interfaces)?;
         self.publish();
         Ok(())
     }
@@ -63,20 +64,20 @@ impl Stages {
             if now == interface.ifindex {
                 continue;
             }
-            changed = true;
-            if now.is_none() {
-                tracing::error!(interface = interface.name, "the interface is gone; waiting for it");
+            let outcome = match now {
+                None => Err("the interface is gone".to_owned()),
+                Some(_) => self.attach(at).map_err(|error| error.to_string()),
+            };
+            let interface = &mut self.interfaces[at];
+            if let Err(problem) = outcome {
                 interface.ifindex = None;
-                interface.problem = Some("the interface is gone".to_owned());
-            } else if let Err(error) = self.attach(at) {
-                let problem = Some(error.to_string());
-                let interface = &mut self.interfaces[at];
-                if interface.problem != problem {
-                    tracing::error!(interface = interface.name, %error, "can't attach; trying again");
-                    interface.problem = problem;
+                if interface.problem.as_ref() == Some(&problem) {
+                    continue;
                 }
-                interface.ifindex = None;
+                tracing::error!(interface = interface.name, "{problem}");
+                interface.problem = Some(problem);
             }
+            changed = true;
         }
         if changed {
             self.publish();
@@ -85,17 +86,14 @@ impl Stages {
 
     fn attach(&mut self, at: usize) -> Result<(), dataplane::Error> {
         let interface = &mut self.interfaces[at];
-        let mode = match self.config.node.xdp_mode {
-            XdpMode::Native => Mode::Native,
-            XdpMode::Generic => {
-                tracing::warn!(
-                    interface = interface.name,
-                    "generic XDP mode: a fraction of the rate of native mode"
-                );
-                Mode::Generic
-            }
-        };
+        let mode = mode_of(self.config.node.xdp_mode);
         let attached = self.dataplane.attach(&interface.name, mode)?;
+        if mode == Mode::Generic {
+            tracing::warn!(
+                interface = interface.name,
+                "generic XDP mode: a fraction of the rate of native mode"
+            );
+        }
         interface.ifindex = if_nametoindex(interface.name.as_str()).ok();
         interface.problem = None;
         match attached {

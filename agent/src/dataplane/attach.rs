@@ -2,7 +2,7 @@
 //!
 //! A link that is there is updated, which no packet notices; a program of somebody else is never replaced.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, path::Path, thread, time::Duration};
 
 use aya::{
     programs::{
@@ -16,7 +16,10 @@ use aya::{
 use fairlead_abi::program;
 use nix::{errno::Errno, net::if_::if_nametoindex};
 
-use super::{Dataplane, Error, pins};
+use super::{
+    Dataplane, Error,
+    pins::{self, LinkPin},
+};
 
 /// Where in the kernel's receive path XDP runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +29,20 @@ pub enum Mode {
     /// Behind it, in the network stack: works everywhere, and slowly.
     Generic,
 }
+
+impl Mode {
+    /// As it is configured and shown.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
+/// A program has left a link's packets after this time at the latest.
+const LAST_PACKET: Duration = Duration::from_millis(20);
 
 /// What attaching did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,12 +56,15 @@ pub enum Attached {
 impl Dataplane {
     /// Attaches both programs to `interface`, or updates the links that are there.
     pub fn attach(&mut self, interface: &str, mode: Mode) -> Result<Attached, Error> {
-        if_nametoindex(interface).map_err(|_| Error::Interface {
+        let ifindex = if_nametoindex(interface).map_err(|_| Error::Interface {
             interface: interface.to_owned(),
             what: "there is no such interface; name one of `ip link`".into(),
         })?;
-        let egress = self.instance.link(interface, program::EGRESS);
-        let ingress = self.instance.link(interface, program::INGRESS);
+        // A device that had this name before keeps no program of ours, and no device has two modes at a time.
+        let wanted =
+            [program::EGRESS, program::INGRESS].map(|name| LinkPin::new(interface, name, ifindex, mode));
+        self.unpin(|link| link.is_on(interface) && !wanted.contains(link))?;
+        let [egress, ingress] = wanted.map(|link| self.instance.link(&link));
         // Replies first: an endpoint's answer must find its way back from the first packet on.
         let first = update_or_attach(self.classifier()?, &egress, interface, mode)?;
         let second = update_or_attach(self.xdp()?, &ingress, interface, mode);
@@ -55,16 +75,28 @@ impl Dataplane {
         second
     }
 
-    /// The links are on the new programs: maps that were built beside others take their place, and what
-    /// another ABI left is removed.
-    pub fn settle(&mut self) -> Result<(), Error> {
+    /// The links of all `interfaces` are on the new programs: maps that were built beside others take their place, and
+    /// what only former programs needed is removed, links on other interfaces among it.
+    pub fn settle(&mut self, interfaces: &[&str]) -> Result<(), Error> {
+        self.unpin(|link| !interfaces.iter().any(|interface| link.is_on(interface)))?;
         if self.staged {
             let (staging, current) = (self.instance.staging(), self.instance.maps());
             pins::remove(&current)?;
             fs::rename(&staging, &current).map_err(Error::pin(&staging))?;
             self.staged = false;
         }
-        self.instance.remove_others()
+        // The kernel empties a table of programs with its pin; a packet may still be on its way to it.
+        thread::sleep(LAST_PACKET);
+        self.instance.remove_others(&self.programs)
+    }
+
+    /// Removes the pins of links, which ends them.
+    fn unpin(&self, unwanted: impl Fn(&LinkPin) -> bool) -> Result<(), Error> {
+        for link in self.instance.links()?.iter().filter(|link| unwanted(link)) {
+            let path = self.instance.link(link);
+            fs::remove_file(&path).map_err(Error::pin(&path))?;
+        }
+        Ok(())
     }
 
     fn xdp(&mut self) -> Result<&mut Xdp, Error> {

@@ -4,7 +4,10 @@
 //! another ABI's are there, a new set is built beside them, filled, and taken into use when the links are
 //! switched (see `attach`).
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -25,7 +28,7 @@ pub enum Programs {
     #[default]
     Embedded,
     /// Those of an ELF file: others of the same ABI, such as those that log what they drop.
-    File(std::path::PathBuf),
+    File(PathBuf),
 }
 
 /// Entries of each map that has a size of its own.
@@ -65,6 +68,8 @@ impl Capacities {
 pub struct Dataplane {
     pub(super) instance: Instance,
     pub(super) ebpf: Ebpf,
+    /// Where the table of programs that others go on in is pinned.
+    pub(super) programs: PathBuf,
     pub(super) services: Mapped<Bucket>,
     pub(super) slots: Windowed<Slot>,
     pub(super) backends: Mapped<Backend>,
@@ -85,6 +90,7 @@ impl Dataplane {
     ) -> Result<Self, Error> {
         let root = instance.root();
         fs::create_dir_all(root).map_err(Error::pin(root))?;
+        // What was left half built holds nothing that programs in use need by its pin.
         pins::remove(&instance.staging())?;
         let current = instance.maps();
         let staged = current.exists() && !fits(&current, capacities);
@@ -94,13 +100,15 @@ impl Dataplane {
         if staged {
             take_along(&instance.maps(), &folder, capacities)?;
         }
-        let ebpf = load(&folder, programs, settings, capacities)?;
+        let table = instance.fresh_programs();
+        let ebpf = load((&folder, &table), programs, settings, capacities)?;
         Ok(Self {
             services: mapped(&ebpf, map::SERVICES)?,
             slots: Windowed::new(map::SLOTS, array(&ebpf, map::SLOTS)?)?,
             backends: mapped(&ebpf, map::BACKENDS)?,
             hops: mapped(&ebpf, map::HOPS)?,
             instance: instance.clone(),
+            programs: table,
             ebpf,
             unused_counters: Unused::new(if fresh { capacities.tables.backends } else { 0 }),
             staged,
@@ -190,8 +198,9 @@ fn take_along(current: &Path, folder: &Path, capacities: &Capacities) -> Result<
     Ok(())
 }
 
+/// `table`: where the table of programs is pinned; the maps stand in `folder`.
 fn load(
-    folder: &Path,
+    (folder, table): (&Path, &Path),
     programs: &Programs,
     settings: &Settings,
     capacities: &Capacities,
@@ -204,6 +213,7 @@ fn load(
     for name in map::ALL {
         loader.map_pin_path(name, folder.join(name));
     }
+    loader.map_pin_path(map::PROGRAMS, table);
     let mut ebpf = match programs {
         Programs::Embedded => loader.load(ELF),
         Programs::File(path) => loader.load_file(path),

@@ -1,6 +1,7 @@
 //! Where maps and links are pinned: `<bpffs>/fairlead/<instance>/`, with the maps of each ABI in a folder of their own.
 
 use std::{
+    fmt,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -9,10 +10,13 @@ use std::{
 use fairlead_abi::ABI;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::Error;
+use super::{Error, Mode};
 
 /// Where the BPF file system is mounted.
 const BPFFS: &str = "/sys/fs/bpf";
+
+/// What the pinned tables of programs are called, before their number.
+const PROGRAMS: &str = "programs-";
 
 /// The pins of one agent.
 #[derive(Clone, Debug)]
@@ -55,9 +59,28 @@ impl Instance {
         self.root.join(format!("v{ABI}-next"))
     }
 
-    /// Where the link of `program` on `interface` is pinned. bpffs allows no dots in names.
-    pub(super) fn link(&self, interface: &str, program: &str) -> PathBuf {
-        self.root.join(format!("link-{}-{program}", interface.replace('.', "_")))
+    /// Where a link is pinned.
+    pub(super) fn link(&self, link: &LinkPin) -> PathBuf {
+        self.root.join(link.to_string())
+    }
+
+    /// The links that are pinned.
+    pub(super) fn links(&self) -> Result<Vec<LinkPin>, Error> {
+        Ok(self.entries()?.iter().filter_map(|name| LinkPin::parse(name)).collect())
+    }
+
+    /// A place for the table of programs that others go on in, where none stands: the programs in use keep theirs until
+    /// the links are on new ones.
+    pub(super) fn fresh_programs(&self) -> PathBuf {
+        let place = |number: u32| self.root.join(format!("{PROGRAMS}{number}"));
+        (1..).map(place).find(|place| !place.exists()).expect("numbers don't run out")
+    }
+
+    /// Names in the folder of all pins.
+    fn entries(&self) -> Result<Vec<String>, Error> {
+        let entries = fs::read_dir(&self.root).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let entries = entries.map_err(Error::pin(&self.root))?;
+        Ok(entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok()).collect())
     }
 
     /// Takes the instance and the agent's state directory, or says that another agent has one of them.
@@ -79,13 +102,16 @@ impl Instance {
         })
     }
 
-    /// Removes the maps of every other ABI, and what was left half built.
-    pub(super) fn remove_others(&self) -> Result<(), Error> {
-        let keep = self.maps();
-        for entry in fs::read_dir(&self.root).map_err(Error::pin(&self.root))? {
-            let path = entry.map_err(Error::pin(&self.root))?.path();
-            if path.is_dir() && path != keep {
+    /// Removes what no program in use needs: the maps of every other ABI, what was left half built, and tables of
+    /// programs other than the one at `programs`.
+    pub(super) fn remove_others(&self, programs: &Path) -> Result<(), Error> {
+        let maps = self.maps();
+        for name in self.entries()? {
+            let path = self.root.join(&name);
+            if path.is_dir() && path != maps {
                 remove(&path)?;
+            } else if name.starts_with(PROGRAMS) && path != programs {
+                fs::remove_file(&path).map_err(Error::pin(&path))?;
             }
         }
         Ok(())
@@ -97,10 +123,74 @@ impl Instance {
     }
 }
 
+/// A pinned link's name: it says what the link can't be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LinkPin {
+    interface: String,
+    program: String,
+    ifindex: u32,
+    mode: Mode,
+}
+
+impl LinkPin {
+    /// Of a program on an interface, as the device that it is now.
+    pub(super) fn new(interface: &str, program: &str, ifindex: u32, mode: Mode) -> Self {
+        // bpffs allows no dots in names.
+        Self { interface: interface.replace('.', "%"), program: program.to_owned(), ifindex, mode }
+    }
+
+    /// Whether it is on this interface, or on a device that had its name.
+    pub(super) fn is_on(&self, interface: &str) -> bool {
+        self.interface == interface.replace('.', "%")
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let mut fields = name.strip_prefix("link-")?.rsplitn(4, '-');
+        let mode = fields.next()?;
+        let mode = [Mode::Native, Mode::Generic].into_iter().find(|known| known.name() == mode)?;
+        let ifindex = fields.next()?.parse().ok()?;
+        let [program, interface] = [fields.next()?.to_owned(), fields.next()?.to_owned()];
+        Some(Self { interface, program, ifindex, mode })
+    }
+}
+
+impl fmt::Display for LinkPin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "link-{}-{}-{}-{}", self.interface, self.program, self.ifindex, self.mode.name())
+    }
+}
+
 /// Removes a folder of pins, if it is there.
 pub(super) fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::pin(path)(error)),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_links_are_read_as_they_are_written() {
+        for interface in ["eth0", "eth0.100", "veth-a-ingress-1-native"] {
+            for mode in [Mode::Native, Mode::Generic] {
+                let link = LinkPin::new(interface, "ingress", 12, mode);
+                assert_eq!(LinkPin::parse(&link.to_string()).as_ref(), Some(&link));
+                assert!(link.is_on(interface) && !link.is_on("veth"));
+                assert!(!link.to_string().contains('.'), "{link}");
+            }
+        }
+        assert_eq!(LinkPin::new("eth0", "egress", 3, Mode::Native).to_string(), "link-eth0-egress-3-native");
+        for name in [
+            "v1",
+            "programs-1",
+            "link-eth0-ingress",
+            "link-eth0-ingress-x-native",
+            "link-eth0-ingress-1-hardware",
+        ] {
+            assert_eq!(LinkPin::parse(name), None, "{name}");
+        }
     }
 }

@@ -59,10 +59,10 @@ pub mod map {
     pub const HALF_OPEN: &str = "HALF_OPEN";
     /// [`ProbeTarget`](crate::ProbeTarget) by socket mark.
     pub const PROBES: &str = "PROBES";
-    /// Programs that others go on in.
+    /// Programs that others go on in: pinned by itself, because each load of the programs has its own.
     pub const PROGRAMS: &str = "PROGRAMS";
-    /// All of them.
-    pub const ALL: [&str; 14] = [
+    /// All others, which are pinned together.
+    pub const ALL: [&str; 13] = [
         SERVICES,
         SLOTS,
         BACKENDS,
@@ -76,7 +76,6 @@ pub mod map {
         FLOWS,
         HALF_OPEN,
         PROBES,
-        PROGRAMS,
     ];
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fairlead_tests::load::{Failure, Kind, Load, Request};
+use fairlead_tests::load::Load;
 use fairlead_tests::world::{Agent, Federation, PINS, Plan, Process, own_program};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -49,21 +49,19 @@ fn served_without_one() -> Served {
 
 fn assert_clean(served: &Served) {
     for agent in served.agents.iter() {
-        let wanted = ["link-eth0-egress", "link-eth0-ingress", "v1"].map(str::to_owned);
-        assert_eq!(pinned(agent), wanted.into(), "{}", agent.host());
+        let pinned = pinned(agent);
+        let kinds: Vec<_> = pinned.iter().filter_map(|name| name.split(char::is_numeric).next()).collect();
+        assert_eq!(kinds, ["link-eth", "link-eth", "programs-", "v"], "{}: {pinned:?}", agent.host());
+        assert!(pinned.contains("v1"), "{pinned:?}");
         wait("tables as planned", || agent.ask(&["plan"]).unwrap()["actions"] == json!([]));
     }
 }
 
-/// Ends a load of which nothing failed but handshakes that were half done when a receiver's programs were swapped: now and
-/// then one has to be made again by its client, later than this load waits. One of each family, at each of two swaps.
-fn assert_only_handshakes_failed(load: Load) {
+/// Ends a load of which nothing failed.
+fn assert_nothing_failed(load: Load) {
     let record = load.stop().unwrap();
     assert!(record.requests.len() > 80, "{} requests prove nothing", record.requests.len());
-    let is_handshake =
-        |request: &&Request| request.kind == Kind::NewConnection && request.outcome == Err(Failure::Timeout);
-    let failed: Vec<_> = record.requests.iter().filter(|request| request.outcome.is_err()).collect();
-    assert!(failed.iter().all(is_handshake) && failed.len() <= 2 * 2, "{:?}", failures(&record));
+    assert_eq!(failures(&record), Vec::<String>::new());
 }
 
 #[test]
@@ -88,7 +86,7 @@ fn tables_of_other_sizes_are_built_beside_and_swapped() {
         assert_eq!((capacity("SLOTS"), capacity("BACKENDS")), (json!([131_072]), json!([16_384])));
     }
     assert_clean(&served);
-    assert_only_handshakes_failed(load);
+    assert_nothing_failed(load);
 }
 
 #[test]
@@ -104,7 +102,7 @@ fn tables_of_another_version_are_built_anew_and_the_others_removed() {
         }
         assert_clean(&served);
     }
-    assert_only_handshakes_failed(load);
+    assert_nothing_failed(load);
 }
 
 #[test]
