@@ -1,43 +1,37 @@
 //! `cargo xtask demo`: what fairlead does, watched live.
-//!
-//! In: how to show it. It sets up and builds, then hands over to the demo itself, which stands in the crate of the
-//! tests beside the world that it plays in.
 
-use anyhow::{Result, bail};
+use std::process::Command;
+
+use anyhow::Result;
 use clap::Subcommand;
 
+use crate::handover;
 use crate::output::Output;
-use crate::setup::Purpose;
 use crate::workspace::Workspace;
-use crate::{ebpf, process, setup};
 
 /// What to do instead of the story.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 pub(crate) enum Action {
     /// Remove what `--keep` left running
+    #[command(after_help = "Example:\n  cargo xtask demo down")]
     Down,
 }
 
-/// Builds what the demo needs and runs it.
+/// Builds what the demo needs and runs it, or cleans up after one that was kept.
 pub(crate) fn demo(workspace: &Workspace, action: Option<Action>, keep: bool, output: Output) -> Result<()> {
-    let facts = setup::ensure(workspace, &[Purpose::Bpf, Purpose::World])?;
-    ebpf::build_and_tell(workspace, &setup::fitting(&facts)?, output)?;
-    let mut build = workspace.cargo();
-    process::run(build.args(["build", "--release", "-p", "fairlead", "-p", "fairlead-tests", "--bins"]))?;
-    let mut demo = std::process::Command::new(workspace.target.join("release/fairlead-demo"));
-    demo.env("FAIRLEAD_BPF_ELF", workspace.elves().join("fairlead.bpf.o"));
+    let program = handover::program(workspace, "fairlead-demo");
+    let mut demo = Command::new(&program);
     if action == Some(Action::Down) {
-        demo.arg("down");
+        // What has left something running is built.
+        if !program.is_file() {
+            handover::build(workspace, output)?;
+        }
+        return handover::run(demo.arg("down"), Output::Text);
     }
+    handover::build(workspace, output)?;
+    demo.env("FAIRLEAD_BPF_ELF", workspace.elves().join("fairlead.bpf.o"));
     if keep {
         demo.arg("--keep");
     }
-    if output == Output::Json {
-        demo.args(["-o", "json"]);
-    }
-    let status = process::status(&mut demo)?;
-    if !status.success() {
-        bail!("the demo ended with {}", process::ending(status));
-    }
-    Ok(())
+    handover::run(&mut demo, output)
 }

@@ -8,6 +8,7 @@
 mod bench;
 mod demo;
 mod ebpf;
+mod handover;
 mod interrupt;
 mod output;
 mod process;

@@ -1,7 +1,7 @@
 //! Running other programs.
 //!
 //! In: a `Command`. Out: its exit status, its lines, or its whole output. Standard input is closed: nothing
-//! here ever asks. Unless its lines are wanted, a child's standard output goes to standard error, so that
+//! here ever asks. Unless its output is wanted, a child's standard output goes to standard error, so that
 //! xtask's own standard output stays one document. Must not decide what a failure means.
 
 use std::env;
@@ -27,11 +27,21 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 /// Runs to the end, showing everything on standard error.
 pub(crate) fn status(command: &mut Command) -> Result<ExitStatus> {
     command.stdin(Stdio::null()).stdout(io::stderr());
+    wait_for(command)
+}
+
+fn wait_for(command: &mut Command) -> Result<ExitStatus> {
     let mut running = interrupt::spawn(command)?;
     let status = running.child.wait().context("can't wait for a child process")?;
     drop(running);
     interrupt::check()?;
     Ok(status)
+}
+
+/// Runs to the end, and what it writes to standard output is ours.
+pub(crate) fn passed_through(command: &mut Command) -> Result<ExitStatus> {
+    command.stdin(Stdio::null()).stdout(Stdio::inherit());
+    wait_for(command)
 }
 
 /// Like [`status`], but gives up and ends the child after `limit`: then the answer is `None`.

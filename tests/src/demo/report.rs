@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::stage::Stage;
 use super::story::Act;
 use crate::load::EventReport;
-use crate::world::{Agents, World};
+use crate::world::{Agents, World, own_program};
 
 /// Says things on standard output, or on standard error where the other is for programs.
 pub(super) struct Teller {
@@ -122,12 +122,14 @@ impl Teller {
         let client = world.clients()[0].namespace.name().to_owned();
         let Some(gateway) = agents.iter().last() else { return };
         let file = gateway.configuration().display();
+        let fairlead = own_program("fairlead", "FAIRLEAD_BIN");
+        let fairlead = fairlead.map_or("fairlead".to_owned(), |path| path.display().to_string());
         self.say("");
         self.say("The world runs on. Try:");
         self.say(&format!("  nsenter --net=/run/netns/{client} curl http://203.0.113.1/"));
         self.say(&format!("  nsenter --net=/run/netns/{client} curl 'http://[2001:db8:f::1]/'"));
         for command in ["status", "services", "backends", "counters"] {
-            self.say(&format!("  fairlead {command} --config {file}"));
+            self.say(&format!("  {fairlead} {command} --config {file}"));
         }
         self.say(&format!("  ls {}", world.directory().display()));
         self.say("and in the end: cargo xtask demo down");

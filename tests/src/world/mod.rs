@@ -225,7 +225,7 @@ impl World {
     /// veth has some XDP program does what is sent by XDP_TX arrive.
     pub fn attach_pass(&self, elf: &[u8], hosts: &[&str]) -> Result<()> {
         let pass = xdp::Pinned::load(elf, "pass", &format!("{}-pass", self.id()))?;
-        self.router.attach_xdp(hosts, pass.path())
+        self.router.attach_xdp(hosts, &pass.path())
     }
 
     /// Puts that program on a host's own `eth0`, as another XDP user there.

@@ -7,8 +7,7 @@ use anyhow::{Context, Result, bail};
 use aya::EbpfLoader;
 use aya::programs::Xdp;
 
-/// Where it is pinned for the moment between loading and attaching.
-const BPFFS: &str = "/sys/fs/bpf";
+use super::footprint::PINS;
 
 /// The BPF programs: from the file that `FAIRLEAD_BPF_ELF` names, or where `cargo xtask build-ebpf` puts them.
 pub fn bpf_elf() -> Result<Vec<u8>> {
@@ -31,13 +30,14 @@ fn built_elf() -> PathBuf {
     std::env::var_os("FAIRLEAD_BPF_ELF").map_or(built, PathBuf::from)
 }
 
-/// A program that is pinned until this is dropped. What it was attached to keeps it.
+/// A program that is pinned until this is dropped, for the moment between loading and attaching: what it was attached to
+/// keeps it. It stands where the world's removal finds it.
 pub(super) struct Pinned {
-    path: PathBuf,
+    folder: PathBuf,
 }
 
 impl Pinned {
-    /// Loads one program of an ELF. Its maps are made as small as they can be: this program uses none.
+    /// Loads one program of an ELF; `name` begins with the world's id. Its maps are made as small as they can be: this program uses none.
     pub(super) fn load(elf: &[u8], program: &str, name: &str) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         for map in fairlead_abi::map::ALL {
@@ -49,19 +49,21 @@ impl Pinned {
             .with_context(|| format!("no program {program} in the ELF"))?
             .try_into()?;
         program.load()?;
-        let path = Path::new(BPFFS).join(name);
-        program.pin(&path).with_context(|| format!("pin {}; is bpffs mounted?", path.display()))?;
-        Ok(Self { path })
+        let pinned = Self { folder: Path::new(PINS).join(name) };
+        let why = || format!("pin {}; is bpffs mounted?", pinned.path().display());
+        fs::create_dir_all(&pinned.folder).with_context(why)?;
+        program.pin(pinned.path()).with_context(why)?;
+        Ok(pinned)
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    pub(super) fn path(&self) -> PathBuf {
+        self.folder.join("program")
     }
 }
 
 impl Drop for Pinned {
     fn drop(&mut self) {
         // Somebody else's removal is as good.
-        let _ = fs::remove_file(&self.path);
+        let _ = fs::remove_dir_all(&self.folder);
     }
 }

@@ -25,8 +25,8 @@ pub(crate) fn as_root(remedies: &[Remedy], sudo: bool) -> Option<String> {
         steps.push("apt-get update".to_owned());
         steps.push(format!("{INSTALL} {}", names.join(" ")));
         for service in packages.iter().filter_map(|package| package.service) {
-            steps.push(format!("service {service} stop"));
-            steps.push(format!("update-rc.d {service} disable"));
+            // Where no init system runs, nothing was started either.
+            steps.push(format!("(service {service} stop; update-rc.d {service} disable; true)"));
         }
     }
     if remedies.contains(&Remedy::Mount) {
@@ -82,14 +82,26 @@ fn install_packages(packages: &[&Package]) -> Result<()> {
     if !apt_has_lists() {
         process::run(apt().arg("update"))?;
     }
-    let install = || process::status(apt().args(["install", "-y", "--no-install-recommends"]).args(&names));
-    if !install()?.success() {
-        step("once more, with fresh package lists");
-        process::run(apt().arg("update"))?;
-        if !install()?.success() {
-            bail!("apt-get could not install {}; its words are above", names.join(" "));
-        }
+    let outcome = install(&names);
+    // Also after a failure or Ctrl-C: a service may have been started by then.
+    let stopped = stop_services(packages);
+    outcome.and(stopped)
+}
+
+fn install(names: &[&str]) -> Result<()> {
+    let install = || process::status(apt().args(["install", "-y", "--no-install-recommends"]).args(names));
+    if install()?.success() {
+        return Ok(());
     }
+    step("once more, with fresh package lists");
+    process::run(apt().arg("update"))?;
+    if !install()?.success() {
+        bail!("apt-get could not install {}; its words are above", names.join(" "));
+    }
+    Ok(())
+}
+
+fn stop_services(packages: &[&Package]) -> Result<()> {
     for service in packages.iter().filter_map(|package| package.service) {
         step(&format!("stopping the service {service}, which Debian starts with its package"));
         // Where no init system runs, nothing was started either: these may fail.
@@ -143,8 +155,8 @@ mod tests {
             [Remedy::Package(&NGINX), Remedy::Package(&ETHTOOL), Remedy::Mount, Remedy::Components];
         assert_eq!(
             as_root(&remedies, false).unwrap(),
-            "apt-get update && apt-get install -y --no-install-recommends nginx ethtool && service nginx stop && \
-             update-rc.d nginx disable && mount -t bpf bpf /sys/fs/bpf"
+            "apt-get update && apt-get install -y --no-install-recommends nginx ethtool && \
+             (service nginx stop; update-rc.d nginx disable; true) && mount -t bpf bpf /sys/fs/bpf"
         );
         assert_eq!(as_root(&[Remedy::Mount], true).unwrap(), "sudo sh -c 'mount -t bpf bpf /sys/fs/bpf'");
         assert_eq!(as_root(&[Remedy::Components], true), None);

@@ -72,6 +72,7 @@ const WORLD: &[Package] = &[
         service: Some("nginx"),
     },
     package("iproute2", "ip", "makes the links, addresses and routes of the world"),
+    package("curl", "curl", "asks the VIP in a demo that was kept"),
     package("bpftool", "bpftool", "dumps the pinned maps by name"),
     package("ethtool", "ethtool", "switches checksum offload of veth devices off"),
     package("nftables", "nft", "drops and counts packets in the world's routers"),
@@ -273,7 +274,8 @@ fn kernel(facts: &Facts) -> Row {
     } else {
         let (major, minor) = OLDEST_KERNEL;
         State::Lacking(format!(
-            "boot Linux {major}.{minor} or newer (on Debian 12: apt-get install -t bookworm-backports linux-image-amd64)"
+            "boot Linux {major}.{minor} or newer (on Debian 12: add `deb http://deb.debian.org/debian bookworm-backports main` \
+             to /etc/apt/sources.list, then `apt-get update && apt-get install -t bookworm-backports linux-image-amd64`)"
         ))
     };
     row("Linux 6.6 or newer", facts.kernel.clone(), "TCX, XDP with fragments", state)
