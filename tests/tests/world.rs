@@ -271,35 +271,17 @@ fn traces(id: &str) -> Vec<String> {
     found
 }
 
-/// Not a test by itself: what the next ones do in a process of its own.
-#[test]
-#[ignore = "run by other tests in a child process"]
-fn child() {
-    let world = World::build(&Plan::small()).unwrap();
-    eprintln!("world {}", world.id());
-    match std::env::var("FAIRLEAD_TEST_CHILD").unwrap().as_str() {
-        "panic" => panic!("on purpose"),
-        _ => loop {
-            std::thread::park();
-        },
-    }
-}
-
-/// Starts this test program again as [`child`] and waits until its world is up.
+/// Starts a process that holds a world, and waits until that is up.
 fn start_child(how: &str) -> (std::process::Child, String) {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--ignored", "--nocapture"])
-        .env("FAIRLEAD_TEST_CHILD", how)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
+    let mut child = Command::new(env!("CARGO_BIN_EXE_fairlead-held-world"))
+        .arg(how)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let id =
-        lines.find_map(|line| line.strip_prefix("world ").map(str::to_owned)).expect("the world came up");
-    // Somebody must read what it says while it ends.
-    std::thread::spawn(move || lines.for_each(drop));
-    (child, id)
+    let mut id = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut id).unwrap();
+    (child, id.trim().to_owned())
 }
 
 #[test]

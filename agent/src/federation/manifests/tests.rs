@@ -1,7 +1,6 @@
 //! Directories and what is known of them.
 
 use std::fs;
-use std::time::Instant;
 
 use fairlead_core::model::{ObjectName, ShardSpec};
 use tempfile::TempDir;
@@ -403,38 +402,4 @@ fn what_was_known_before_a_restart_counts_until_all_is_read() {
     world.write("slices.yaml", &slice("web", "s1", "IPv4", "{addresses: [10.0.0.2]}"));
     assert_eq!((world.port("web"), world.port("api")), (Some(90), None), "now everything is read");
     assert_eq!(world.endpoints("web"), ["10.0.0.2 10.0.0.2 ready"]);
-}
-
-/// 10,000 services with 27 endpoints each, in files of 10 services. A measurement; run it with `--ignored`.
-#[test]
-#[ignore = "a measurement, not a check: cargo test --release -p fairlead --lib ten_thousand -- --ignored --nocapture"]
-fn ten_thousand_services() {
-    let mut world = World::new();
-    for file in 0..1000 {
-        let mut text = String::new();
-        for i in 0..10 {
-            let name = format!("s{}", file * 10 + i);
-            let endpoints: Vec<_> = (1..28)
-                .map(|e| format!("{{addresses: [10.{}.{}.{e}], nodeName: node-{e}, targetRef: {{kind: Pod, name: {name}-{e}, uid: 0b6a3f0e-7d0c-4f6f-{name}-{e}}}, conditions: {{ready: true, serving: true, terminating: false}}, zone: z}}", file / 25, file % 25 * 10 + i))
-                .collect();
-            text += &format!(
-                "{}---\n{}---\n",
-                service(&name, 80),
-                slice(&name, &format!("{name}-1"), "IPv4", &endpoints.join(",\n  "))
-            );
-        }
-        fs::write(world.dir.path().join(format!("{file}.yaml")), text).unwrap();
-    }
-    let timed = |what: &str, world: &mut World, changed: &Changed| {
-        let start = Instant::now();
-        world.manifests.refresh(changed);
-        let shards = world.manifests.store().shards().clone();
-        let endpoints: usize = shards.values().map(|shard| shard.endpoints.len()).sum();
-        eprintln!("{what}: {:?}, {} shards, {endpoints} endpoints", start.elapsed(), shards.len());
-    };
-    timed("everything", &mut world, &Changed::Anything);
-    timed("a full look without changes", &mut world, &Changed::Anything);
-    let path = world.dir.path().join("7.yaml");
-    fs::write(&path, fs::read_to_string(&path).unwrap().replace("ready: true", "ready: false")).unwrap();
-    timed("one file", &mut world, &Changed::Files([path].into()));
 }
