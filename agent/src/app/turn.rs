@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use fairlead_core::{
     model::merge,
-    planner::{Full, Inputs, Installed, Plan, PlanError, diff},
+    planner::{Full, Inputs, Installed, Plan, PlanError, diff, follow},
 };
 
 use super::start::Stages;
@@ -36,7 +36,13 @@ impl Stages {
         self.due = None;
         let failure = match diff(&planned.tables, &self.installed, now) {
             Ok(plan) => self.carry_out(&plan),
-            Err(PlanError::Full(full)) => Some(self.refuse_new(&full)),
+            Err(PlanError::Full(full)) => {
+                let plan = follow(&planned.tables, &self.installed, now, full);
+                // Perhaps by an agent before this one.
+                let wanted = &planned.tables.services;
+                self.filled |= self.installed.services().any(|(key, ..)| wanted.contains_key(&key));
+                Some(self.refuse_new(&full, &plan))
+            }
         };
         self.filled |= failure.is_none();
         if let Some(failure) = failure.as_ref().filter(|failure| self.failure.as_ref() != Some(failure)) {
@@ -47,23 +53,19 @@ impl Stages {
     }
 
     /// There is no room for all of it: what is served already follows its endpoints, what would be new is left out.
-    fn refuse_new(&mut self, full: &Full) -> Failure {
-        let now = self.now();
-        let known = self.planned.as_ref().map(|planned| planned.tables.without_new(&self.installed));
-        // Of an agent before this one.
-        self.filled |= known.as_ref().is_some_and(|known| !known.services.is_empty());
-        let serves = match known.map(|known| diff(&known, &self.installed, now)) {
-            Some(Ok(plan)) => {
-                if let Some(failure) = self.carry_out(&plan).filter(|failure| !failure.serves) {
-                    return failure;
-                }
-                "what is new is refused as a whole, what was served before goes on"
-            }
-            _ => "nothing was changed, the former state serves on",
-        };
-        let again = full.retry_at.unwrap_or(now + TRY_AGAIN);
+    fn refuse_new(&mut self, full: &Full, plan: &Plan) -> Failure {
+        if let Some(failure) = self.carry_out(plan).filter(|failure| !failure.serves) {
+            return failure;
+        }
+        let again = full.retry_at.unwrap_or(self.now() + TRY_AGAIN);
         self.due = self.due.into_iter().chain([again]).min();
-        Failure { what: format!("{serves}: {full}"), serves: true }
+        let rest = match plan.behind {
+            0 => "what was served before goes on".to_owned(),
+            behind => format!(
+                "{behind} of the services that were there before don't fit any more and serve as before"
+            ),
+        };
+        Failure { what: format!("what is new is refused as a whole, {rest}: {full}"), serves: true }
     }
 
     /// Inputs to tables, and what follows from them for the stages before.

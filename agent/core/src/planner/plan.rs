@@ -173,6 +173,8 @@ pub struct Plan {
     pub due: Option<Duration>,
     /// Set where additions must wait until these deletions have made room.
     pub waits_for: Option<Full>,
+    /// Where there is no room for all: how many services serve as before, since it is they that don't fit.
+    pub behind: usize,
     /// Services that need no further look once this plan is done.
     pub(crate) settled: Vec<(ServiceKey, Arc<ServiceTable>)>,
     /// The links that all hops follow once this plan is done.

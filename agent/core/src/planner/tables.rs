@@ -8,7 +8,7 @@ use fairlead_abi::{Delivery, DeliveryKey, Encap, Hop, ServiceKey};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Installed, NotTaken, ShardReport, Verdict};
+use super::{NotTaken, ShardReport, Verdict};
 use crate::model::{ObjectName, Protocol};
 use crate::stable::Stable;
 
@@ -117,20 +117,6 @@ impl ServiceTable {
 }
 
 impl Tables {
-    /// What is wanted of that which `installed` has already: nothing here is new. For where there is no room for all of it,
-    /// and what serves must follow its endpoints all the same.
-    #[must_use]
-    pub fn without_new(&self, installed: &Installed) -> Self {
-        let services = self.services.iter().filter(|(key, _)| installed.live.contains_key(key));
-        let deliveries = self.deliveries.iter().filter(|(key, _)| installed.deliveries.contains_key(key));
-        Self {
-            services: services.map(|(key, table)| (*key, Arc::clone(table))).collect(),
-            deliveries: deliveries.map(|(key, delivery)| (*key, *delivery)).collect(),
-            gateways: self.gateways.intersection(&installed.gateways).copied().collect(),
-            links: Arc::clone(&self.links),
-        }
-    }
-
     /// A hash of what every slot resolves to (service, slot number, outer address): equal on gateways that steer
     /// alike, whatever indexes their histories gave them.
     #[must_use]

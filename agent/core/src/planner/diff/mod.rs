@@ -42,19 +42,37 @@ pub fn diff(wanted: &Tables, installed: &Installed, now: Duration) -> Result<Pla
     }
     // It would fit, but for what is in the way: former rings and what is not wanted any more. So that goes first, and of
     // what serves already as much follows as there is room for now: a node's end may change every ring at once.
-    let spare = full.map != Map::Backends;
-    let mut work = Work { spare, only_live: true, ..Work::new(wanted, installed, now) };
-    let _the_rest_waits = work.add();
-    work.delete();
-    let mut plan = work.finish();
+    let mut plan = follow(wanted, installed, now, full);
     if plan.is_empty() {
         return Err(Full { retry_at: installed.room_at(full.map, now), ..full }.into());
     }
-    plan.waits_for = Some(full);
     plan.due = plan.due.into_iter().chain([now + super::GRACE]).min();
-    plan.settled.clear();
-    plan.links = None;
     Ok(plan)
+}
+
+/// Where [`diff`] finds a map to be `full`: what serves follows `wanted` all the same, and what is not wanted goes.
+///
+/// Nothing that is new is added. A service that there is no room for serves as before, and counts in [`Plan::behind`];
+/// the others don't wait for it.
+#[must_use]
+pub fn follow(wanted: &Tables, installed: &Installed, now: Duration, full: Full) -> Plan {
+    let following = |spare| {
+        let mut work = Work { spare, only_live: true, ..Work::new(wanted, installed, now) };
+        let short = work.add().is_err_and(|full| full.map == Map::Backends);
+        (work, short)
+    };
+    let (mut work, short_of_backends) = following(full.map != Map::Backends);
+    if short_of_backends && work.spare {
+        (work, _) = following(false);
+    }
+    work.delete();
+    let mut plan = work.finish();
+    if plan.behind > 0 {
+        plan.settled.clear();
+        plan.links = None;
+    }
+    plan.waits_for = Some(full);
+    plan
 }
 
 /// A plan in the making.
@@ -70,8 +88,10 @@ struct Work<'a> {
     moved_or_new: BTreeSet<ServiceKey>,
     /// Whether regions get room for more backends than they have.
     spare: bool,
-    /// Whether nothing is added but what services need that are there already.
+    /// Whether nothing is added but what services need that are there already, as far as there is room.
     only_live: bool,
+    /// Services that there was no room for.
+    behind: usize,
 }
 
 impl<'a> Work<'a> {
@@ -88,10 +108,12 @@ impl<'a> Work<'a> {
             moved_or_new: BTreeSet::new(),
             spare: true,
             only_live: false,
+            behind: 0,
         }
     }
 
-    /// Everything that makes something reachable; where there is no room, that which comes before.
+    /// Everything that makes something reachable; where there is no room, that which comes before, or with `only_live`
+    /// all the rest.
     fn add(&mut self) -> Result<(), Full> {
         for &bucket in &self.installed.misflagged {
             if self.installed.buckets[bucket as usize].overflowed == 0 {
@@ -100,6 +122,7 @@ impl<'a> Work<'a> {
         }
         let links_same = self.installed.links.as_ref() == Some(&self.wanted.links);
         let wanted = self.wanted;
+        let mut first_full = None;
         for (key, table) in &wanted.services {
             let live = self.installed.live.get(key);
             if links_same && live.is_some_and(|live| live.settled.as_ref() == Some(table)) {
@@ -109,12 +132,18 @@ impl<'a> Work<'a> {
                 continue;
             }
             let before = self.actions.len();
-            if let Err(full) = self.service(key, table, live) {
-                self.actions.truncate(before);
+            self.space.keep();
+            let Err(full) = self.service(key, table, live) else { continue };
+            self.actions.truncate(before);
+            if !self.only_live {
                 return Err(full);
             }
+            self.space.give_back();
+            self.behind += 1;
+            first_full.get_or_insert(full);
         }
-        if self.only_live { Ok(()) } else { self.receiver() }
+        self.receiver()?;
+        first_full.map_or(Ok(()), Err)
     }
 
     /// What the receiver knows.
@@ -123,12 +152,18 @@ impl<'a> Work<'a> {
         let mut deliveries = installed.deliveries.len();
         for (key, delivery) in &wanted.deliveries {
             let known = installed.deliveries.get(key);
+            if self.only_live && known.is_none() {
+                continue;
+            }
             deliveries += usize::from(known.is_none());
             if known != Some(delivery) {
                 self.actions.push(Action::PutDelivery { key: *key, delivery: *delivery });
             }
         }
         fits(Map::Deliveries, deliveries, installed.capacities.deliveries)?;
+        if self.only_live {
+            return Ok(());
+        }
         let mut gateways = installed.gateways.len();
         for &prefix in wanted.gateways.difference(&installed.gateways) {
             gateways += 1;
@@ -147,6 +182,7 @@ impl<'a> Work<'a> {
             actions: self.actions,
             due: self.due,
             waits_for: None,
+            behind: self.behind,
             settled: self.settled,
             links: Some(Arc::clone(&self.wanted.links)),
         }

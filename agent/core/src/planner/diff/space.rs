@@ -27,6 +27,19 @@ pub(super) struct Space<'a> {
     pub(super) overflowed: BTreeSet<u32>,
     /// How many entries more or less pass a bucket when the plan is done.
     pub(super) passing: BTreeMap<u32, i64>,
+    /// What was taken since it was last kept.
+    taken: Vec<Taken>,
+}
+
+/// Something that a service took.
+enum Taken {
+    Slots(u32, u32),
+    Region(u32, u32),
+    Id(u32),
+    Hop(Route, u32),
+    Entry(Spot),
+    Passing(u32),
+    Overflowed(u32),
 }
 
 impl<'a> Space<'a> {
@@ -43,22 +56,52 @@ impl<'a> Space<'a> {
             entries: BTreeSet::new(),
             overflowed: BTreeSet::new(),
             passing: BTreeMap::new(),
+            taken: Vec::new(),
+        }
+    }
+
+    /// What was taken so far stays taken.
+    pub(super) fn keep(&mut self) {
+        self.taken.clear();
+    }
+
+    /// Gives back what was taken since it was last kept.
+    pub(super) fn give_back(&mut self) {
+        for taken in std::mem::take(&mut self.taken) {
+            match taken {
+                Taken::Slots(first, length) => self.slots.to_mut().release(first, length),
+                Taken::Region(first, length) => self.regions.to_mut().release(first, length),
+                Taken::Id(id) => self.ids.to_mut().release(id, 1),
+                Taken::Hop(way, index) => {
+                    self.new_hops.remove(&way);
+                    self.hops.to_mut().release(index, 1);
+                }
+                Taken::Entry(spot) => drop(self.entries.remove(&spot)),
+                Taken::Passing(bucket) => *self.passing.entry(bucket).or_default() -= 1,
+                Taken::Overflowed(bucket) => drop(self.overflowed.remove(&bucket)),
+            }
         }
     }
 
     pub(super) fn slots(&mut self, length: u32) -> Result<u32, Full> {
-        take(&mut self.slots, length, self.now)
-            .ok_or_else(|| full(Map::Slots, &self.slots, length, self.installed.capacities.slots))
+        let first = take(&mut self.slots, length, self.now)
+            .ok_or_else(|| full(Map::Slots, &self.slots, length, self.installed.capacities.slots))?;
+        self.taken.push(Taken::Slots(first, length));
+        Ok(first)
     }
 
     pub(super) fn region(&mut self, room: u32) -> Result<u32, Full> {
-        take(&mut self.regions, room, self.now)
-            .ok_or_else(|| full(Map::Backends, &self.regions, room, self.installed.capacities.backends))
+        let first = take(&mut self.regions, room, self.now)
+            .ok_or_else(|| full(Map::Backends, &self.regions, room, self.installed.capacities.backends))?;
+        self.taken.push(Taken::Region(first, room));
+        Ok(first)
     }
 
     pub(super) fn id(&mut self) -> Result<u32, Full> {
-        take(&mut self.ids, 1, self.now)
-            .ok_or_else(|| full(Map::ServiceIds, &self.ids, 1, self.installed.capacities.service_ids))
+        let id = take(&mut self.ids, 1, self.now)
+            .ok_or_else(|| full(Map::ServiceIds, &self.ids, 1, self.installed.capacities.service_ids))?;
+        self.taken.push(Taken::Id(id));
+        Ok(id)
     }
 
     /// Where the hop of a route stands or will stand; true where the plan has to write it.
@@ -74,6 +117,7 @@ impl<'a> Space<'a> {
         let index = take(&mut self.hops, 1, self.now)
             .ok_or_else(|| full(Map::Hops, &self.hops, 1, self.installed.capacities.hops))?;
         self.new_hops.insert(way, index);
+        self.taken.push(Taken::Hop(way, index));
         Ok((index, true))
     }
 
@@ -87,12 +131,15 @@ impl<'a> Space<'a> {
                 continue;
             };
             self.entries.insert((bucket, entry));
+            self.taken.push(Taken::Entry((bucket, entry)));
             let mut mark = Vec::new();
             for passed in installed.passed(key, bucket) {
                 *self.passing.entry(passed).or_default() += 1;
+                self.taken.push(Taken::Passing(passed));
                 let marked = installed.buckets[passed as usize].overflowed != 0;
                 if !marked && !installed.misflagged.contains(&passed) && self.overflowed.insert(passed) {
                     mark.push(passed);
+                    self.taken.push(Taken::Overflowed(passed));
                 }
             }
             return Ok(((bucket, entry), mark));

@@ -188,12 +188,68 @@ fn what_serves_follows_its_endpoints_while_something_new_is_refused() {
     let mut bench = Bench::new(Capacities { slots: 4 * 251, ..capacities() });
     bench.converge(&Wish::of(0b11).tables());
     let more = Wish { services: [Some((0b1, 0)); 6], ..Wish::default() }.tables();
-    assert!(bench.diff(&more).is_err());
-    let known = more.without_new(&bench.installed);
-    let keys = |tables: &Tables| tables.services.keys().copied().collect::<Vec<_>>();
-    assert_eq!(keys(&known), keys(&Wish::of(0b11).tables()));
-    bench.converge(&known);
-    bench.assert_serves(&Wish::of(0b1).tables());
+    let PlanError::Full(full) = bench.diff(&more).unwrap_err();
+    let plan = follow(&more, &bench.installed, bench.now, full);
+    assert_eq!((plan.waits_for, plan.behind), (Some(full), 0));
+    assert_eq!(kinds(&plan), ["slots", "switch"]);
+    bench.carry_out(&plan);
+    assert_eq!(
+        resolved(&bench.kernel),
+        resolved_of(&Wish::of(0b1).tables()),
+        "nothing new, no dead endpoint"
+    );
+    bench.now += GRACE;
+    let plan = follow(&more, &bench.installed, bench.now, full);
+    assert_eq!(kinds(&plan), ["clear backend"]);
+}
+
+/// What each service of `tables` resolves to.
+fn resolved_of(tables: &Tables) -> BTreeMap<ServiceKey, Vec<Option<IpAddr>>> {
+    let slots = |table: &Arc<ServiceTable>| {
+        (0..).map_while(|slot| table.backend(slot).map(|backend| Some(backend.outer))).collect()
+    };
+    tables.services.iter().map(|(key, table)| (*key, slots(table))).collect()
+}
+
+#[test]
+fn one_service_that_outgrows_the_tables_holds_up_no_other() {
+    let c = capacities();
+    let cases = [
+        (Capacities { slots: 4 * 251, ..c }, Map::Slots),
+        (Capacities { backends: 29, ..c }, Map::Backends),
+        (Capacities { hops: 3, ..c }, Map::Hops),
+    ];
+    for (capacities, map) in cases {
+        let mut bench = Bench::new(capacities);
+        let both = |first, second| {
+            let mut wish = Wish::default();
+            (wish.services[0], wish.services[1]) = (Some((first, 0)), Some((second, 0)));
+            wish.tables()
+        };
+        bench.converge(&both(0b11, 0b11));
+        // Which of the two the plan comes to first must not matter.
+        for (wanted, still) in
+            [(both(u32::MAX, 0b10), both(0b11, 0b10)), (both(0b10, u32::MAX), both(0b10, 0b10))]
+        {
+            let PlanError::Full(full) = bench.diff(&wanted).unwrap_err();
+            assert_eq!((full.map, full.retry_at), (map, None));
+            let plan = follow(&wanted, &bench.installed, bench.now, full);
+            assert_eq!(plan.behind, 1, "{map}");
+            bench.carry_out(&plan);
+            assert_eq!(resolved(&bench.kernel), resolved_of(&still), "{map}");
+            for _ in 0..2 {
+                bench.now += GRACE;
+                bench.carry_out(&follow(&wanted, &bench.installed, bench.now, full));
+            }
+            bench.now += GRACE;
+            let plan = follow(&wanted, &bench.installed, bench.now, full);
+            assert_eq!(kinds(&plan), [""; 0], "{map}");
+        }
+        // Nothing of what didn't fit is left behind.
+        bench.converge(&both(0b11, 0b11));
+        bench.assert_serves(&both(0b11, 0b11));
+        bench.assert_clean(&both(0b11, 0b11));
+    }
 }
 
 #[test]
