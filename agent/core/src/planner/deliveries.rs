@@ -35,14 +35,17 @@ fn of_endpoint(
     let mut all = Vec::new();
     for vip in service.vips.iter() {
         let family = Family::of(&vip);
-        let address = match endpoint.address(family) {
-            Some(address) => address,
-            None if owns_vip => vip,
-            None => continue,
-        };
+        if !owns_vip && endpoint.address(family).is_none() {
+            continue;
+        }
         for port in service.served_at(vip) {
             let Some(&target) = endpoint.ports.get(&port.name).filter(|&&target| target != 0) else {
                 continue;
+            };
+            // Where its replies come from: who owns the VIP is rewritten neither here nor there.
+            let (address, target) = match endpoint.address(family) {
+                Some(address) if !owns_vip => (address, target),
+                _ => (vip, port.port),
             };
             let delivery = Delivery {
                 endpoint: address.into(),

@@ -3,18 +3,20 @@
 //! The only memory of the planner. A shard that had no usable endpoint and has one again would otherwise get its whole
 //! share at once, on caches that are cold. What is seen for the first time isn't returning: a start must not ramp.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use fairlead_abi::ServiceKey;
 
-use crate::model::Tuning;
+use crate::model::{Declarations, Tuning};
 
 /// The shards of one service, by port and cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct History {
     shards: BTreeMap<(ServiceKey, Arc<str>), Presence>,
+    /// As they were before a pass that has begun, as far as it has not noted them.
+    before: BTreeMap<(ServiceKey, Arc<str>), Presence>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,22 @@ impl Entry {
 }
 
 impl History {
+    /// Begins a pass over all ports and shards of the service.
+    pub(super) fn begin(&mut self) {
+        self.before = std::mem::take(&mut self.shards);
+    }
+
+    /// Ends a pass: a shard that it didn't note has gone, like one without endpoints. One of a cluster that is not
+    /// declared any more, or of a port that no shard has, is forgotten.
+    pub(super) fn end(&mut self, declared: &Declarations) {
+        let ports: BTreeSet<ServiceKey> = self.shards.keys().map(|(key, _)| *key).collect();
+        for (shard, _) in std::mem::take(&mut self.before) {
+            if ports.contains(&shard.0) && declared.clusters.contains_key(&shard.1) {
+                self.shards.insert(shard, Presence::Gone);
+            }
+        }
+    }
+
     /// Notes whether a shard can take connections now, and says how far it is let in.
     pub(super) fn note(
         &mut self,
@@ -54,11 +72,10 @@ impl History {
         now: Duration,
         tuning: &Tuning,
     ) -> Entry {
-        let presence = self.shards.entry((key, Arc::clone(cluster))).or_insert(if able {
-            Presence::There
-        } else {
-            Presence::Gone
-        });
+        let shard = (key, Arc::clone(cluster));
+        let before = self.before.remove(&shard);
+        let first = if able { Presence::There } else { Presence::Gone };
+        let presence = self.shards.entry(shard).or_insert(before.unwrap_or(first));
         *presence = match (*presence, able) {
             (_, false) => Presence::Gone,
             (Presence::Gone, true) => Presence::Returning(now),

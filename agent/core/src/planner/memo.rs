@@ -45,6 +45,8 @@ pub struct Planned {
 pub struct Planner {
     declared: Arc<Declarations>,
     services: BTreeMap<ObjectName, Planning>,
+    /// The links last given, and what became of them.
+    limited: Option<(Arc<Links>, Arc<Links>)>,
 }
 
 /// What was made of one service, and from what.
@@ -71,10 +73,11 @@ impl Planner {
         let declared = &inputs.model.declared;
         if self.declared != *declared {
             self.declared = Arc::clone(declared);
+            self.limited = None;
             self.services.values_mut().for_each(|planning| planning.due = Some(Duration::ZERO));
         }
         self.services.retain(|name, _| inputs.model.services.contains_key(name));
-        let mut tables = Tables { links: Arc::clone(inputs.links), ..Tables::default() };
+        let mut tables = Tables { links: self.limit(inputs.links), ..Tables::default() };
         let mut due = None;
         for (name, service) in &inputs.model.services {
             let planning = self.plan_service(name, service, inputs);
@@ -88,6 +91,22 @@ impl Planner {
             tables.gateways = gateways(declared);
         }
         Planned { tables, due }
+    }
+
+    /// The links with no route wider than what any tunnel carries: the same `Arc` for the same links.
+    fn limit(&mut self, links: &Arc<Links>) -> Arc<Links> {
+        if let Some((before, limited)) = &self.limited
+            && Arc::ptr_eq(before, links)
+        {
+            return Arc::clone(limited);
+        }
+        let most = self.declared.here.tunnel_mtu;
+        let mut limited = Arc::clone(links);
+        if links.values().any(|route| route.mtu > most) {
+            Arc::make_mut(&mut limited).values_mut().for_each(|route| route.mtu = route.mtu.min(most));
+        }
+        self.limited = Some((Arc::clone(links), Arc::clone(&limited)));
+        limited
     }
 
     fn plan_service(&mut self, name: &ObjectName, service: &Arc<Service>, inputs: &Inputs<'_>) -> &Planning {
@@ -136,6 +155,7 @@ impl Planning {
 
     fn make_tables(&mut self, circumstances: &Circumstances<'_>, before: &[(ServiceKey, Arc<ServiceTable>)]) {
         let service = Arc::clone(&self.service);
+        self.history.begin();
         for vip in service.vips.iter() {
             self.keep(vip_table(&service, vip), before);
             for port in service.served_at(vip) {
@@ -146,6 +166,7 @@ impl Planning {
                 self.keep(table, before);
             }
         }
+        self.history.end(circumstances.declared);
     }
 
     /// The same `Arc` as before where the table is the same: that is how it is skipped later.

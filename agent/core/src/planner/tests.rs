@@ -405,6 +405,73 @@ fn an_endpoint_that_owns_the_vip() {
 }
 
 #[test]
+fn who_owns_the_vip_answers_from_it_whatever_its_own_addresses() {
+    let mut spec = shard(0, 1);
+    spec.wants_v6 = true;
+    spec.options.endpoint_owns_vip = true;
+    Arc::make_mut(&mut spec.endpoints)[0].node = Arc::from("node-0");
+    let model = merged(&declared(), &states([(0, spec)]), None);
+    let tables = planned(&model, &Health::default());
+    let delivered: Vec<_> = tables.deliveries.iter().filter(|(key, _)| key.protocol != 0).collect();
+    assert_eq!(delivered.len(), 4, "two VIPs at two addresses");
+    for (key, delivery) in delivered {
+        // The SYN-ACK whose MSS is to be lowered leaves from VIP and port: the flow is filed under these.
+        assert_eq!((delivery.endpoint, delivery.port), (key.vip, 80u16.to_be_bytes()));
+        assert_eq!(delivery.mss, if key.vip.is_v4() { 1412 } else { 1392 });
+    }
+}
+
+#[test]
+fn no_tunnel_is_taken_for_wider_than_all_are() {
+    let mut declared = declarations(1);
+    declared.here.tunnel_mtu = 1450;
+    let mut model = merged(&Arc::new(declared.clone()), &states([(0, shard(0, 2))]), None);
+    let route = |mtu| Route { destination_mac: [2; 6], source_mac: [4; 6], ifindex: 7, mtu };
+    let links = Arc::new(Links::from([(pod(0, 1).into(), route(9000)), (pod(0, 2).into(), route(1400))]));
+    let mut planner = Planner::new();
+    let mut plan = |model: &Model, links: &Arc<Links>| {
+        let (health, demand) = (Health::default(), Demand::default());
+        planner
+            .plan(&Inputs { model, health: &health, demand: &demand, links, now: Duration::ZERO })
+            .tables
+            .links
+    };
+    let mtus = |links: &Links| links.values().map(|route| route.mtu).collect::<Vec<_>>();
+    let limited = plan(&model, &links);
+    assert_eq!(mtus(&limited), [1450, 1400]);
+    assert!(Arc::ptr_eq(&limited, &plan(&model, &links)), "so that nothing is compared again");
+    declared.here.tunnel_mtu = 9000;
+    model.declared = Arc::new(declared);
+    assert!(Arc::ptr_eq(&plan(&model, &links), &links));
+}
+
+#[test]
+fn a_shard_whose_service_was_deleted_comes_back_gradually() {
+    let declared = declared();
+    let mut planner = Planner::new();
+    let health = Health::default();
+    let mut states = states([(0, shard(0, 2)), (1, shard(1, 2))]);
+    let both = merged(&declared, &states, None);
+    // The cluster can be read, and has no such service any more.
+    states.get_mut("c0").unwrap().shards.clear();
+    let one = merged(&declared, &states, Some(&both));
+    assert_eq!(one.services[&name("web")].shards.len(), 1);
+    states.get_mut("c1").unwrap().shards.clear();
+    let none = merged(&declared, &states, Some(&one));
+    assert!(none.services.is_empty());
+    plan_at(&mut planner, &both, &health, 0);
+    plan_at(&mut planner, &one, &health, 1_000);
+    let back = plan_at(&mut planner, &both, &health, 2_000);
+    let states: Vec<_> = web(&back.tables).shards.iter().map(|shard| shard.state).collect();
+    assert_eq!(states, [ShardState::Returning { step: 1, of: 4 }, ShardState::Spilled]);
+    // The whole service: nobody is there for whom it could be let in gradually.
+    plan_at(&mut planner, &none, &health, 3_000);
+    let anew = plan_at(&mut planner, &both, &health, 4_000);
+    let states: Vec<_> = web(&anew.tables).shards.iter().map(|shard| shard.state).collect();
+    assert_eq!(states, [ShardState::Serving, ShardState::Standby]);
+}
+
+#[test]
 fn roles_limit_what_is_planned() {
     let with = |gateway: bool, receiver: bool| {
         let mut declared = declarations(9);
