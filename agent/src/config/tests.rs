@@ -152,6 +152,11 @@ fn each_mistake_is_told_with_its_place() {
             "21:11: gateways[0].tunnel: there must be at least one address or prefix",
         ),
         (
+            "  region: r2\n  tunnel: [192.0.2.16/28]",
+            "  region: r1\n  tunnel: ['2001:db8:9::/96']",
+            "24:11: gateways[1].tunnel: gateway gw1 of the same group \"r1\" has tunnels of other IP versions: gateways of a group must have the same ones",
+        ),
+        (
             "tunnel: [192.0.2.1]",
             "tunnel: [192.0.2.20]",
             "24:12: gateways[1].tunnel[0]: 192.0.2.16/28 overlaps 192.0.2.20, the tunnels of gateway gw1: an address must mean one thing",

@@ -21,6 +21,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     faults.names(config);
     faults.node(config);
     faults.gateways(config);
+    faults.groups(config);
     faults.clusters(config);
     faults.addresses(config);
     faults.distances(config);
@@ -170,6 +171,31 @@ impl Faults {
                         format!("{} is too wide: at most the last 32 bits can vary, /96", prefix.0),
                     );
                 }
+            }
+        }
+    }
+
+    /// What a slot resolves to is the endpoint's address in a family that the gateway has tunnels of: gateways of a group
+    /// that differ in these would steer the same connection to different endpoints.
+    fn groups(&mut self, config: &Config) {
+        let families = |gateway: &GatewayConfig| {
+            let has = |v4| gateway.tunnel.iter().any(|prefix| is_v4(&prefix.0) == v4);
+            (has(true), has(false))
+        };
+        let group = |gateway| super::declare::group_of(config, gateway);
+        for (index, gateway) in config.gateways.iter().enumerate() {
+            let mut earlier = config.gateways[..index].iter().filter(|other| !other.tunnel.is_empty());
+            let first = earlier.find(|other| group(other) == group(gateway));
+            if let Some(first) = first
+                && !gateway.tunnel.is_empty()
+                && families(first) != families(gateway)
+            {
+                let message = format!(
+                    "gateway {} of the same group {:?} has tunnels of other IP versions: gateways of a group must have the same ones",
+                    first.name.0,
+                    group(gateway)
+                );
+                self.add(at("gateways").index(index).key("tunnel"), message);
             }
         }
     }
