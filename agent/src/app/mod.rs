@@ -132,12 +132,24 @@ async fn steer(stages: &mut Stages) -> Result<(), Error> {
     let mut sample = ticks(SAMPLE);
     let mut read_back = ticks(READ_BACK);
     let mut sweep = ticks(SWEEP);
+    // A task that has ended would be an event at every pass.
+    let (mut probing, mut following) = (true, true);
     loop {
         let due = stages.due();
         tokio::select! {
             () = stages.federation.changed() => {}
-            changed = stages.health.changed() => if changed.is_err() { tracing::error!("probing has ended") },
-            changed = stages.links.changed() => if changed.is_err() { tracing::error!("routes are not followed any more") },
+            changed = stages.health.changed(), if probing => {
+                probing = changed.is_ok();
+                if !probing {
+                    tracing::error!("probing has ended");
+                }
+            }
+            changed = stages.links.changed(), if following => {
+                following = changed.is_ok();
+                if !following {
+                    tracing::error!("routes are not followed any more");
+                }
+            }
             reload = stages.config_watch.next() => match reload {
                 Reload::Applied(config) => stages.reconfigure(&config),
                 Reload::Refused(problems) => {

@@ -1,6 +1,11 @@
 //! What the agent consists of, and how it comes up.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use fairlead_core::{
     model::{Declarations, Demand, Health, Model, ProbeState},
@@ -49,7 +54,8 @@ pub(super) struct Stages {
     pub(super) planned: Option<Planned>,
     pub(super) installed: Installed,
     pub(super) dataplane: Dataplane,
-    pub(super) sweep: Option<Sweep>,
+    /// Locked by the thread that sweeps, while it does.
+    pub(super) sweep: Option<Arc<Mutex<Sweep>>>,
     pub(super) interfaces: Vec<Interface>,
     pub(super) failure: Option<Failure>,
     /// Something that was planned was carried out to its end.
@@ -82,15 +88,12 @@ impl Stages {
         let declared = Arc::new(config::declarations(config));
         let (outers, wanted) = watch::channel(Arc::default());
         let (found, links) = watch::channel(Arc::default());
-        tokio::spawn(async move {
-            if let Err(error) = routes::follow(wanted, found).await {
-                tracing::error!(%error, "routes are not followed any more");
-            }
-        });
+        tokio::spawn(routes::follow(wanted, found));
         let (targets, to_probe) = watch::channel(Arc::default());
         let (results, health) = watch::channel(Arc::new(remembered(&config.state_directory())));
         let prober = prober(config, &mut dataplane, started)?;
         let probes_counted = prober.counters();
+        let sweep = if config.has(Role::Receiver) { dataplane.take_sweep()? } else { None };
         tokio::spawn(prober.run(to_probe, links.clone(), results));
         Ok(Self {
             config_watch: ConfigWatch::new(&options.config, Arc::clone(config)),
@@ -108,7 +111,7 @@ impl Stages {
             model: None,
             planned: None,
             installed,
-            sweep: if config.has(Role::Receiver) { dataplane.take_sweep()? } else { None },
+            sweep: sweep.map(|sweep| Arc::new(Mutex::new(sweep))),
             dataplane,
             interfaces: config.node.interfaces.iter().map(|name| Interface::new(&name.0)).collect(),
             failure: None,

@@ -8,7 +8,6 @@ use fairlead_core::{
 };
 
 use super::start::Stages;
-use crate::dataplane;
 
 /// After a failure, when to try again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -132,13 +131,24 @@ impl Stages {
         }
     }
 
-    /// Sweeps flows that have ended.
+    /// Sweeps flows that have ended, in a thread of its own: a million of them take seconds, and an endpoint's death
+    /// must not wait. Nobody waits for it at the end either.
     pub(super) fn sweep(&mut self) {
-        let Some(sweep) = &mut self.sweep else { return };
-        let swept: Result<_, dataplane::Error> = self.dataplane.ticks().and_then(|ticks| sweep.run(ticks));
-        match swept {
-            Ok((stay, ended)) => tracing::debug!(stay, ended, "flows swept"),
-            Err(error) => tracing::error!(%error, "flows can't be swept"),
+        let Some(sweep) = self.sweep.clone() else { return };
+        let ticks = match self.dataplane.ticks() {
+            Ok(ticks) => ticks,
+            Err(error) => return tracing::error!(%error, "flows can't be swept"),
+        };
+        let run = move || {
+            // The one before may still be at it; then the next time.
+            let Ok(mut sweep) = sweep.try_lock() else { return };
+            match sweep.run(ticks) {
+                Ok((stay, ended)) => tracing::debug!(stay, ended, "flows swept"),
+                Err(error) => tracing::error!(%error, "flows can't be swept"),
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("sweep".to_owned()).spawn(run) {
+            tracing::error!(%error, "flows can't be swept");
         }
     }
 }

@@ -26,7 +26,25 @@ const WATCH: Duration = Duration::from_secs(1);
 /// The sweeper.
 pub struct Sweep {
     flows: HashMap<MapData, FlowKey, FlowEntry>,
+    clock: Clock,
+}
+
+/// The clock that flows are stamped by, as a sweep knows it.
+#[derive(Debug)]
+struct Clock {
     first: (Instant, u32),
+    /// Ticks per second. Decided once and kept: the count wraps after 50 days at the fastest, and counts for less from
+    /// then on.
+    rate: Option<u32>,
+}
+
+impl Clock {
+    /// The kernel's ticks per second, at a reading `ticks`; `None` while there was too little time to tell.
+    fn rate(&mut self, now: Instant, ticks: u32) -> Option<u32> {
+        let (then, first) = self.first;
+        self.rate = self.rate.or_else(|| rate(now.duration_since(then), ticks.wrapping_sub(first)));
+        self.rate
+    }
 }
 
 impl Dataplane {
@@ -35,7 +53,7 @@ impl Dataplane {
         let now = self.ticks()?;
         let Some(flows) = self.ebpf.take_map(map::FLOWS) else { return Ok(None) };
         let flows = HashMap::try_from(flows).map_err(Error::map(map::FLOWS))?;
-        Ok(Some(Sweep { flows, first: (Instant::now(), now) }))
+        Ok(Some(Sweep { flows, clock: Clock { first: (Instant::now(), now), rate: None } }))
     }
 
     /// The clock that flows are stamped by.
@@ -61,9 +79,7 @@ impl Sweep {
     /// Removes flows that ended or fell silent; `ticks` is the clock's reading now. Returns how many stay, and
     /// how many were removed.
     pub fn run(&mut self, ticks: u32) -> Result<(usize, usize), Error> {
-        let Some(rate) = rate(self.first.0.elapsed(), ticks.wrapping_sub(self.first.1)) else {
-            return Ok((0, 0));
-        };
+        let Some(rate) = self.clock.rate(Instant::now(), ticks) else { return Ok((0, 0)) };
         let error = Error::map(map::FLOWS);
         let (mut stay, mut ended) = (0, Vec::new());
         for entry in self.flows.iter() {
@@ -136,6 +152,21 @@ mod tests {
         assert_eq!(rate(Duration::from_secs(10), 2_990), Some(300));
         assert_eq!(rate(Duration::from_secs(10), 10_100), Some(1000));
         assert_eq!(rate(Duration::from_millis(900), 90), None);
+    }
+
+    #[test]
+    fn the_tick_rate_stays_when_the_clock_wraps() {
+        let began = Instant::now();
+        let mut clock = Clock { first: (began, u32::MAX - 300 * 1000), rate: None };
+        let mut at = |seconds: u64| {
+            let ticks = u64::from(u32::MAX - 300 * 1000) + seconds * 1000;
+            #[expect(clippy::cast_possible_truncation, reason = "as the clock does")]
+            clock.rate(began + Duration::from_secs(seconds), ticks as u32)
+        };
+        assert_eq!(at(0), None);
+        assert_eq!(at(15), Some(1000));
+        assert_eq!(at(400), Some(1000), "300 s after the start the reading wraps");
+        assert_eq!(at(50 * 24 * 3600), Some(1000), "and what has passed since then does");
     }
 
     #[test]

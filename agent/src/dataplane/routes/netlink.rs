@@ -2,11 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use futures::{TryStreamExt as _, channel::mpsc::UnboundedReceiver};
+use futures::{StreamExt as _, channel::mpsc::UnboundedReceiver};
 use ipnet::IpNet;
 use rtnetlink::{
     Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection,
-    packet_core::NetlinkMessage,
+    packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
     packet_route::{
         RouteNetlinkMessage,
         link::{LinkAttribute, LinkFlags, LinkMessage},
@@ -18,11 +18,13 @@ use rtnetlink::{
     sys::SocketAddr,
 };
 
-use super::table::{Link, NextHop, RouteEntry, RouteTable, Via};
+use tokio::task::AbortHandle;
+
+use super::table::{Link, Neighbour, NextHop, RouteEntry, RouteTable, Via};
 
 /// What netlink refused.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(super) enum Error {
     /// No socket.
     #[error("netlink: {0}")]
     Open(#[from] std::io::Error),
@@ -34,8 +36,20 @@ pub enum Error {
     Closed,
 }
 
-/// A connection.
-pub(super) struct Netlink(Handle);
+/// How often to read all anew when it changed meanwhile. Whatever changes is heard of, and then read once more.
+const READINGS: usize = 5;
+
+/// A connection; it ends when this is dropped.
+pub(super) struct Netlink {
+    handle: Handle,
+    task: AbortHandle,
+}
+
+impl Drop for Netlink {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
 
 /// Messages of changes.
 pub(super) type Changes = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
@@ -50,40 +64,63 @@ impl Netlink {
             MulticastGroup::Ipv6Route,
         ];
         let (connection, handle, changes) = new_multicast_connection(&groups)?;
-        tokio::spawn(connection);
-        Ok((Self(handle), changes))
+        let task = tokio::spawn(connection).abort_handle();
+        Ok((Self { handle, task }, changes))
     }
 
     /// Everything as it is now.
     pub(super) async fn read(&self) -> Result<RouteTable, Error> {
-        let mut table = RouteTable::default();
-        let mut links = self.0.link().get().execute();
-        while let Some(message) = links.try_next().await? {
-            table.add_link(message.header.index, link(&message));
-        }
-        let mut neighbours = self.0.neighbours().get().execute();
-        while let Some(message) = neighbours.try_next().await? {
-            if let Some((hop, mac)) = neighbour(&message) {
-                table.add_neighbour(hop, mac);
+        let mut readings = 1;
+        loop {
+            let mut table = RouteTable::default();
+            if self.read_into(&mut table).await? || readings == READINGS {
+                return Ok(table);
             }
+            readings += 1;
         }
+    }
+
+    /// Whether it is whole: a list that changes while it is sent may lack entries that were there all the time.
+    async fn read_into(&self, table: &mut RouteTable) -> Result<bool, Error> {
+        use RouteNetlinkMessage::{GetLink, GetNeighbour, GetRoute};
         let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
-        for request in [v4, v6] {
-            let mut routes = self.0.route().get(request).execute();
-            while let Some(message) = routes.try_next().await? {
-                if let Some((prefix, entry)) = route(&message) {
-                    table.add_route(prefix, entry);
-                }
+        let requests = [
+            GetLink(LinkMessage::default()),
+            GetNeighbour(NeighbourMessage::default()),
+            GetRoute(v4),
+            GetRoute(v6),
+        ];
+        for request in requests {
+            if !self.dump(request, table).await? {
+                return Ok(false);
             }
         }
-        Ok(table)
+        Ok(true)
+    }
+
+    /// Lists what `request` is for; false where it changed meanwhile.
+    async fn dump(&self, request: RouteNetlinkMessage, table: &mut RouteTable) -> Result<bool, Error> {
+        let mut request = NetlinkMessage::from(request);
+        request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let mut answers = self.handle.clone().request(request)?;
+        let mut whole = true;
+        while let Some(answer) = answers.next().await {
+            let (header, payload) = answer.into_parts();
+            whole &= header.flags & NLM_F_DUMP_INTR == 0;
+            match payload {
+                NetlinkPayload::InnerMessage(message) => add(table, &message),
+                NetlinkPayload::Error(error) => return Err(rtnetlink::Error::NetlinkError(error).into()),
+                _ => {}
+            }
+        }
+        Ok(whole)
     }
 
     /// Has the kernel find out a neighbour's MAC address, or see whether it is still right.
     pub(super) async fn ask(&self, hop: &NextHop) {
         let request = self
-            .0
+            .handle
             .neighbours()
             .add(hop.ifindex, hop.address)
             .state(NeighbourState::None)
@@ -92,6 +129,23 @@ impl Netlink {
         if let Err(error) = request.execute().await {
             tracing::debug!(neighbour = %hop.address, ifindex = hop.ifindex, %error, "asking for a neighbour");
         }
+    }
+}
+
+fn add(table: &mut RouteTable, message: &RouteNetlinkMessage) {
+    match message {
+        RouteNetlinkMessage::NewLink(message) => table.add_link(message.header.index, link(message)),
+        RouteNetlinkMessage::NewNeighbour(message) => {
+            if let Some((hop, neighbour)) = neighbour(message) {
+                table.add_neighbour(hop, neighbour);
+            }
+        }
+        RouteNetlinkMessage::NewRoute(message) => {
+            if let Some((prefix, entry)) = route(message) {
+                table.add_route(prefix, entry);
+            }
+        }
+        _ => {}
     }
 }
 
@@ -107,12 +161,9 @@ fn link(message: &LinkMessage) -> Link {
     link
 }
 
-/// A neighbour whose MAC address is known, be it old.
-fn neighbour(message: &NeighbourMessage) -> Option<(NextHop, [u8; 6])> {
-    use NeighbourState::{Delay, Permanent, Probe, Reachable, Stale};
-    if !matches!(message.header.state, Reachable | Stale | Delay | Probe | Permanent) {
-        return None;
-    }
+/// A neighbour that the kernel resolves; others, such as multicast groups, are none.
+fn neighbour(message: &NeighbourMessage) -> Option<(NextHop, Neighbour)> {
+    use NeighbourState::{Delay, Failed, Incomplete, Permanent, Probe, Reachable, Stale};
     let address = message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => Some(IpAddr::V4(*a)),
         NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => Some(IpAddr::V6(*a)),
@@ -121,8 +172,14 @@ fn neighbour(message: &NeighbourMessage) -> Option<(NextHop, [u8; 6])> {
     let mac = message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::LinkLayerAddress(bytes) => mac(bytes),
         _ => None,
-    })?;
-    Some((NextHop { ifindex: message.header.ifindex, address }, mac))
+    });
+    let neighbour = match message.header.state {
+        Reachable | Stale | Delay | Probe | Permanent => Neighbour::Known(mac?),
+        Failed => Neighbour::Failed,
+        Incomplete => Neighbour::Asked,
+        _ => return None,
+    };
+    Some((NextHop { ifindex: message.header.ifindex, address }, neighbour))
 }
 
 fn mac(bytes: &[u8]) -> Option<[u8; 6]> {

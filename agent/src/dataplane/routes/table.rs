@@ -37,8 +37,57 @@ pub struct RouteEntry {
     pub mtu: Option<u32>,
 }
 
-/// What is known of a neighbour's MAC address.
-pub type Neighbour = [u8; 6];
+/// What the kernel says of a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Neighbour {
+    /// Its MAC address, be it old.
+    Known([u8; 6]),
+    /// It was asked and didn't answer.
+    Failed,
+    /// It is being asked.
+    Asked,
+}
+
+impl Neighbour {
+    const fn mac(self) -> Option<[u8; 6]> {
+        match self {
+            Self::Known(mac) => Some(mac),
+            Self::Failed | Self::Asked => None,
+        }
+    }
+}
+
+/// The MAC addresses that neighbours had last.
+///
+/// The kernel forgets neighbours now and then: their number is limited, and an operator may flush them. What is behind
+/// a router must not be dropped until it has answered anew.
+#[derive(Debug, Default)]
+pub(super) struct Macs(HashMap<NextHop, [u8; 6]>);
+
+impl Macs {
+    /// Gives back to `table` what the kernel has forgotten of the neighbours in use: all but those that don't answer,
+    /// and those on links that are down, which may lead elsewhere when they are up again. Returns which they are.
+    pub(super) fn recall(&mut self, table: &mut RouteTable, used: &BTreeSet<NextHop>) -> BTreeSet<NextHop> {
+        let before = std::mem::take(&mut self.0);
+        let mut recalled = BTreeSet::new();
+        let up: Vec<&NextHop> = used.iter().filter(|hop| table.is_up(hop.ifindex)).collect();
+        for hop in up {
+            let mac = match table.neighbours.get(hop) {
+                Some(Neighbour::Known(mac)) => Some(*mac),
+                Some(Neighbour::Failed) => None,
+                Some(Neighbour::Asked) | None => before.get(hop).copied(),
+            };
+            if mac.is_some() && table.mac(hop).is_none() {
+                recalled.insert(*hop);
+            }
+            if let Some(mac) = mac {
+                table.add_neighbour(*hop, Neighbour::Known(mac));
+                self.0.insert(*hop, mac);
+            }
+        }
+        recalled
+    }
+}
 
 /// An interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,9 +121,9 @@ impl RouteTable {
         }
     }
 
-    /// Adds a neighbour whose MAC address is known.
-    pub fn add_neighbour(&mut self, hop: NextHop, mac: Neighbour) {
-        self.neighbours.insert(hop, mac);
+    /// Adds a neighbour.
+    pub fn add_neighbour(&mut self, hop: NextHop, neighbour: Neighbour) {
+        self.neighbours.insert(hop, neighbour);
     }
 
     /// Adds an interface.
@@ -86,20 +135,16 @@ impl RouteTable {
     #[must_use]
     pub fn resolve(&self, outer: IpAddr) -> Option<Result<Route, NextHop>> {
         let entry = self.longest_match(outer)?;
-        let up: Vec<_> = entry
-            .vias
-            .iter()
-            .filter(|via| self.links.get(&via.ifindex).is_some_and(|link| link.up))
-            .collect();
+        let up: Vec<_> = entry.vias.iter().filter(|via| self.is_up(via.ifindex)).collect();
         let hops = up.iter().map(|via| hop(via, outer));
-        let known: Vec<_> = hops.clone().filter(|hop| self.neighbours.contains_key(hop)).collect();
+        let known: Vec<_> = hops.clone().filter(|hop| self.mac(hop).is_some()).collect();
         let Some(chosen) = spread(outer, &known) else {
             return hops.collect::<Vec<_>>().first().map(|hop| Err(*hop));
         };
         let link = self.links.get(&chosen.ifindex)?;
         let mtu = entry.mtu.unwrap_or(link.mtu).min(link.mtu);
         Some(Ok(Route {
-            destination_mac: self.neighbours[&chosen],
+            destination_mac: self.mac(&chosen)?,
             source_mac: link.mac,
             ifindex: chosen.ifindex,
             mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
@@ -111,6 +156,14 @@ impl RouteTable {
     pub fn neighbours_of(&self, outers: &BTreeSet<IpAddr>) -> BTreeSet<NextHop> {
         let entries = outers.iter().filter_map(|outer| Some((outer, self.longest_match(*outer)?)));
         entries.flat_map(|(outer, entry)| entry.vias.iter().map(|via| hop(via, *outer))).collect()
+    }
+
+    fn mac(&self, hop: &NextHop) -> Option<[u8; 6]> {
+        self.neighbours.get(hop).copied().and_then(Neighbour::mac)
+    }
+
+    fn is_up(&self, ifindex: u32) -> bool {
+        self.links.get(&ifindex).is_some_and(|link| link.up)
     }
 
     fn longest_match(&self, outer: IpAddr) -> Option<&RouteEntry> {
@@ -161,7 +214,7 @@ mod tests {
         table.add_route("198.18.1.0/24".parse().unwrap(), entry(vec![via(3, Some("198.51.100.2"))]));
         let hop = NextHop { ifindex: 3, address: "198.51.100.2".parse().unwrap() };
         assert_eq!(table.resolve("198.18.1.7".parse().unwrap()), Some(Err(hop)));
-        table.add_neighbour(hop, MAC);
+        table.add_neighbour(hop, Neighbour::Known(MAC));
         let route = Route { destination_mac: MAC, source_mac: OWN, ifindex: 3, mtu: 9000 };
         assert_eq!(table.resolve("198.18.1.7".parse().unwrap()), Some(Ok(route)));
     }
@@ -189,7 +242,10 @@ mod tests {
         let prefix = "192.0.2.0/24".parse().unwrap();
         table.add_route(prefix, RouteEntry { metric: 20, vias: vec![via(3, None)], mtu: None });
         table.add_route(prefix, RouteEntry { metric: 10, vias: vec![via(2, None)], mtu: Some(1400) });
-        table.add_neighbour(NextHop { ifindex: 2, address: "192.0.2.1".parse().unwrap() }, MAC);
+        table.add_neighbour(
+            NextHop { ifindex: 2, address: "192.0.2.1".parse().unwrap() },
+            Neighbour::Known(MAC),
+        );
         let route = table.resolve("192.0.2.1".parse().unwrap()).unwrap().unwrap();
         assert_eq!((route.ifindex, route.mtu), (2, 1400));
     }
@@ -199,10 +255,44 @@ mod tests {
         let mut table = table();
         let vias = vec![via(2, Some("198.51.100.1")), via(3, Some("198.51.100.2"))];
         table.add_route("0.0.0.0/0".parse().unwrap(), entry(vias));
-        table.add_neighbour(NextHop { ifindex: 3, address: "198.51.100.2".parse().unwrap() }, MAC);
+        table.add_neighbour(
+            NextHop { ifindex: 3, address: "198.51.100.2".parse().unwrap() },
+            Neighbour::Known(MAC),
+        );
         for host in 1..9 {
             let outer = IpAddr::from([198, 18, 0, host]);
             assert_eq!(table.resolve(outer).unwrap().unwrap().ifindex, 3);
         }
+    }
+
+    #[test]
+    fn a_neighbour_that_the_kernel_forgot_is_used_until_it_fails() {
+        let outer: IpAddr = "198.18.0.7".parse().unwrap();
+        let hop = NextHop { ifindex: 2, address: "198.51.100.1".parse().unwrap() };
+        let used = BTreeSet::from([hop]);
+        let read = |neighbour: Option<Neighbour>| {
+            let mut table = table();
+            table.add_route("0.0.0.0/0".parse().unwrap(), entry(vec![via(2, Some("198.51.100.1"))]));
+            neighbour.into_iter().for_each(|neighbour| table.add_neighbour(hop, neighbour));
+            table
+        };
+        let mut macs = Macs::default();
+        let mut seen = |mut table: RouteTable| {
+            let asked = !macs.recall(&mut table, &used).is_empty();
+            (table.resolve(outer).and_then(Result::ok).map(|route| route.destination_mac), asked)
+        };
+        let other = [2, 0, 0, 0, 0, 9];
+        assert_eq!(seen(read(None)), (None, false), "never known: asked since it can't be resolved");
+        assert_eq!(seen(read(Some(Neighbour::Known(MAC)))), (Some(MAC), false));
+        assert_eq!(seen(read(None)), (Some(MAC), true), "flushed");
+        assert_eq!(seen(read(Some(Neighbour::Asked))), (Some(MAC), true));
+        assert_eq!(seen(read(Some(Neighbour::Known(other)))), (Some(other), false));
+        assert_eq!(seen(read(Some(Neighbour::Failed))), (None, false));
+        assert_eq!(seen(read(None)), (None, false), "it didn't answer");
+        assert_eq!(seen(read(Some(Neighbour::Known(MAC)))), (Some(MAC), false));
+        let mut down = read(None);
+        down.add_link(2, Link { mac: OWN, mtu: 1500, up: false });
+        assert_eq!(seen(down), (None, false));
+        assert_eq!(seen(read(None)), (None, false), "the link may lead elsewhere");
     }
 }
