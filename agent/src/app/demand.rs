@@ -26,6 +26,11 @@ impl Sampler {
         Self { filter: DemandFilter::new(tuning), last: BTreeMap::new(), at: Duration::ZERO }
     }
 
+    /// Other numbers count from now on.
+    pub(super) fn retune(&mut self, tuning: &Tuning) {
+        self.filter.retune(tuning);
+    }
+
     /// The demand as of `now`, of the services whose capacity is limited. What this gateway counts stands for each of the `gateways` of its group.
     pub(super) fn observe<M: std::borrow::Borrow<aya::maps::MapData>>(
         &mut self,

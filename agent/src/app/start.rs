@@ -165,6 +165,7 @@ impl Stages {
         self.refused.clear();
         self.config = Arc::clone(config);
         self.declared = Arc::new(config::declarations(config));
+        self.sampler.retune(&self.declared.tuning);
         self.federation.reconfigure(config);
     }
 

@@ -224,8 +224,11 @@ pub(super) fn keep_last(directory: &Path, stages: &Stages) {
 
 fn write_status(directory: &Path, status: &Status) -> std::io::Result<()> {
     let temporary = directory.join(".status.new");
-    let file = std::io::BufWriter::new(fs::File::create(&temporary)?);
-    serde_json::to_writer(file, status)?;
+    let mut writer = std::io::BufWriter::new(fs::File::create(&temporary)?);
+    serde_json::to_writer(&mut writer, status)?;
+    // A full disk may say so only now; what was there before must stay then.
+    let file = writer.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+    file.sync_all()?;
     fs::rename(&temporary, directory.join(STATUS_FILE))
 }
 
@@ -243,6 +246,20 @@ mod tests {
     use fairlead_core::planner::Route;
 
     use super::*;
+
+    #[test]
+    fn a_full_disk_leaves_the_last_status() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = crate::config::tests::good();
+        write_status(directory.path(), &Status::starting(&config)).unwrap();
+        let pid = std::process::id();
+        assert_eq!(read_status(directory.path()).unwrap().pid, pid);
+        // Every write there says that no space is left.
+        std::os::unix::fs::symlink("/dev/full", directory.path().join(".status.new")).unwrap();
+        let error = write_status(directory.path(), &Status::starting(&config)).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+        assert_eq!(read_status(directory.path()).unwrap().pid, pid);
+    }
 
     #[test]
     fn unknown_next_hops_are_told_and_matter_where_none_is_known() {

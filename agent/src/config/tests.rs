@@ -43,6 +43,11 @@ distances:
   distance: 10
 ";
 
+/// A small one that holds.
+pub(crate) fn good() -> Config {
+    parse(GOOD, Path::new("f.yaml")).unwrap()
+}
+
 /// What is said about the good file with `from` replaced by `to`, or its end where `from` is empty.
 fn said(from: &str, to: &str) -> Vec<String> {
     let text = if from.is_empty() { format!("{GOOD}{to}") } else { GOOD.replacen(from, to, 1) };
@@ -411,6 +416,43 @@ fn the_schema_and_the_parser_agree() {
         let value: Value = crate::yaml::from_node(&node).unwrap();
         assert!(!validator.is_valid(&value), "the schema takes {to}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_file_is_read_only_where_it_may_have_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.yaml");
+    fs::write(&path, GOOD).unwrap();
+    // By its other name it is changed where nobody is told.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other_name = elsewhere.path().join("config.yaml");
+    fs::hard_link(&path, &other_name).unwrap();
+    let began = tokio::time::Instant::now();
+    let mut watch = ConfigWatch::new(&path, Arc::new(check(&path).unwrap()));
+    // Who waits does something else now and then, as the agent does.
+    let tick = Duration::from_millis(250);
+    assert!(tokio::time::timeout(tick, watch.next()).await.is_err());
+    fs::write(&other_name, GOOD.replace("distance: 10", "distance: 20")).unwrap();
+    let reload = loop {
+        if let Ok(reload) = tokio::time::timeout(tick, watch.next()).await {
+            break reload;
+        }
+    };
+    assert!(matches!(reload, Reload::Applied(_)));
+    assert_eq!(began.elapsed().as_secs(), 30, "it is looked at all the same");
+}
+
+#[test]
+fn what_bounds_the_prober_is_fixed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.yaml");
+    fs::write(&path, GOOD).unwrap();
+    let mut watch = ConfigWatch::new(&path, Arc::new(check(&path).unwrap()));
+    fs::write(&path, format!("{GOOD}probes: {{concurrency: 7, perSecond: 9}}\n")).unwrap();
+    let Some(Reload::Refused(problems)) = watch.look() else { panic!("applied") };
+    let said: Vec<_> = problems.iter().map(|p| p.field.as_str()).collect();
+    assert_eq!(said, ["probes.concurrency", "probes.perSecond"]);
+    assert!(problems[0].message.contains("restart"));
 }
 
 async fn next(watch: &mut ConfigWatch) -> Reload {

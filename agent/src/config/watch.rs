@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep_until, timeout_at};
+
 use super::problem::ConfigProblem;
 use super::types::Config;
 use super::{load, parse};
@@ -36,13 +38,18 @@ pub struct ConfigWatch {
     /// The last word was a refusal.
     refused: bool,
     watch: Option<DirectoryWatch>,
+    /// When to look at the file although nothing was reported. Kept here, since who waits may wait again and again.
+    look_at: Instant,
 }
 
 impl ConfigWatch {
     /// Of the file at `path`, from which `current` was read.
     #[must_use]
     pub fn new(path: &Path, current: Arc<Config>) -> Self {
-        let mut this = Self { path: path.to_owned(), current, judged: None, refused: false, watch: None };
+        let path = path.to_owned();
+        // At once: it may have changed since it was read.
+        let look_at = Instant::now();
+        let mut this = Self { path, current, judged: None, refused: false, watch: None, look_at };
         this.listen();
         this
     }
@@ -62,32 +69,37 @@ impl ConfigWatch {
         };
     }
 
-    /// Waits until the file has changed, and judges it. The same problems are reported once.
+    /// Waits until the file has changed, and judges it. The same problems are reported once. Cancelling loses nothing.
     pub async fn next(&mut self) -> Reload {
         loop {
-            let verdict = match load(&self.path) {
-                Ok(text) if self.judged.as_ref() == Some(&text) => None,
-                Ok(text) => {
-                    let verdict = self.judge(&text);
-                    self.judged = Some(text);
-                    verdict
-                }
-                // Editors remove the file for a moment: judged when it is there again, or still gone later.
-                Err(problem) => (self.judged.take().is_some()).then(|| Reload::Refused(vec![problem])),
-            };
-            if let Some(verdict) = verdict {
-                self.refused = matches!(verdict, Reload::Refused(_));
-                return verdict;
-            }
             match &mut self.watch {
                 Some(watch) => {
-                    let _ = tokio::time::timeout(LOOK_AGAIN, watch.changed()).await;
+                    let _ = timeout_at(self.look_at, watch.changed()).await;
                 }
                 None => {
-                    tokio::time::sleep(LOOK_AGAIN).await;
+                    sleep_until(self.look_at).await;
                     self.listen();
                 }
             }
+            self.look_at = Instant::now() + LOOK_AGAIN;
+            if let Some(verdict) = self.look() {
+                self.refused = matches!(verdict, Reload::Refused(_));
+                return verdict;
+            }
+        }
+    }
+
+    /// Reads the file; what came of it, if it says anything new.
+    pub(super) fn look(&mut self) -> Option<Reload> {
+        match load(&self.path) {
+            Ok(text) if self.judged.as_ref() == Some(&text) => None,
+            Ok(text) => {
+                let verdict = self.judge(&text);
+                self.judged = Some(text);
+                verdict
+            }
+            // Editors remove the file for a moment: judged when it is there again, or still gone later.
+            Err(problem) => (self.judged.take().is_some()).then(|| Reload::Refused(vec![problem])),
         }
     }
 
@@ -119,12 +131,12 @@ impl ConfigWatch {
     }
 }
 
-/// The fields that differ and are fixed when the agent starts: where it keeps things, and what programs are
-/// loaded with.
+/// The fields that differ and are fixed when the agent starts: where it keeps things, what programs are loaded with,
+/// and what bounds the prober.
 fn fixed_fields(old: &Config, new: &Config) -> Vec<&'static [&'static str]> {
     let (a, b) = (&old.node, &new.node);
     let own_tunnel = |config: &Config| config.own_gateway().map(|own| own.tunnel.clone());
-    let rows: [(bool, &[&str]); 12] = [
+    let rows: [(bool, &[&str]); 14] = [
         (old.instance != new.instance, &["instance"]),
         (old.state_directory() != new.state_directory(), &["stateDirectory"]),
         (old.admin != new.admin, &["admin"]),
@@ -137,6 +149,8 @@ fn fixed_fields(old: &Config, new: &Config) -> Vec<&'static [&'static str]> {
         (old.unserved_ports != new.unserved_ports, &["unservedPorts"]),
         (old.icmp_per_second != new.icmp_per_second, &["icmpPerSecond"]),
         (old.capacities != new.capacities, &["capacities"]),
+        (old.probes.concurrency != new.probes.concurrency, &["probes", "concurrency"]),
+        (old.probes.per_second != new.probes.per_second, &["probes", "perSecond"]),
     ];
     rows.into_iter().filter_map(|(differs, field)| differs.then_some(field)).collect()
 }

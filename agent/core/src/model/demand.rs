@@ -50,6 +50,12 @@ impl DemandFilter {
         }
     }
 
+    /// Other numbers count from now on; what was seen stays.
+    pub fn retune(&mut self, tuning: &Tuning) {
+        let Self { smoothing, band, .. } = Self::new(tuning);
+        (self.smoothing, self.band) = (smoothing, band);
+    }
+
     /// Takes the rates of all services since the previous call, in new connections per second of the whole group,
     /// and returns the demand to plan with. A service that is missing had none; one that fades to nothing is forgotten.
     pub fn observe(&mut self, now: Duration, rates: &BTreeMap<ObjectName, f64>) -> Demand {
