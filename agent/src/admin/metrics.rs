@@ -18,7 +18,7 @@ pub(super) fn write(reading: &Reading<'_>, to: impl Write) -> io::Result<()> {
     agent(&mut out, reading.status)?;
     sources(&mut out, reading.status)?;
     probes(&mut out, &reading.probes)?;
-    map_use(&mut out, reading.status)?;
+    map_use(&mut out, reading.status, reading.maps.as_ref())?;
     let readable = u8::from(reading.maps.is_some());
     out.single(
         "fairlead_maps_readable",
@@ -178,13 +178,16 @@ fn probes<W: Write>(out: &mut Out<W>, probes: &health::Snapshot) -> io::Result<(
     out.sample(&[("to", &"bad")], probes.flips_to_bad)
 }
 
-fn map_use<W: Write>(out: &mut Out<W>, status: &Status) -> io::Result<()> {
+fn map_use<W: Write>(out: &mut Out<W>, status: &Status, maps: Option<&Maps<'_>>) -> io::Result<()> {
+    let planned = status.usage.iter().map(|(map, used, capacity)| (map.as_str(), used, capacity));
+    let filled = maps.into_iter().flat_map(|maps| &maps.filled);
+    let all: Vec<_> = planned.chain(filled.map(|(map, used, capacity)| (*map, used, capacity))).collect();
     out.family("fairlead_map_entries", Gauge, "Entries of the map that are in use.")?;
-    for (map, used, _) in &status.usage {
+    for (map, used, _) in &all {
         out.sample(&[("map", map)], used)?;
     }
     out.family("fairlead_map_capacity_entries", Gauge, "Entries that the map has.")?;
-    for (map, _, capacity) in &status.usage {
+    for (map, _, capacity) in &all {
         out.sample(&[("map", map)], capacity)?;
     }
     Ok(())

@@ -4,7 +4,7 @@ use fairlead_abi::{Address, BackendCounters, Counter, DropReason, ServiceCounter
 use fairlead_core::planner::{ServiceTable, WantedBackend};
 
 use crate::app::Status;
-use crate::dataplane::{Counters, Error, Instance, Owners, memory};
+use crate::dataplane::{Counters, Error, Instance, Owners, filled, memory};
 use crate::health;
 
 /// All of it.
@@ -23,6 +23,8 @@ pub(super) struct Maps<'a> {
     pub(super) backends: Vec<BackendReading<'a>>,
     pub(super) drops: Vec<(DropReason, Counter)>,
     pub(super) memory: Vec<(&'static str, u64)>,
+    /// Of maps that no plan fills: entries in use, and entries.
+    pub(super) filled: Vec<(&'static str, u64, u64)>,
 }
 
 /// One port of a VIP.
@@ -46,7 +48,7 @@ impl<'a> Maps<'a> {
     pub(super) fn read(instance: &Instance, status: &'a Status) -> Result<Self, Error> {
         let owners = Owners::read(instance)?;
         let counters = Counters::pinned(&instance.maps())?;
-        let mut maps = Self { memory: memory(instance)?, ..Self::default() };
+        let mut maps = Self { memory: memory(instance)?, filled: filled(instance)?, ..Self::default() };
         for &reason in DropReason::ALL {
             maps.drops.push((reason, counters.drops(reason)?));
         }

@@ -58,6 +58,7 @@ fn maps(table: &ServiceTable) -> Maps<'_> {
         ],
         drops: vec![(DropReason::PortNotServed, Counter { packets: 7, bytes: 420 })],
         memory: vec![("SERVICES", 4096)],
+        filled: vec![("FLOWS", 11, 262_144)],
     }
 }
 
@@ -100,7 +101,9 @@ fn metrics_have_all_that_the_maps_and_the_agent_say() {
         r#"fairlead_probes_total{result="passed"} 100"#.to_owned(),
         r#"fairlead_probes_total{result="timed_out"} 4"#.to_owned(),
         r#"fairlead_map_entries{map="SERVICES"} 2"#.to_owned(),
+        r#"fairlead_map_entries{map="FLOWS"} 11"#.to_owned(),
         r#"fairlead_map_capacity_entries{map="SERVICES"} 98304"#.to_owned(),
+        r#"fairlead_map_capacity_entries{map="FLOWS"} 262144"#.to_owned(),
         "fairlead_maps_readable 1".to_owned(),
         r#"fairlead_map_memory_bytes{map="SERVICES"} 4096"#.to_owned(),
         format!("fairlead_service_packets_total{{{web}}} 30"),

@@ -10,6 +10,7 @@ use super::node::{Error, Node, age, age_text};
 use super::output::Output;
 use super::table::{Cell, Style, Table};
 use crate::app::{InterfaceStatus, Status};
+use crate::dataplane::filled;
 
 /// What is shown.
 #[derive(Debug, Serialize)]
@@ -90,12 +91,12 @@ pub(super) fn status(node: &Node, output: Output) -> Result<()> {
 fn measure(node: &Node) -> Result<(String, Vec<MapUse>), Error> {
     let view = node.view()?;
     let installed = node.picture(&view)?.installed;
-    let of = |(map, used, capacity): (fairlead_core::planner::Map, u64, u64)| MapUse {
-        map: map.to_string(),
-        used,
-        capacity,
-    };
-    Ok((format!("{:016x}", installed.fingerprint()), installed.usage().into_iter().map(of).collect()))
+    let planned =
+        installed.usage().into_iter().map(|(map, used, capacity)| (map.to_string(), used, capacity));
+    let filled =
+        filled(&node.instance)?.into_iter().map(|(map, used, capacity)| (map.to_owned(), used, capacity));
+    let maps = planned.chain(filled).map(|(map, used, capacity)| MapUse { map, used, capacity });
+    Ok((format!("{:016x}", installed.fingerprint()), maps.collect()))
 }
 
 impl Report {

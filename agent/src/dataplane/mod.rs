@@ -16,6 +16,7 @@ mod owners;
 mod pins;
 mod probes;
 pub mod routes;
+mod usage;
 mod window;
 
 pub use attach::{Attached, Mode};
@@ -23,9 +24,10 @@ pub use counters::Counters;
 pub use flows::Sweep;
 pub use load::{Capacities, Dataplane, Programs};
 pub use observe::View;
-pub use owners::{Owners, memory};
+pub use owners::Owners;
 pub use pins::{Instance, Lock};
 pub use probes::Probes;
+pub use usage::{filled, memory};
 
 /// What went wrong between the agent and the kernel.
 #[derive(Debug, thiserror::Error)]

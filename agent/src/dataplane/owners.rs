@@ -1,8 +1,6 @@
-//! Which counters are whose, from the pinned tables; and how much memory these take.
+//! Which counters are whose, from the pinned tables.
 //!
 //! For metrics, which are read next to a running agent: slots, by far the largest table, are not touched.
-
-use std::{fs, os::fd::AsRawFd};
 
 use aya::maps::MapData;
 use fairlead_abi::{Backend, Bucket, NO_BACKEND, ServiceEntry, ServiceKey, map};
@@ -52,34 +50,5 @@ impl Owners {
         let end = if start == 0 { 0 } else { next.min(start.saturating_add(NO_BACKEND.into())) };
         let used = |index: &u32| self.backends.elements()[*index as usize].encap != 0;
         (start..end).filter(used).map(|index| (index, self.backends.elements()[index as usize]))
-    }
-}
-
-/// Kernel memory of each pinned map as the kernel accounts for it (`memlock` of its fdinfo), in bytes.
-pub fn memory(instance: &Instance) -> Result<Vec<(&'static str, u64)>, Error> {
-    let folder = instance.maps();
-    let mut sizes = Vec::with_capacity(map::ALL.len());
-    for name in map::ALL {
-        let map = MapData::from_pin(folder.join(name)).map_err(Error::map(name))?;
-        let path = format!("/proc/self/fdinfo/{}", std::os::fd::AsFd::as_fd(map.fd()).as_raw_fd());
-        let info = fs::read_to_string(&path).map_err(Error::pin(path.as_ref()))?;
-        sizes.extend(memlock(&info).map(|bytes| (name, bytes)));
-    }
-    Ok(sizes)
-}
-
-fn memlock(fdinfo: &str) -> Option<u64> {
-    fdinfo.lines().find_map(|line| line.strip_prefix("memlock:"))?.trim().parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_is_read_from_fdinfo() {
-        let info = "pos:\t0\nflags:\t02000002\nmap_type:\t2\nmax_entries:\t16\nmemlock:\t8192\nmap_id:\t7\n";
-        assert_eq!(memlock(info), Some(8192));
-        assert_eq!(memlock("pos:\t0\n"), None);
     }
 }
