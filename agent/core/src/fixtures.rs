@@ -64,7 +64,6 @@ pub(crate) fn endpoint(cluster: u8, n: u16) -> Endpoint {
         ports: Arc::new(TargetPorts::from([(Arc::from("http"), 8080)])),
         conditions: Conditions::READY,
         receiver: true,
-        zone: None,
     }
 }
 

@@ -108,10 +108,11 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let mut stages = Stages::start(&options, &config, (instance, lock), status)?;
     let admin = tokio::spawn(admin.serve(status_seen.clone(), Arc::clone(&stages.probes_counted)));
     let keeper = tokio::spawn(status::keep(config.state_directory(), status_seen));
+    let then = if options.detach { "forwarding ends too" } else { "forwarding goes on" };
     tokio::select! {
         outcome = steer(&mut stages) => outcome?,
-        _ = terminate.recv() => tracing::info!("SIGTERM: ending; forwarding goes on"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: ending; forwarding goes on"),
+        _ = terminate.recv() => tracing::info!("SIGTERM: ending; {then}"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: ending; {then}"),
     }
     admin.abort();
     keeper.abort();

@@ -31,7 +31,7 @@ pub fn settings(config: &Config) -> Settings {
         tunnel_v4: source(true).unwrap_or_default(),
         tunnel_v6: source(false).unwrap_or_default(),
         icmp_per_second: config.icmp_per_second,
-        generation: 0,
+        padding: 0,
     }
 }
 

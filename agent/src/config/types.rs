@@ -164,8 +164,9 @@ section! {
         pub region: Option<Name> = None,
         /// Its zone, where it belongs to no cluster.
         pub zone: Option<Name> = None,
-        /// Where its tunnel packets come from: an address or prefix of each IP version that it uses. With a
-        /// prefix, the source varies by flow, so that receivers spread them over their CPUs.
+        /// Where its tunnel packets come from: an address or prefix of each IP version that it uses, the
+        /// same versions on all gateways of a group. With a prefix, the source varies by flow, so that receivers spread
+        /// them over their CPUs.
         pub tunnel: Vec<Prefix>,
     }
 }
@@ -233,7 +234,7 @@ section! {
 section! {
     /// Entries of the kernel's tables.
     pub struct Capacities {
-        /// Ports of VIPs, one for each port, protocol and IP version.
+        /// VIPs, and their ports: an entry for each VIP, and one for each port and protocol at it.
         pub services: u32 = 32_768 => 1..=1_048_576,
         /// Slots of all rings; 8 bytes each.
         pub slots: u32 = 16_777_216 => 1024..=536_870_912,

@@ -151,9 +151,6 @@ fn share(endpoints: &mut [Endpoint]) {
         if known.ports == endpoint.ports {
             endpoint.ports = Arc::clone(&known.ports);
         }
-        if known.zone == endpoint.zone {
-            endpoint.zone.clone_from(&known.zone);
-        }
     }
 }
 

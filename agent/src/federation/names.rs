@@ -53,9 +53,6 @@ impl Names {
                 for source in &mut slice.endpoints {
                     let endpoint = &mut source.endpoint;
                     self.text(&mut endpoint.node);
-                    if let Some(zone) = &mut endpoint.zone {
-                        self.text(zone);
-                    }
                     same(&mut self.ports, &mut endpoint.ports);
                 }
             }
@@ -96,7 +93,6 @@ mod tests {
             ports: Arc::new(TargetPorts::from([(Arc::from("http"), 8080)])),
             conditions: fairlead_core::model::Conditions::READY,
             receiver: false,
-            zone: Some(Arc::from("zone")),
         };
         let identity = Identity::Pod(Arc::from(name));
         let endpoints = vec![SliceEndpoint { identity, endpoint }];
@@ -122,7 +118,6 @@ mod tests {
         assert!(Arc::ptr_eq(&one_key.name.namespace, &other_key.name.namespace));
         assert!(Arc::ptr_eq(&one.service.name, &other.service.name));
         assert!(Arc::ptr_eq(&a.node, &b.node));
-        assert!(Arc::ptr_eq(a.zone.as_ref().unwrap(), b.zone.as_ref().unwrap()));
         assert!(Arc::ptr_eq(&a.ports, &b.ports));
         assert_ne!(one_key.name.name, other_key.name.name);
     }

@@ -40,8 +40,8 @@ pub struct Settings {
     pub tunnel_v6: TunnelSource,
     /// ICMP errors and echo replies per second and CPU.
     pub icmp_per_second: u32,
-    /// Tag of the program that is loaded; shown by `fairlead status`.
-    pub generation: u32,
+    /// Zero.
+    pub padding: u32,
 }
 
 const _: () = {

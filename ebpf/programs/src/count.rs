@@ -76,7 +76,7 @@ pub fn forwarded_ahead(packet: &Parsed, service: Ahead<ServiceCounters>, backend
     }
 }
 
-/// A packet for a VIP was answered here (echo) or by an ICMP error.
+/// A packet for a VIP was answered here: an echo request.
 #[inline(always)]
 pub fn answered(service: u32, bytes: usize) {
     if let Some(counter) = SERVICE_COUNTERS.get_ptr_mut(service) {

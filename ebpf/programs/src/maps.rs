@@ -26,7 +26,7 @@ pub static SETTINGS: Settings = Settings {
     tunnel_v4: NO_TUNNEL,
     tunnel_v6: NO_TUNNEL,
     icmp_per_second: 0,
-    generation: 0,
+    padding: 0,
 };
 const NO_TUNNEL: TunnelSource =
     TunnelSource { address: Address { bytes: [0; 16] }, vary: [0; 4], padding: 0 };

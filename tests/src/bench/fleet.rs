@@ -140,7 +140,6 @@ fn endpoint(cluster: u16, number: u32, v6: bool, ports: &Arc<TargetPorts>) -> Re
         ports: Arc::clone(ports),
         conditions: Conditions::READY,
         receiver: true,
-        zone: None,
     })
 }
 

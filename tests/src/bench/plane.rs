@@ -105,7 +105,7 @@ fn settings(capacities: &Capacities) -> Settings {
         tunnel_v6: tunnel(Address::v6([0x20, 1, 0xd, 0xb8, 0, 0xf, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])),
         // What is measured is answering, not refusing to.
         icmp_per_second: 1_000_000_000,
-        generation: 0,
+        padding: 0,
     }
 }
 

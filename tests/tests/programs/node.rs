@@ -85,7 +85,7 @@ pub fn settings(roles: u32) -> Settings {
         tunnel_v4: source(TUNNELS[0]),
         tunnel_v6: source(TUNNELS[1]),
         icmp_per_second: 1_000_000_000,
-        generation: 0,
+        padding: 0,
     }
 }
 

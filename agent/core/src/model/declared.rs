@@ -21,7 +21,7 @@ pub struct Declarations {
     pub gateways: Vec<Gateway>,
     /// Where VIPs come from.
     pub pools: Vec<IpNet>,
-    /// What can't be a VIP: tunnel and node addresses of gateways.
+    /// What can't be a VIP: the tunnel addresses of gateways.
     pub reserved: Vec<IpNet>,
     /// How far regions are from each other.
     pub distances: Distances,

@@ -37,11 +37,6 @@ impl ServiceHealth {
         self.results.entry(address).or_default().insert(Arc::clone(port), probe);
     }
 
-    /// Forgets an endpoint.
-    pub fn remove(&mut self, address: IpAddr) {
-        self.results.remove(&address);
-    }
-
     /// The result for an endpoint's port; unknown where there is none.
     #[must_use]
     pub fn get(&self, address: IpAddr, port: &str) -> Probe {

@@ -67,8 +67,6 @@ pub struct Endpoint {
     pub conditions: Conditions,
     /// Its node has a receiver.
     pub receiver: bool,
-    /// Its zone, where the slice says.
-    pub zone: Option<Arc<str>>,
 }
 
 impl Endpoint {

@@ -157,7 +157,6 @@ fn endpoint(
             terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
         },
         receiver: false,
-        zone: source.zone.as_deref().filter(|zone| !zone.is_empty()).map(|zone| shared(names, zone)),
     };
     SliceEndpoint { identity, endpoint }
 }

@@ -98,7 +98,6 @@ fn what_kubectl_prints_becomes_a_dual_stack_shard() {
         ]
     );
     assert_eq!(shard.endpoints[0].ports["http"], 8080);
-    assert_eq!(shard.endpoints[0].zone.as_deref(), Some("europe-west1-b"));
     assert_eq!(world.manifests.ignored(), 3, "the other service, the ConfigMap and the List itself");
 }
 

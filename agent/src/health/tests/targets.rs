@@ -52,7 +52,6 @@ fn pod(n: u8) -> Endpoint {
         ])),
         conditions: Conditions::READY,
         receiver: true,
-        zone: None,
     }
 }
 

@@ -41,7 +41,7 @@ pub fn settings(roles: u32) -> Settings {
         tunnel_v6: source("2001:db8:77::", [0xff, 0xff, 0xff, 0xff]),
         // So high that it is never reached.
         icmp_per_second: 4_000_000_000,
-        generation: 1,
+        padding: 0,
     }
 }
 
