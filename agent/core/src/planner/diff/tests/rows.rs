@@ -253,6 +253,40 @@ fn one_service_that_outgrows_the_tables_holds_up_no_other() {
 }
 
 #[test]
+fn a_key_for_which_no_bucket_in_reach_has_room_holds_up_no_other() {
+    let mut bench = Bench::new(Capacities { buckets: 64, ..capacities() });
+    let in_one_bucket = |pods, count| {
+        let mut tables = Wish::of(pods).tables();
+        let (_, table) = tables.services.pop_last().unwrap();
+        let ports = (1..=u16::MAX).filter_map(|port| {
+            let table = ServiceTable { port, ..(*table).clone() };
+            (fairlead_abi::bucket_of(&table.key(), 63) == 7).then(|| (table.key(), Arc::new(table)))
+        });
+        tables.services = ports.take(count).collect();
+        tables
+    };
+    let reach = fairlead_abi::MAX_PROBE as usize * BUCKET_ENTRIES;
+    bench.converge(&in_one_bucket(0b11, reach));
+    let wanted = in_one_bucket(0b10, reach + 1);
+    // What can go on does so first; then there is nothing left that would help.
+    let full = loop {
+        match bench.diff(&wanted) {
+            Err(PlanError::Full(full)) => break full,
+            Ok(plan) => {
+                bench.carry_out(&plan);
+                bench.now = plan.due.unwrap();
+            }
+        }
+    };
+    assert_eq!((full.map, full.retry_at), (Map::Services, None));
+    assert_eq!(follow(&wanted, &bench.installed, bench.now, full).behind, 0);
+    let all = resolved_of(&wanted);
+    let served = resolved(&bench.kernel);
+    assert_eq!(served.len(), reach);
+    assert!(served.iter().all(|(key, slots)| *slots == all[key]), "no slot names the dead endpoint");
+}
+
+#[test]
 fn what_is_in_the_way_goes_first() {
     // Room for one ring of 1,021, and a bit.
     let mut bench = Bench::new(Capacities { slots: 1_500, ..capacities() });
