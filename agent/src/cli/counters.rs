@@ -31,6 +31,8 @@ struct Reading {
 #[derive(Clone, Debug, Serialize)]
 struct DropRow {
     reason: &'static str,
+    /// Its index in the map `DROPS`.
+    number: u32,
     description: &'static str,
     packets: u64,
     bytes: u64,
@@ -86,6 +88,7 @@ impl Reading {
             let counter = numbers.drops(reason)?;
             drops.push(DropRow {
                 reason: reason.name(),
+                number: reason as u32,
                 description: reason.description().trim(),
                 packets: counter.packets,
                 bytes: counter.bytes,
