@@ -113,6 +113,25 @@ fn next_hops_follow_neighbours_and_routes() {
     }
 }
 
+#[test]
+fn a_forgotten_neighbour_is_used_while_it_is_asked() {
+    let served = Served::build(&Plan::small(), &Federation::default());
+    served.wait_until_served();
+    let host = gateway(&served);
+    let (own, router) = (served.world.namespace(&host.name).unwrap(), &served.world.router.namespace);
+    let load = served.load(NEW_ONLY);
+    wait_for_requests(&load, 30);
+    // The router's answer takes longer than the kernel needs to forget, and less than it asks.
+    let interface = &host.uplink.router_interface;
+    router.sysctl(&format!("ipv4/conf/{interface}/arp_ignore"), "8").unwrap();
+    own.ip(&["neigh flush dev eth0".to_owned()]).unwrap();
+    assert_recovers(&load);
+    router.sysctl(&format!("ipv4/conf/{interface}/arp_ignore"), "0").unwrap();
+    assert_recovers(&load);
+    let record = load.stop().unwrap();
+    assert_eq!(failures(&record), [""; 0], "not one request is lost");
+}
+
 /// Waits until requests that began more than a second later have ended.
 fn assert_recovers(load: &Load) {
     let then = load.now() + Duration::from_millis(1_300);
