@@ -84,3 +84,7 @@ fn mss(tunnel_mtu: u16, inner: Family) -> u16 {
     };
     tunnel_mtu.saturating_sub(overhead(Encap::Gue, Family::V6) + ip + TCP)
 }
+
+#[cfg(test)]
+#[path = "deliveries_tests.rs"]
+mod tests;
