@@ -65,7 +65,7 @@ fn agent<W: Write>(out: &mut Out<W>, status: &Status) -> io::Result<()> {
         "fairlead_ready",
         Gauge,
         "1: programs are attached, tables are as planned.",
-        u8::from(status.ready),
+        u8::from(status.is_ready()),
     )?;
     let written = seconds(status.written);
     out.single(

@@ -178,26 +178,10 @@ fn write_metrics(status: &Status, probes: health::Snapshot, mut writer: Writer) 
 
 /// Whether this node should get packets; if not, why.
 fn readyz(status: &Status) -> Response<Stream> {
-    if status.ready {
+    if status.is_ready() {
         return text(StatusCode::OK, "ready\n");
     }
-    text(StatusCode::SERVICE_UNAVAILABLE, reasons(status).join("\n") + "\n")
-}
-
-fn reasons(status: &Status) -> Vec<String> {
-    let mut reasons = Vec::new();
-    if status.fingerprint.is_none() {
-        reasons.push("no tables were planned yet".to_owned());
-    }
-    for interface in status.interfaces.iter().filter(|interface| !interface.attached) {
-        let why = interface.problem.as_deref().unwrap_or("not yet");
-        reasons.push(format!("the programs are not attached to {}: {why}", interface.name));
-    }
-    reasons.extend(status.failure.clone());
-    if reasons.is_empty() {
-        reasons.push("starting".to_owned());
-    }
-    reasons
+    text(StatusCode::SERVICE_UNAVAILABLE, status.unready.join("\n") + "\n")
 }
 
 fn text(status: StatusCode, text: impl Into<hyper::body::Bytes>) -> Response<Stream> {

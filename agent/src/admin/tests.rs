@@ -14,7 +14,7 @@ fn status() -> Status {
     let text = r#"{
         "written": {"secs_since_epoch": 1700000000, "nanos_since_epoch": 500000000},
         "pid": 4711, "version": "0.1.0", "abi": 1, "instance": "no-such-instance", "node": "gw-eu-1",
-        "roles": ["gateway", "receiver"], "group": "eu", "program": "0011223344556677", "ready": true,
+        "roles": ["gateway", "receiver"], "group": "eu", "program": "0011223344556677", "unready": [],
         "interfaces": [{"name": "eth0", "mode": "native", "attached": true, "problem": null}],
         "fingerprint": "aa", "installed_fingerprint": "aa",
         "clusters": [
@@ -170,20 +170,8 @@ fn every_metric_is_documented() {
 fn who_is_not_ready_says_why() {
     let mut status = status();
     assert_eq!(readyz(&status).status(), StatusCode::OK);
-    status.ready = false;
-    status.fingerprint = None;
-    status.interfaces[0].attached = false;
-    status.interfaces[0].problem = Some("the interface is gone".to_owned());
-    status.failure = Some("SLOTS is full".to_owned());
+    status.unready = vec!["the programs are not attached to eth0: the interface is gone".to_owned()];
     assert_eq!(readyz(&status).status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(
-        reasons(&status),
-        [
-            "no tables were planned yet",
-            "the programs are not attached to eth0: the interface is gone",
-            "SLOTS is full"
-        ]
-    );
 }
 
 struct Served {
@@ -219,9 +207,12 @@ async fn paths_are_answered() {
     assert!(live.starts_with("HTTP/1.1 200 OK\r\n") && live.ends_with("\r\n\r\nalive\n"), "{live}");
     let ready = ask(served.address, "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(ready.starts_with("HTTP/1.1 200 OK\r\n") && ready.ends_with("ready\n"), "{ready}");
-    served.status.send_modify(|status| Arc::make_mut(status).ready = false);
+    served
+        .status
+        .send_modify(|status| Arc::make_mut(status).unready = vec!["no tables were planned yet".to_owned()]);
     let unready = ask(served.address, "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(unready.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{unready}");
+    assert!(unready.ends_with("\r\n\r\nno tables were planned yet\n"), "{unready}");
     assert!(ask(served.address, "GET /x HTTP/1.1\r\nHost: x\r\n\r\n").await.starts_with("HTTP/1.1 404"));
     assert!(ask(served.address, "PUT /readyz HTTP/1.1\r\nHost: x\r\n\r\n").await.starts_with("HTTP/1.1 405"));
 }

@@ -31,8 +31,10 @@ impl Interface {
         }
     }
 
-    pub(super) const fn is_attached(&self) -> bool {
-        self.ifindex.is_some()
+    /// Why the programs are not attached, if they aren't.
+    pub(super) fn unattached(&self) -> Option<String> {
+        let why = self.problem.as_deref().unwrap_or("not yet");
+        self.ifindex.is_none().then(|| format!("the programs are not attached to {}: {why}", self.name))
     }
 }
 

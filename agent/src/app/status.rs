@@ -16,7 +16,7 @@ use fairlead_core::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::start::Stages;
+use super::{interfaces::Interface, start::Stages};
 use crate::config::{Config, types::Role};
 
 /// The file in the state directory.
@@ -45,9 +45,8 @@ pub struct Status {
     pub group: String,
     /// The kernel's tag of the program that packets enter by.
     pub program: Option<String>,
-    /// The programs are attached, tables were planned, some endpoint can be reached if there are any, and nothing has
-    /// failed.
-    pub ready: bool,
+    /// Why packets should not be sent here: programs that aren't attached, tables that aren't there; empty if they should.
+    pub unready: Vec<String>,
     /// Where the programs are attached.
     pub interfaces: Vec<InterfaceStatus>,
     /// A hash of what the slots resolve to, as planned: equal on all gateways of a group.
@@ -111,7 +110,7 @@ impl Status {
                 .collect(),
             group: String::new(),
             program: None,
-            ready: false,
+            unready: vec!["starting".to_owned()],
             interfaces: Vec::new(),
             fingerprint: None,
             installed_fingerprint: None,
@@ -125,7 +124,30 @@ impl Status {
     }
 }
 
+impl Status {
+    /// Whether packets should be sent here.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.unready.is_empty()
+    }
+}
+
 impl Stages {
+    fn unready(&self, ways: &Ways) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.planned.is_none() {
+            reasons.push("no tables were planned yet".to_owned());
+        }
+        reasons.extend(self.interfaces.iter().filter_map(Interface::unattached));
+        if !ways.any() {
+            reasons.extend(ways.problem().map(|problem| problem.to_string()));
+        }
+        if !self.serves() {
+            reasons.extend(self.failure.as_ref().map(|failure| failure.what.clone()));
+        }
+        reasons
+    }
+
     /// Says how things are now.
     pub(super) fn publish(&mut self) {
         let mut problems = self.model.as_ref().map(|model| model.problems.clone()).unwrap_or_default();
@@ -136,7 +158,6 @@ impl Stages {
         let tables = self.planned.as_ref().map(|planned| &planned.tables);
         problems.extend(tables.into_iter().flat_map(fairlead_core::planner::Tables::alarms));
         problems.sort();
-        let attached = self.interfaces.iter().all(super::interfaces::Interface::is_attached);
         let hash = |hash: u64| format!("{hash:016x}");
         let clusters = self.federation.states().iter().map(|(name, state)| ClusterStatus {
             name: Arc::clone(name),
@@ -149,7 +170,7 @@ impl Stages {
             written: time_to_tell(),
             group: self.declared.here.group.to_string(),
             program: self.dataplane.tag().ok(),
-            ready: attached && tables.is_some() && ways.any() && self.serves(),
+            unready: self.unready(&ways),
             interfaces: self.interfaces.iter().map(|i| i.status(self.config.node.xdp_mode)).collect(),
             fingerprint: tables.map(|tables| hash(tables.fingerprint())),
             installed_fingerprint: Some(hash(self.installed.fingerprint())),

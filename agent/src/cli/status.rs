@@ -23,6 +23,8 @@ struct Report {
     group: Option<String>,
     /// As the agent said last.
     ready: Option<bool>,
+    /// Why not.
+    unready: Vec<String>,
     /// The kernel's tag of the program that the agent loaded.
     program: Option<String>,
     interfaces: Vec<InterfaceStatus>,
@@ -124,7 +126,8 @@ impl Report {
             node: node.config.node.name.0.to_string(),
             roles: roles.map(|(_, name)| name.to_owned()).collect(),
             group: said.map(|status| status.group.clone()).filter(|group| !group.is_empty()),
-            ready: said.map(|status| status.ready),
+            ready: said.map(Status::is_ready),
+            unready: list(|status| status.unready.clone()),
             program: said.and_then(|status| status.program.clone()),
             interfaces: said.map(|status| status.interfaces.clone()).unwrap_or_default(),
             fingerprint: Fingerprint {
@@ -170,7 +173,7 @@ impl Report {
         line("node", format!("{}, {}{group}", self.node, self.roles.join(" and ")), Style::Plain);
         match (self.ready, self.agent.running) {
             (Some(true), true) => line("ready", "yes".to_owned(), Style::Good),
-            (Some(false), true) => line("ready", "no".to_owned(), Style::Bad),
+            (Some(false), true) => line("ready", format!("no: {}", self.unready.join("; ")), Style::Bad),
             _ => {}
         }
         if let Some(program) = &self.program {
@@ -310,6 +313,7 @@ mod tests {
             roles: vec!["gateway".to_owned(), "receiver".to_owned()],
             group: Some("eu".to_owned()),
             ready: Some(true),
+            unready: Vec::new(),
             program: Some("0011223344556677".to_owned()),
             interfaces: vec![
                 interface("eth0", true, None),
