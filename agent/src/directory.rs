@@ -37,8 +37,23 @@ pub enum Changed {
 
 /// Watches one directory for changes of files.
 pub struct DirectoryWatch {
+    directory: PathBuf,
+    deep: bool,
     pending: Arc<Pending>,
-    _route: Route,
+    route: Route,
+}
+
+/// Knows which files of a directory are being written.
+#[derive(Clone)]
+pub struct Writing(Arc<Pending>);
+
+impl Writing {
+    /// Whether `file` is held back: it is reported when it is closed, or has been written for long.
+    #[must_use]
+    pub fn holds(&self, file: &Path) -> bool {
+        let changes = self.0.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        changes.writing.get(file).is_some_and(|&since| Instant::now() < since + LONGEST_WRITE)
+    }
 }
 
 #[derive(Default)]
@@ -79,13 +94,29 @@ impl DirectoryWatch {
             }
         };
         let route = Route::new(on_event)?;
-        if let Some(parent) = directory.parent().filter(|parent| parent.is_dir()) {
-            route.watch(parent, false)?;
+        let this = Self { directory: directory.to_owned(), deep, pending, route };
+        this.renew()?;
+        Ok(this)
+    }
+
+    /// Watches also what stands there now and didn't before. Blocks as long as the file system does.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn renew(&self) -> notify::Result<()> {
+        if let Some(parent) = self.directory.parent().filter(|parent| parent.is_dir()) {
+            self.route.watch(parent, false)?;
         }
-        if directory.is_dir() {
-            route.watch(directory, deep)?;
+        if self.directory.is_dir() {
+            self.route.watch(&self.directory, self.deep)?;
         }
-        Ok(Self { pending, _route: route })
+        Ok(())
+    }
+
+    /// Who to ask which files are being written now.
+    #[must_use]
+    pub fn writing(&self) -> Writing {
+        Writing(Arc::clone(&self.pending))
     }
 
     /// Waits for the next batch. Cancelling loses nothing.
@@ -277,26 +308,60 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_directories_take_one_instance_and_hear_of_their_own_files() {
+    async fn however_many_directories_the_instances_suffice_and_each_hears_of_its_own_files() {
         let dir = tempfile::tempdir().unwrap();
         let roots: Vec<PathBuf> =
-            (0..20).map(|number| dir.path().join(format!("cluster-{number}"))).collect();
+            (0..notices::MOST_OWN + 20).map(|number| dir.path().join(format!("cluster-{number}"))).collect();
         roots.iter().for_each(|root| fs::create_dir(root).unwrap());
         let mut watches: Vec<_> =
             roots.iter().map(|root| DirectoryWatch::new(root, true, yaml).unwrap()).collect();
-        // That of another test may take a moment to end.
+        // Those of other tests among them; what was dropped may take a moment to end.
         let deadline = Instant::now() + Duration::from_secs(10);
-        while instances() != 1 {
+        while instances() > notices::MOST_OWN + 1 {
             assert!(Instant::now() < deadline, "{} instances", instances());
             tokio::task::yield_now().await;
         }
         // Others come and go.
         drop(watches.pop());
-        let path = roots[7].join("a.yaml");
-        fs::write(&path, "x").unwrap();
-        assert_eq!(next(&mut watches[7]).await, files(&[&path]));
-        let nothing = tokio::time::timeout(Duration::from_millis(100), watches[8].changed()).await;
-        assert!(nothing.is_err(), "a neighbour's file: {nothing:?}");
+        for (at, neighbour) in [(1, 2), (notices::MOST_OWN + 5, notices::MOST_OWN + 6)] {
+            let path = roots[at].join("a.yaml");
+            fs::write(&path, "x").unwrap();
+            assert_eq!(next(&mut watches[at]).await, files(&[&path]));
+            let nothing =
+                tokio::time::timeout(Duration::from_millis(100), watches[neighbour].changed()).await;
+            assert!(nothing.is_err(), "a neighbour's file: {nothing:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_directory_with_two_names_is_heard_of_by_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, other) = (dir.path().join("one"), dir.path().join("other"));
+        fs::create_dir(&one).unwrap();
+        std::os::unix::fs::symlink("one", &other).unwrap();
+        let mut first = DirectoryWatch::new(&one, true, yaml).unwrap();
+        let mut second = DirectoryWatch::new(&other, true, yaml).unwrap();
+        fs::write(one.join("a.yaml"), "x").unwrap();
+        assert_eq!(next(&mut first).await, files(&[&one.join("a.yaml")]));
+        assert_eq!(next(&mut second).await, files(&[&other.join("a.yaml")]));
+    }
+
+    #[tokio::test]
+    async fn what_is_being_written_is_told_apart_whatever_else_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (open, other) = (dir.path().join("open.yaml"), dir.path().join("other.yaml"));
+        let mut watch = DirectoryWatch::new(dir.path(), true, yaml).unwrap();
+        let mut file = fs::File::create(&open).unwrap();
+        file.write_all(b"half").unwrap();
+        fs::create_dir(dir.path().join("folder")).unwrap();
+        assert_eq!(next(&mut watch).await, Changed::Anything);
+        let writing = watch.writing();
+        assert!(writing.holds(&open) && !writing.holds(&other));
+        watch.renew().unwrap();
+        assert!(writing.holds(&open), "it is not forgotten");
+        drop(file);
+        assert_eq!(next(&mut watch).await, files(&[&open]));
+        assert!(!writing.holds(&open));
     }
 
     #[tokio::test]

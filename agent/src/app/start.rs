@@ -8,7 +8,7 @@ use std::{
 };
 
 use fairlead_core::{
-    model::{Declarations, Demand, Health, Model, ProbeState},
+    model::{Declarations, Demand, Health, Model, ProbeState, merge},
     planner::{Installed, Links, Planned, Planner},
 };
 use tokio::{
@@ -127,6 +127,9 @@ impl Stages {
 
     /// Waits for the first word of every input, so that a new agent doesn't undo what an earlier one had found out.
     pub(super) async fn warm_up(&mut self) {
+        // What was last known comes first: the mass-withdrawal guard compares what the sources say with it.
+        let health = Arc::clone(&self.health.borrow());
+        self.model = Some(merge(&self.declared, self.federation.states(), &health, None));
         let reading = async {
             while !self.federation.all_read() {
                 self.federation.changed().await;

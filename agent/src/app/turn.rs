@@ -72,6 +72,7 @@ impl Stages {
         let health = Arc::clone(&self.health.borrow_and_update());
         let links = Arc::clone(&self.links.borrow_and_update());
         let model = merge(&self.declared, self.federation.states(), &health, self.model.as_ref());
+        self.federation.keep(&model);
         let now = self.now();
         let inputs = Inputs { model: &model, health: &health, demand: &self.demand, links: &links, now };
         let planned = self.planner.plan(&inputs);

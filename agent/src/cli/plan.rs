@@ -133,11 +133,7 @@ fn sources(node: &Node, notes: &mut Vec<String>) -> Result<(States, Vec<Problem>
 }
 
 fn last_good(node: &Node, cluster: &Arc<str>) -> Result<Option<(String, ClusterState)>> {
-    let directory = node.config.state_directory();
-    if !directory.is_dir() {
-        return Ok(None);
-    }
-    let restored = LastGood::open(&directory)?.read(cluster)?;
+    let restored = LastGood::of(&node.config.state_directory()).read(cluster)?;
     Ok(restored.map(|restored| {
         let state = ClusterState { reachable: false, shards: restored.shards };
         (age_text(age(restored.written)), state)

@@ -1,16 +1,24 @@
-//! The process's one source of notices about files.
+//! Where notices about files come from.
 //!
-//! The kernel grants each user 128 inotify instances by default, and an agent watches a directory for each of its
-//! clusters: so all watches share one. Directories are never unwatched while another is watched, for what one route
-//! gives up another may need; the kernel forgets those that are deleted, and all when the last route is gone.
+//! Each directory has a source of its own, as far as they suffice: a directory that hangs keeps only its own source
+//! from its work, and one that two clusters share is heard of by both. The kernel grants each user 128 inotify
+//! instances by default, and others need some: what is beyond [`MOST_OWN`] shares one. There, directories are never
+//! unwatched while another is watched, for what one route gives up another may need; the kernel forgets those that
+//! are deleted, and all when the last route is gone.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use notify::{Config, Event, RecommendedWatcher, RecursiveMode, Watcher};
 
-/// The source that is in use, if one is.
+/// Sources that serve one route, at most.
+pub(super) const MOST_OWN: usize = 32;
+
+/// How many do.
+static OWN: AtomicUsize = AtomicUsize::new(0);
+/// The source of all others, if it is in use.
 static SHARED: Mutex<Weak<Notices>> = Mutex::new(Weak::new());
 
 /// Takes each notice; `Err`: some were lost.
@@ -21,6 +29,23 @@ struct Notices {
     // Never held while a watch is added: that waits for the thread that takes this to hand a notice out.
     sinks: Arc<Mutex<Sinks>>,
     watches: Mutex<Watches>,
+    _own: Option<Own>,
+}
+
+/// One of [`MOST_OWN`].
+struct Own;
+
+impl Own {
+    fn take() -> Option<Self> {
+        let more = |own| (own < MOST_OWN).then_some(own + 1);
+        OWN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Self)
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        OWN.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Default)]
@@ -42,9 +67,10 @@ pub(super) struct Route {
 }
 
 impl Route {
-    /// To `sink`, of all directories that any route watches.
+    /// To `sink`, of the directories that it watches, and maybe of others.
     pub(super) fn new(sink: impl Fn(&notify::Result<Event>) + Send + 'static) -> notify::Result<Self> {
-        let notices = Notices::shared()?;
+        let own = Own::take().and_then(|own| Notices::new(Some(own)).ok());
+        let notices = own.map_or_else(Notices::shared, |notices| Ok(Arc::new(notices)))?;
         let mut sinks = lock(&notices.sinks);
         sinks.next += 1;
         let number = sinks.next;
@@ -77,6 +103,12 @@ impl Notices {
         if let Some(notices) = shared.upgrade() {
             return Ok(notices);
         }
+        let notices = Arc::new(Self::new(None)?);
+        *shared = Arc::downgrade(&notices);
+        Ok(notices)
+    }
+
+    fn new(own: Option<Own>) -> notify::Result<Self> {
         let sinks = Arc::<Mutex<Sinks>>::default();
         let hand_out = {
             let sinks = Arc::clone(&sinks);
@@ -84,9 +116,7 @@ impl Notices {
         };
         let watcher = RecommendedWatcher::new(hand_out, Config::default())?;
         let watches = Mutex::new(Watches { watcher, deep: HashSet::new() });
-        let notices = Arc::new(Self { sinks, watches });
-        *shared = Arc::downgrade(&notices);
-        Ok(notices)
+        Ok(Self { sinks, watches, _own: own })
     }
 }
 

@@ -77,20 +77,28 @@ pub struct LastGood {
 }
 
 impl LastGood {
-    /// In the agent's state directory, which is created where it is missing.
+    /// In the agent's state directory, which is created where it is missing. For the agent alone: what another one
+    /// is writing there would be lost.
     ///
     /// # Errors
     /// Where it can't be.
     pub fn open(state_directory: &Path) -> Result<Self, LastGoodError> {
-        let directory = state_directory.join("last-good");
-        fs::create_dir_all(&directory).map_err(io_error("create", &directory))?;
+        let this = Self::of(state_directory);
+        let directory = &this.directory;
+        fs::create_dir_all(directory).map_err(io_error("create", directory))?;
         // What a killed agent left half written.
-        for entry in fs::read_dir(&directory).map_err(io_error("read", &directory))?.flatten() {
+        for entry in fs::read_dir(directory).map_err(io_error("read", directory))?.flatten() {
             if entry.path().extension().is_some_and(|extension| extension == "new") {
                 fs::remove_file(entry.path()).map_err(io_error("remove", &entry.path()))?;
             }
         }
-        Ok(Self { directory })
+        Ok(this)
+    }
+
+    /// In a state directory, as it is: to read there, also while an agent runs.
+    #[must_use]
+    pub fn of(state_directory: &Path) -> Self {
+        Self { directory: state_directory.join("last-good") }
     }
 
     fn path(&self, cluster: &str) -> PathBuf {

@@ -1,10 +1,11 @@
 //! What all clusters have, from each cluster's own source.
 //!
 //! In come the clusters of the configuration; out go their states ([`Federation::states`]), each followed by a task
-//! of its own and restored from disk at the start where its source can't be read. Nothing here decides what is
-//! served: that is the core's. Nothing here writes to a cluster.
+//! of its own and restored from disk at the start. What the model made of them ([`Federation::keep`]) goes back to
+//! disk. Nothing here decides what is served: that is the core's. Nothing here writes to a cluster.
 
 pub mod convert;
+mod keeper;
 mod last_good;
 mod manifests;
 mod names;
@@ -14,12 +15,11 @@ mod store;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use fairlead_core::model::ClusterState;
+use fairlead_core::model::{ClusterState, Model};
 use futures::future::select_all;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 pub use last_good::{LastGood, LastGoodError, Restored, Shards};
 pub use manifests::Manifests;
@@ -30,9 +30,7 @@ pub use store::Store;
 use crate::config::Config;
 use crate::config::types::UnservedPorts;
 use convert::Defaults;
-
-/// After a change, this long is waited for further ones before the state is written to disk.
-const WRITE_DELAY: Duration = Duration::from_secs(2);
+use keeper::Keeper;
 
 /// The clusters that are followed.
 pub struct Federation {
@@ -44,17 +42,11 @@ pub struct Federation {
 struct Source {
     spec: SourceSpec,
     receiver: watch::Receiver<Arc<SourceState>>,
+    /// What was taken of it last.
+    seen: Arc<SourceState>,
     /// When the state was written that it started with, where there was one.
     restored: Option<SystemTime>,
-    keeper: Option<JoinHandle<()>>,
-}
-
-impl Drop for Source {
-    fn drop(&mut self) {
-        if let Some(keeper) = &self.keeper {
-            keeper.abort();
-        }
-    }
+    keeper: Option<Keeper>,
 }
 
 /// What each cluster of a configuration is followed by.
@@ -88,8 +80,8 @@ impl Federation {
             self.sources.insert(cluster, source);
         }
         self.states.retain(|cluster, _| self.sources.contains_key(cluster));
-        for (cluster, source) in &mut self.sources {
-            self.states.insert(Arc::clone(cluster), source.receiver.borrow_and_update().state.clone());
+        for (cluster, source) in &self.sources {
+            self.states.insert(Arc::clone(cluster), source.seen.state.clone());
         }
     }
 
@@ -103,12 +95,12 @@ impl Federation {
         });
         let written = restored.as_ref().map(|restored| restored.written);
         let shards = restored.map_or_else(Shards::new, |restored| restored.shards);
-        let receiver = source::follow(spec.clone(), shards);
-        let keep = |last_good: &LastGood| {
-            tokio::spawn(keep(Arc::clone(&spec.cluster), last_good.clone(), receiver.clone()))
-        };
+        // Seen first, even where the source has said more by now: it is what the next states are compared with.
+        let seen = Arc::new(SourceState::restored(shards));
+        let receiver = source::follow(spec.clone(), Arc::clone(&seen));
+        let keep = |last_good: &LastGood| Keeper::start(Arc::clone(&spec.cluster), last_good.clone());
         let keeper = self.last_good.as_ref().map(keep);
-        Source { spec, receiver, restored: written, keeper }
+        Source { spec, receiver, seen, restored: written, keeper }
     }
 
     /// Waits until a cluster has changed, and takes the new states of all that have. Cancelling loses nothing.
@@ -128,8 +120,20 @@ impl Federation {
         select_all(waits).await;
         for (cluster, source) in &mut self.sources {
             if source.receiver.has_changed().unwrap_or(false) {
-                let state = source.receiver.borrow_and_update().state.clone();
-                self.states.insert(Arc::clone(cluster), state);
+                source.seen = Arc::clone(&source.receiver.borrow_and_update());
+                self.states.insert(Arc::clone(cluster), source.seen.state.clone());
+            }
+        }
+    }
+
+    /// Keeps on disk what `model` made of [`states`](Self::states), where sources can be read: with the endpoints
+    /// that it holds, so that they are held after a restart too.
+    pub fn keep(&self, model: &Model) {
+        let mut held = keeper::held(model);
+        for (cluster, source) in &self.sources {
+            let held = held.remove(cluster).unwrap_or_default();
+            if let Some(keeper) = source.keeper.as_ref().filter(|_| source.seen.state.reachable) {
+                keeper.keep(&source.seen, held);
             }
         }
     }
@@ -143,43 +147,20 @@ impl Federation {
     /// Whether every source was read at least once, or found unreadable.
     #[must_use]
     pub fn all_read(&self) -> bool {
-        self.sources.values().all(|source| source.receiver.borrow().read)
+        self.sources.values().all(|source| source.seen.read)
     }
 
     /// When the state of a cluster was written that counts until its source is read.
     #[must_use]
     pub fn restored(&self, cluster: &str) -> Option<SystemTime> {
         let source = self.sources.get(cluster)?;
-        let unread = !source.receiver.borrow().state.reachable;
-        source.restored.filter(|_| unread)
+        source.restored.filter(|_| !source.seen.state.reachable)
     }
 
     /// Everything that is wrong with the sources, by cluster.
     #[must_use]
     pub fn problems(&self) -> Vec<SourceProblem> {
-        self.sources.values().flat_map(|source| source.receiver.borrow().problems.clone()).collect()
-    }
-}
-
-/// Writes a cluster's state to disk after it has changed, while its source can be read.
-async fn keep(cluster: Arc<str>, last_good: LastGood, mut receiver: watch::Receiver<Arc<SourceState>>) {
-    let mut kept: Option<Arc<SourceState>> = None;
-    while receiver.changed().await.is_ok() {
-        tokio::time::sleep(WRITE_DELAY).await;
-        let state = Arc::clone(&receiver.borrow_and_update());
-        let same = kept.as_ref().is_some_and(|kept| kept.state.shards == state.state.shards);
-        if !state.state.reachable || same {
-            continue;
-        }
-        let job = {
-            let (cluster, last_good, state) = (Arc::clone(&cluster), last_good.clone(), Arc::clone(&state));
-            move || last_good.write(&cluster, &state.state.shards)
-        };
-        match tokio::task::spawn_blocking(job).await {
-            Ok(Ok(())) => kept = Some(state),
-            Ok(Err(error)) => tracing::warn!(%cluster, %error, "the last known good state is not kept"),
-            Err(_) => return,
-        }
+        self.sources.values().flat_map(|source| source.seen.problems.clone()).collect()
     }
 }
 

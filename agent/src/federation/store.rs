@@ -5,6 +5,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairlead_core::model::{Conditions, Endpoint, ObjectName, ShardSpec};
@@ -25,20 +26,40 @@ pub struct Store {
     shards: BTreeMap<ObjectName, Arc<ShardSpec>>,
     /// What has to be built anew.
     stale: BTreeSet<ObjectName>,
-    /// What was known before a restart, for objects that have not been read since.
+    /// What was known before a restart, for objects that have not been read since: endpoints that a slice names, or
+    /// services that are deleted, don't come back from here.
     restored: BTreeMap<ObjectName, Arc<ShardSpec>>,
+    /// Nodes that had a receiver before a restart and have not been read since.
+    restored_receivers: HashSet<Arc<str>>,
 }
 
 impl Store {
     /// An empty store that falls back to `restored` until [`forget_restored`](Self::forget_restored).
     #[must_use]
     pub fn new(restored: BTreeMap<ObjectName, Arc<ShardSpec>>) -> Self {
-        Self { stale: restored.keys().cloned().collect(), restored, ..Self::default() }
+        let endpoints = restored.values().flat_map(|spec| &*spec.endpoints);
+        let receivers = endpoints.filter(|endpoint| endpoint.receiver);
+        Self {
+            stale: restored.keys().cloned().collect(),
+            restored_receivers: receivers.map(|endpoint| Arc::clone(&endpoint.node)).collect(),
+            restored,
+            ..Self::default()
+        }
     }
 
     /// Every object that there is has been read: what isn't here is gone.
     pub fn forget_restored(&mut self) {
-        self.stale.extend(std::mem::take(&mut self.restored).into_keys());
+        if !self.restored.is_empty() || !self.restored_receivers.is_empty() {
+            self.stale.extend(std::mem::take(&mut self.restored).into_keys());
+            self.stale.extend(self.services.keys().cloned());
+            self.restored_receivers = HashSet::new();
+        }
+    }
+
+    /// Whether something counts that was known before a restart and has not been read since.
+    #[must_use]
+    pub fn has_restored(&self) -> bool {
+        !self.restored.is_empty()
     }
 
     /// Takes the new version of an object; `None`: it is gone.
@@ -48,6 +69,8 @@ impl Store {
                 self.services.remove(&key.name);
                 if let Some(Object::Service(spec)) = object {
                     self.services.insert(key.name.clone(), Arc::clone(spec));
+                } else {
+                    self.restored.remove(&key.name);
                 }
                 self.stale.insert(key.name.clone());
             }
@@ -75,6 +98,12 @@ impl Store {
             self.stale.insert(old.service.clone());
         }
         if let Some(new) = new {
+            if let Some(restored) = self.restored.get_mut(&new.service)
+                && !restored.endpoints.is_empty()
+            {
+                let endpoints = Arc::new(unnamed(&restored.endpoints, &new));
+                *restored = Arc::new(ShardSpec { endpoints, ..(**restored).clone() });
+            }
             let of_service = self.slices_of.entry(new.service.clone()).or_default();
             if let Err(place) = of_service.binary_search(name) {
                 of_service.reserve_exact(1);
@@ -86,13 +115,25 @@ impl Store {
     }
 
     fn set_receiver(&mut self, node: &Arc<str>, receiver: bool) {
-        let changed =
-            if receiver { self.receivers.insert(Arc::clone(node)) } else { self.receivers.remove(node) };
-        if changed {
+        let before = self.has_receiver(node);
+        self.restored_receivers.remove(node);
+        if receiver {
+            self.receivers.insert(Arc::clone(node));
+        } else {
+            self.receivers.remove(node);
+        }
+        if before != receiver {
             let concerned = |slice: &&Arc<Slice>| slice.endpoints.iter().any(|e| e.endpoint.node == *node);
             let services = self.slices.values().filter(concerned).map(|slice| slice.service.clone());
             self.stale.extend(services.collect::<Vec<_>>());
+            let restored = self.restored.iter();
+            let concerned = restored.filter(|(_, spec)| spec.endpoints.iter().any(|e| e.node == *node));
+            self.stale.extend(concerned.map(|(name, _)| name.clone()));
         }
+    }
+
+    fn has_receiver(&self, node: &Arc<str>) -> bool {
+        self.receivers.contains(node) || self.restored_receivers.contains(node)
     }
 
     /// The shards as the objects now make them.
@@ -116,16 +157,69 @@ impl Store {
 
     fn build(&self, name: &ObjectName) -> Option<Arc<ShardSpec>> {
         let restored = self.restored.get(name);
-        let Some(service) = self.services.get(name) else { return restored.cloned() };
-        let slices = self.slices_of.get(name);
-        let endpoints = match (slices, restored) {
-            (None, Some(restored)) => Arc::clone(&restored.endpoints),
-            (slices, _) => {
-                let slices = slices.into_iter().flatten().map(|slice| &*self.slices[slice]);
-                Arc::new(join(slices, &self.receivers))
-            }
+        let service = self.services.get(name).or(restored)?;
+        let slices = self.slices_of.get(name).into_iter().flatten().map(|slice| &*self.slices[slice]);
+        let as_known = |endpoint: &Endpoint| endpoint.receiver == self.has_receiver(&endpoint.node);
+        if let Some(restored) = restored.filter(|spec| spec.endpoints.iter().all(as_known))
+            && slices.clone().next().is_none()
+        {
+            let endpoints = Arc::clone(&restored.endpoints);
+            return Some(Arc::new(ShardSpec { endpoints, ..(**service).clone() }));
+        }
+        let mut endpoints = join(slices);
+        if let Some(restored) = restored {
+            add_restored(&mut endpoints, &restored.endpoints);
+        }
+        for endpoint in &mut endpoints {
+            endpoint.receiver = self.has_receiver(&endpoint.node);
+        }
+        endpoints.shrink_to_fit();
+        endpoints.sort_by(|a, b| (&a.pod, a.v4, a.v6).cmp(&(&b.pod, b.v4, b.v6)));
+        Some(Arc::new(ShardSpec { endpoints: Arc::new(endpoints), ..(**service).clone() }))
+    }
+}
+
+/// What is left of `restored` for what a slice that was read doesn't name: all of a pod, or its address of the other
+/// IP version. A pod with another address than before is another one.
+fn unnamed(restored: &[Endpoint], slice: &Slice) -> Vec<Endpoint> {
+    let endpoints = || slice.endpoints.iter().map(|source| &source.endpoint);
+    let pods: HashMap<&str, &Endpoint> = endpoints().map(|endpoint| (&*endpoint.pod, endpoint)).collect();
+    let addresses: HashSet<IpAddr> = endpoints().flat_map(Endpoint::addresses).collect();
+    let left = |endpoint: &Endpoint| {
+        let mut left = endpoint.clone();
+        let Some(named) = pods.get(&*endpoint.pod) else {
+            return endpoint.addresses().all(|address| !addresses.contains(&address)).then_some(left);
         };
-        Some(Arc::new(ShardSpec { endpoints, ..(**service).clone() }))
+        if named.v4.is_some() && left.v4.take() != named.v4
+            || named.v6.is_some() && left.v6.take() != named.v6
+        {
+            return None;
+        }
+        left.addresses().next().is_some().then_some(left)
+    };
+    restored.iter().filter_map(left).collect()
+}
+
+fn add_restored(endpoints: &mut Vec<Endpoint>, restored: &[Endpoint]) {
+    let known = endpoints.iter().enumerate();
+    let at: HashMap<Arc<str>, usize> = known.map(|(at, endpoint)| (Arc::clone(&endpoint.pod), at)).collect();
+    for endpoint in restored {
+        match at.get(&endpoint.pod) {
+            Some(&at) => complete(&mut endpoints[at], endpoint),
+            None => endpoints.push(endpoint.clone()),
+        }
+    }
+}
+
+/// A restored address of an endpoint whose slice of that IP version was not read. What was read is newer.
+fn complete(known: &mut Endpoint, restored: &Endpoint) {
+    known.v4 = known.v4.or(restored.v4);
+    known.v6 = known.v6.or(restored.v6);
+    if known.ports != restored.ports {
+        let ports = Arc::make_mut(&mut known.ports);
+        for (name, &number) in &*restored.ports {
+            ports.entry(Arc::clone(name)).or_insert(number);
+        }
     }
 }
 
@@ -133,7 +227,7 @@ impl Store {
 ///
 /// While slices are rewritten, an endpoint can stand in two of them; then the better conditions count, since the
 /// slice that says less may be the older one (as kube-proxy does).
-fn join<'s>(slices: impl Iterator<Item = &'s Slice> + Clone, receivers: &HashSet<Arc<str>>) -> Vec<Endpoint> {
+fn join<'s>(slices: impl Iterator<Item = &'s Slice> + Clone) -> Vec<Endpoint> {
     let most = slices.clone().map(|slice| slice.endpoints.len()).sum();
     let mut endpoints: Vec<Endpoint> = Vec::with_capacity(most);
     let mut known: HashMap<&Identity, usize> = HashMap::new();
@@ -141,14 +235,11 @@ fn join<'s>(slices: impl Iterator<Item = &'s Slice> + Clone, receivers: &HashSet
         match known.entry(&source.identity) {
             Entry::Vacant(entry) => {
                 entry.insert(endpoints.len());
-                let receiver = receivers.contains(&source.endpoint.node);
-                endpoints.push(Endpoint { receiver, ..source.endpoint.clone() });
+                endpoints.push(source.endpoint.clone());
             }
             Entry::Occupied(entry) => unite(&mut endpoints[*entry.get()], &source.endpoint),
         }
     }
-    endpoints.shrink_to_fit();
-    endpoints.sort_by(|a, b| (&a.pod, a.v4, a.v6).cmp(&(&b.pod, b.v4, b.v6)));
     endpoints
 }
 

@@ -116,7 +116,9 @@ async fn the_last_good_state_serves_where_the_source_can_not_be_read() {
     fs::create_dir(root.join("a")).unwrap();
     fs::write(root.join("a/web.yaml"), service("web", 80)).unwrap();
     let last_good = LastGood::open(root).unwrap();
-    let federation = Federation::start(&config, Some(last_good.clone()));
+    let mut federation = Federation::start(&config, Some(last_good.clone()));
+    until(&mut federation, "it is read", |f| reachable(f, "a")).await;
+    federation.keep(&Model::default());
     let kept = async {
         while last_good.read("a").unwrap().is_none() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -137,12 +139,70 @@ async fn the_last_good_state_serves_where_the_source_can_not_be_read() {
     assert!(federation.restored("a").is_none());
 }
 
+#[tokio::test]
+async fn endpoints_that_are_held_stay_on_disk_and_are_held_after_a_restart() {
+    use fairlead_core::model::{Health, merge};
+
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    let config = configuration(root, &["a"]);
+    let declared = Arc::new(config::declarations(&config));
+    let slice = |endpoints: &str| {
+        format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+             metadata: {{name: web-1, namespace: shop, labels: {{kubernetes.io/service-name: web}}}}\n\
+             ports: [{{name: '', port: 8080}}]\nendpoints: [{endpoints}]\n"
+        )
+    };
+    let web = ObjectName::new("shop", "web");
+    fs::create_dir(root.join("a")).unwrap();
+    fs::write(root.join("a/web.yaml"), service("web", 80)).unwrap();
+    fs::write(root.join("a/slice.yaml"), slice("{addresses: [10.0.0.1]}")).unwrap();
+    let last_good = LastGood::open(root).unwrap();
+    let mut federation = Federation::start(&config, Some(last_good.clone()));
+    until(&mut federation, "it is read", |f| reachable(f, "a")).await;
+    let model = merge(&declared, federation.states(), &Health::default(), None);
+    assert_eq!(model.services[&web].shards[0].endpoints.len(), 1);
+
+    // Emptied, and held: what is kept is what is held, whatever else changes.
+    fs::write(root.join("a/slice.yaml"), slice("")).unwrap();
+    fs::write(root.join("a/api.yaml"), service("api", 81)).unwrap();
+    until(&mut federation, "it is emptied", |f| {
+        port(f, "a", "api").is_some() && f.states()["a"].shards[&web].endpoints.is_empty()
+    })
+    .await;
+    let model = merge(&declared, federation.states(), &Health::default(), Some(&model));
+    assert!(model.services[&web].shards[0].held);
+    federation.keep(&model);
+    let api = ObjectName::new("shop", "api");
+    let kept = async {
+        loop {
+            match last_good.read("a").unwrap() {
+                Some(kept) if kept.shards.contains_key(&api) => return kept,
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    let kept = tokio::time::timeout(Duration::from_secs(20), kept).await.expect("the state is kept");
+    assert_eq!(kept.shards[&web].endpoints.len(), 1);
+    drop(federation);
+
+    // As the agent begins: what was known, then what the source says.
+    let mut federation = Federation::start(&config, Some(last_good));
+    assert!(!federation.all_read() && !federation.states()["a"].reachable, "what is on disk comes first");
+    let model = merge(&declared, federation.states(), &Health::default(), None);
+    until(&mut federation, "it is read again", |f| reachable(f, "a")).await;
+    let model = merge(&declared, federation.states(), &Health::default(), Some(&model));
+    let shard = &model.services[&web].shards[0];
+    assert!(shard.held && shard.reachable && shard.endpoints.len() == 1);
+}
+
 fn shards() -> Shards {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("all.yaml"), include_str!("fixtures/kubectl.yaml")).unwrap();
     let mut manifests =
         Manifests::new("a".into(), dir.path().to_owned(), Defaults::default(), Store::default());
-    manifests.refresh(&crate::directory::Changed::Anything);
+    manifests.refresh(&crate::directory::Changed::Anything, &|_| false);
     manifests.store().shards().clone()
 }
 
@@ -175,6 +235,9 @@ fn a_write_that_was_cut_off_leaves_the_old_state() {
         let last_good = LastGood::open(dir.path()).unwrap();
         assert_eq!(last_good.read("a").unwrap().unwrap().shards, shards);
         assert!(!half.exists(), "cleaned away");
+        fs::write(&half, "of an agent that runs").unwrap();
+        assert_eq!(LastGood::of(dir.path()).read("a").unwrap().unwrap().shards, shards);
+        assert!(half.exists(), "reading takes nothing from an agent");
     }
     let wrong: Vec<(Vec<u8>, &str)> = vec![
         (bytes[..bytes.len() / 2].to_vec(), "EOF while parsing"),

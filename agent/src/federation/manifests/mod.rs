@@ -2,16 +2,17 @@
 //!
 //! In comes a directory, with all directories in it; out go the objects of its `*.yaml`, `*.yml` and `*.json`, joined
 //! to shards. Only files that changed are read again. A file that can't be read keeps the objects that it had, an
-//! object that is rejected keeps its last good version; where the directory is gone, everything stays as it was and
-//! the cluster counts as unreachable. Names that begin with `.` are passed over, as editors and Kubernetes'
-//! ConfigMap volumes want it. All of this blocks; the task around it is [`source`](super::source).
+//! object that is rejected keeps its last good version; where the directory is gone, or all of its files at once,
+//! everything stays as it was and the cluster counts as unreachable. Names that begin with `.` are passed over, as
+//! editors and Kubernetes' ConfigMap volumes want it. All of this blocks; the task around it is
+//! [`source`](super::source).
 
 mod file;
+mod walk;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,26 +23,13 @@ use super::store::Store;
 use crate::directory::Changed;
 use crate::yaml::Place;
 use file::{Note, Parsed};
+pub(super) use walk::is_manifest;
+use walk::{MAX_DEPTH, Stamp, Walk, is_absence};
 
 /// Largest file that is read.
 const MAX_FILE: u64 = 64 << 20;
 /// What all files of a cluster may have.
 const MAX_TOTAL: u64 = 512 << 20;
-/// How many files and directories a cluster may have.
-const MAX_ENTRIES: usize = 200_000;
-/// How deep directories are followed.
-const MAX_DEPTH: usize = 8;
-
-/// Whether a path is that of a file of manifests.
-#[must_use]
-pub(super) fn is_manifest(path: &Path) -> bool {
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    !is_hidden(path) && matches!(extension, Some("yaml" | "yml" | "json"))
-}
-
-fn is_hidden(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
-}
 
 /// The manifests of one cluster.
 pub struct Manifests {
@@ -51,7 +39,7 @@ pub struct Manifests {
     store: Store,
     names: Names,
     files: BTreeMap<Arc<Path>, File>,
-    /// Bytes of all files.
+    /// Bytes of all files that were taken.
     total: u64,
     /// Which files hold an object. The first by path counts.
     holders: BTreeMap<ObjectKey, Holders>,
@@ -59,12 +47,19 @@ pub struct Manifests {
     contested: BTreeSet<ObjectKey>,
     /// Why the directory can't be read.
     unreachable: Option<SourceProblem>,
+    /// What in it can't be looked at; files there stay as they were.
+    unseen: Vec<SourceProblem>,
+    /// Files that were not read because they are being written.
+    passed_over: HashSet<PathBuf>,
 }
 
 /// What is known of a file.
 #[derive(Default)]
 struct File {
-    stamp: Stamp,
+    /// Of the content that was judged; `None`: it could not be, and is to be read again.
+    stamp: Option<Stamp>,
+    /// What it has of the total: the size of the content that its objects are of.
+    size: u64,
     /// With last good versions of what is rejected now.
     objects: BTreeMap<ObjectKey, Object>,
     problems: Vec<SourceProblem>,
@@ -114,26 +109,6 @@ impl Holders {
     }
 }
 
-/// What changes when a file's content does.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Stamp {
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-    inode: u64,
-}
-
-impl Stamp {
-    fn of(metadata: &fs::Metadata) -> Self {
-        Self {
-            size: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-            inode: metadata.ino(),
-        }
-    }
-}
-
 impl Manifests {
     /// Of `cluster`, in the directory `root`. `store` is empty or has what was known before a restart.
     #[must_use]
@@ -149,6 +124,8 @@ impl Manifests {
             holders: BTreeMap::new(),
             contested: BTreeSet::new(),
             unreachable: None,
+            unseen: Vec::new(),
+            passed_over: HashSet::new(),
         }
     }
 
@@ -169,58 +146,91 @@ impl Manifests {
         self.files.values().map(|file| file.ignored).sum()
     }
 
-    /// Takes what changed into the store.
-    pub fn refresh(&mut self, changed: &Changed) {
+    /// Takes what changed into the store. Of files that are `being_written` a change will be told later.
+    pub fn refresh(&mut self, changed: &Changed, being_written: &dyn Fn(&Path) -> bool) {
         let mut concerned = BTreeSet::new();
         match changed {
-            Changed::Files(paths) if self.reachable() && self.root.is_dir() => {
+            Changed::Files(paths) if self.reachable() && self.root.is_dir() && self.leaves_some(paths) => {
                 for path in paths {
                     self.look(path, &mut concerned);
                 }
             }
-            _ => self.scan(&mut concerned),
+            _ => self.scan(being_written, &mut concerned),
         }
         self.settle(concerned);
-        if self.reachable() && self.files.values().all(|file| !file.incomplete) {
+        let seen = self.reachable() && self.unseen.is_empty() && self.passed_over.is_empty();
+        if seen && self.files.values().all(|file| !file.incomplete) {
             self.store.forget_restored();
         }
     }
 
+    /// Whether there is a file after a change of these.
+    fn leaves_some(&self, paths: &HashSet<PathBuf>) -> bool {
+        self.files.keys().any(|path| !paths.contains(&**path)) || paths.iter().any(|path| path.is_file())
+    }
+
     /// Looks at every file; reads those that changed.
-    fn scan(&mut self, concerned: &mut BTreeSet<ObjectKey>) {
-        let mut found = BTreeMap::new();
-        let result = walk(&self.root, MAX_DEPTH, &mut found);
-        self.unreachable = result.err().map(|e| {
-            let message = format!("the directory can't be read: {e}; what is known of the cluster stays");
-            self.problem(self.root.clone(), None, message)
+    fn scan(&mut self, being_written: &dyn Fn(&Path) -> bool, concerned: &mut BTreeSet<ObjectKey>) {
+        let mut walk = Walk::default();
+        let walked = walk.directory(&self.root, MAX_DEPTH);
+        let why = match walked {
+            Err(e) => Some(format!("the directory can't be read: {e}")),
+            Ok(()) if walk.found.is_empty() && walk.unseen.is_empty() && self.knows_some() => Some(
+                "the directory has no manifests any more; to withdraw all, leave a file with nothing but a comment"
+                    .to_owned(),
+            ),
+            Ok(()) => None,
+        };
+        self.unreachable = why.map(|why| {
+            self.problem(self.root.clone(), None, format!("{why}; what is known of the cluster stays"))
         });
         if self.unreachable.is_some() {
             return;
         }
-        let gone: Vec<Arc<Path>> =
-            self.files.keys().filter(|path| !found.contains_key(&***path)).cloned().collect();
+        let Walk { found, unseen, .. } = walk;
+        let gone = |path: &Path| {
+            !found.contains_key(path) && !unseen.iter().any(|(unseen, _)| path.starts_with(unseen))
+        };
+        let gone: Vec<Arc<Path>> = self.files.keys().filter(|path| gone(path)).cloned().collect();
         for path in gone {
             self.forget(&path, concerned);
         }
+        self.passed_over.clear();
         for (path, stamp) in found {
-            if self.files.get(&*path).is_none_or(|file| file.stamp != stamp) {
+            if self.files.get(&*path).is_some_and(|file| file.stamp == Some(stamp)) {
+                continue;
+            }
+            if being_written(&path) {
+                self.passed_over.insert(path);
+            } else {
                 self.read(&path, stamp, concerned);
             }
         }
+        let unseen = unseen.into_iter().map(|(path, error)| {
+            self.problem(path, None, format!("can't be read: {error}; what was known of it stays"))
+        });
+        self.unseen = unseen.collect();
         self.names.forget_unused();
+    }
+
+    /// Whether there were manifests: read ones, or before a restart.
+    fn knows_some(&self) -> bool {
+        !self.files.is_empty() || self.store.has_restored()
     }
 
     /// Looks at one file.
     fn look(&mut self, path: &Path, concerned: &mut BTreeSet<ObjectKey>) {
+        self.passed_over.remove(path);
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_file() => self.read(path, Stamp::of(&metadata), concerned),
+            Err(e) if !is_absence(&e) => {}
             _ => self.forget(path, concerned),
         }
     }
 
     fn forget(&mut self, path: &Path, concerned: &mut BTreeSet<ObjectKey>) {
         if let Some(file) = self.files.remove(path) {
-            self.total -= file.stamp.size;
+            self.total -= file.size;
             for key in file.objects.into_keys() {
                 self.release(&key, path);
                 concerned.insert(key);
@@ -237,16 +247,22 @@ impl Manifests {
     fn read(&mut self, path: &Path, stamp: Stamp, concerned: &mut BTreeSet<ObjectKey>) {
         let (path, old) = self.files.remove_entry(path).unwrap_or_else(|| (Arc::from(path), File::default()));
         let path = &path;
-        self.total = self.total - old.stamp.size + stamp.size;
-        let mut file = match load(path, stamp, self.total, self.defaults) {
+        self.total -= old.size;
+        let file = match load(path, stamp, self.total, self.defaults) {
             Ok(mut parsed) => {
                 parsed.objects = self.names.share(parsed.objects);
-                self.accept(path, parsed, &old)
+                File { stamp: Some(stamp), size: stamp.size, ..self.accept(path, parsed, &old) }
             }
-            Err(note) => {
+            Err(refusal) => {
+                let (note, stamp) = match refusal {
+                    Refusal::Content(note) => (note, Some(stamp)),
+                    Refusal::Circumstances(note) => (note, None),
+                };
                 let message = format!("{}; the objects that the file had stay", note.message);
                 let problem = self.problem(path.to_path_buf(), Some(note.place), message);
                 File {
+                    stamp,
+                    size: old.size,
                     problems: vec![problem],
                     objects: old.objects.clone(),
                     incomplete: true,
@@ -254,7 +270,7 @@ impl Manifests {
                 }
             }
         };
-        file.stamp = stamp;
+        self.total += file.size;
         for key in old.objects.keys().filter(|key| !file.objects.contains_key(*key)) {
             self.release(key, path);
             concerned.insert(key.clone());
@@ -324,7 +340,7 @@ impl Manifests {
     /// Everything that is wrong now, sorted.
     #[must_use]
     pub fn problems(&self) -> Vec<SourceProblem> {
-        let mut problems: Vec<SourceProblem> = self.unreachable.iter().cloned().collect();
+        let mut problems: Vec<SourceProblem> = self.unreachable.iter().chain(&self.unseen).cloned().collect();
         problems.extend(self.files.values().flat_map(|file| file.problems.iter().cloned()));
         for key in &self.contested {
             let Holders::Several(holders) = &self.holders[key] else { continue };
@@ -341,51 +357,39 @@ impl Manifests {
     }
 }
 
-/// The files of manifests in `directory` and below.
-fn walk(directory: &Path, depth: usize, found: &mut BTreeMap<PathBuf, Stamp>) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        if is_hidden(&path) {
-            continue;
-        }
-        // Follows symbolic links: files of a ConfigMap's volume are some. What vanishes meanwhile is not there.
-        let Ok(metadata) = fs::metadata(&path) else { continue };
-        if metadata.is_dir() && depth > 0 {
-            walk(&path, depth - 1, found)?;
-        } else if metadata.is_file() && is_manifest(&path) {
-            found.insert(path, Stamp::of(&metadata));
-        }
-        if found.len() > MAX_ENTRIES {
-            return Err(io::Error::other(format!("it has more than {MAX_ENTRIES} files")));
-        }
-    }
-    Ok(())
+/// Why a file was not taken.
+enum Refusal {
+    /// It has to change for that.
+    Content(Note),
+    /// It can be well the next time.
+    Circumstances(Note),
 }
 
-fn load(path: &Path, stamp: Stamp, total: u64, defaults: Defaults) -> Result<Parsed, Note> {
-    let broken = |message: String| Note {
+fn load(path: &Path, stamp: Stamp, others: u64, defaults: Defaults) -> Result<Parsed, Refusal> {
+    let note = |message: String| Note {
         place: Place { line: 1, column: 1 },
         object: None,
         field: String::new(),
         message,
     };
     if stamp.size > MAX_FILE {
-        return Err(broken(format!(
+        return Err(Refusal::Content(note(format!(
             "has {} MiB, at most {} are read: split it",
             stamp.size >> 20,
             MAX_FILE >> 20
-        )));
+        ))));
     }
-    if total > MAX_TOTAL {
-        return Err(broken(format!("with it the directory has more than {} MiB", MAX_TOTAL >> 20)));
+    if others + stamp.size > MAX_TOTAL {
+        let message = format!("with it the directory has more than {} MiB", MAX_TOTAL >> 20);
+        return Err(Refusal::Circumstances(note(message)));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(stamp.size).unwrap_or(0));
     let read = fs::File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
-    read.map_err(|e| broken(format!("can't be read: {e}")))?;
+    read.map_err(|e| Refusal::Circumstances(note(format!("can't be read: {e}"))))?;
     // A fault of the parser's must not end the cluster's source.
-    std::panic::catch_unwind(|| file::parse(&bytes, defaults)).unwrap_or_else(|_| {
-        Err(broken("can't be parsed: a fault of fairlead's, please report it".to_owned()))
-    })
+    let parsed = std::panic::catch_unwind(|| file::parse(&bytes, defaults))
+        .unwrap_or_else(|_| Err(note("can't be parsed: a fault of fairlead's, please report it".to_owned())));
+    parsed.map_err(Refusal::Content)
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod faults;
+
 const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {type: LoadBalancer, loadBalancerClass: fairlead.io/vip, ports: [{port: 80}]}\n";
 
 fn service(name: &str, port: u32) -> String {
@@ -38,12 +40,12 @@ impl World {
         let path = self.dir.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
-        self.manifests.refresh(&Changed::Anything);
+        self.manifests.refresh(&Changed::Anything, &|_| false);
     }
 
     fn remove(&mut self, name: &str) {
         fs::remove_file(self.dir.path().join(name)).unwrap();
-        self.manifests.refresh(&Changed::Anything);
+        self.manifests.refresh(&Changed::Anything, &|_| false);
     }
 
     fn shards(&mut self) -> BTreeMap<ObjectName, Arc<ShardSpec>> {
@@ -82,7 +84,7 @@ impl World {
 #[test]
 fn what_kubectl_prints_becomes_a_dual_stack_shard() {
     let mut world = World::new();
-    world.write("all.yaml", include_str!("../fixtures/kubectl.yaml"));
+    world.write("all.yaml", include_str!("../../fixtures/kubectl.yaml"));
     assert_eq!(world.problems(), Vec::<String>::new());
     assert_eq!(world.shards().len(), 1, "the service `kubernetes` is not ours");
     let shard = world.shard("web").unwrap();
@@ -104,10 +106,10 @@ fn what_kubectl_prints_becomes_a_dual_stack_shard() {
 #[test]
 fn the_same_as_json_and_as_files_in_directories() {
     let mut world = World::new();
-    world.write("all.yaml", include_str!("../fixtures/kubectl.yaml"));
+    world.write("all.yaml", include_str!("../../fixtures/kubectl.yaml"));
     let whole = world.shards();
     let mut apart = World::new();
-    for (i, node) in crate::yaml::Objects::new(include_str!("../fixtures/kubectl.yaml")).enumerate() {
+    for (i, node) in crate::yaml::Objects::new(include_str!("../../fixtures/kubectl.yaml")).enumerate() {
         let json: serde_json::Value = crate::yaml::from_node(&node.unwrap()).unwrap();
         apart.write(&format!("{i}/{i}.json"), &serde_json::to_string_pretty(&json).unwrap());
     }
@@ -327,13 +329,13 @@ fn hidden_files_other_files_and_volumes_of_config_maps() {
     let root = world.dir.path().to_owned();
     std::os::unix::fs::symlink("..2026_1", root.join("..data")).unwrap();
     std::os::unix::fs::symlink("..data/web.yaml", root.join("web.yaml")).unwrap();
-    world.manifests.refresh(&Changed::Anything);
+    world.manifests.refresh(&Changed::Anything, &|_| false);
     assert_eq!((world.port("web"), world.shards().len(), world.problems().len()), (Some(80), 1, 0));
     // As the kubelet does it: a new directory, a new link, renamed over the old one.
     world.write("..2026_2/web.yaml", &service("web", 90));
     std::os::unix::fs::symlink("..2026_2", root.join("..data_tmp")).unwrap();
     fs::rename(root.join("..data_tmp"), root.join("..data")).unwrap();
-    world.manifests.refresh(&Changed::Anything);
+    world.manifests.refresh(&Changed::Anything, &|_| false);
     assert_eq!((world.port("web"), world.problems().len()), (Some(90), 0));
 }
 
@@ -343,7 +345,7 @@ fn a_directory_that_vanishes_leaves_what_was_known() {
     world.write("a.yaml", &service("web", 80));
     let (root, aside) = (world.dir.path().to_owned(), world.dir.path().with_extension("aside"));
     fs::rename(&root, &aside).unwrap();
-    world.manifests.refresh(&Changed::Files([root.join("a.yaml")].into()));
+    world.manifests.refresh(&Changed::Files([root.join("a.yaml")].into()), &|_| false);
     assert!(!world.manifests.reachable());
     assert_eq!(world.port("web"), Some(80));
     assert!(
@@ -352,6 +354,7 @@ fn a_directory_that_vanishes_leaves_what_was_known() {
         world.problems()
     );
     fs::rename(&aside, &root).unwrap();
+    world.write("b.yaml", "# nothing");
     world.remove("a.yaml");
     assert!(world.manifests.reachable());
     assert_eq!((world.port("web"), world.problems().len()), (None, 0));
@@ -366,7 +369,7 @@ fn what_can_not_be_read_is_told_and_blocks_nothing() {
     std::os::unix::fs::symlink("nowhere", root.join("dangling.yaml")).unwrap();
     let huge = fs::File::create(root.join("huge.yaml")).unwrap();
     huge.set_len(MAX_FILE + 1).unwrap();
-    world.manifests.refresh(&Changed::Anything);
+    world.manifests.refresh(&Changed::Anything, &|_| false);
     assert_eq!(world.port("web"), Some(80));
     assert_eq!(
         world.problems(),
