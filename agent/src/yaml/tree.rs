@@ -1,7 +1,7 @@
 //! Parser events to a tree of values with places.
 //!
-//! Keys that stand twice in a mapping, tags and endless nesting are refused. Aliases are copied, up to a limit,
-//! so that a few lines can't grow into gigabytes.
+//! Keys that stand twice in a mapping, tags and endless nesting are refused. What anchors name is copied, and again
+//! by aliases, up to a limit, so that a few lines can't grow into gigabytes.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -13,8 +13,8 @@ use super::path::Step;
 
 /// How deep lists and mappings can nest.
 const MAX_DEPTH: usize = 64;
-/// Nodes that aliases of one document can add.
-const MAX_ALIASED: usize = 100_000;
+/// Nodes that anchors and aliases of one document can add.
+const MAX_COPIED: usize = 100_000;
 
 /// A line and column, both counted from 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -236,7 +236,7 @@ pub struct Objects<'a> {
     parser: Parser<'a, StrInput<'a>>,
     open: Vec<Open<'a>>,
     anchors: HashMap<usize, Node<'a>>,
-    aliased: usize,
+    copied: usize,
     split_items: bool,
     failed: bool,
 }
@@ -265,7 +265,7 @@ impl<'a> Objects<'a> {
             parser: Parser::new_from_str_with_options(text, options),
             open: Vec::new(),
             anchors: HashMap::new(),
-            aliased: 0,
+            copied: 0,
             split_items: true,
             failed: false,
         }
@@ -326,24 +326,32 @@ impl<'a> Objects<'a> {
             Event::Alias(anchor) => {
                 let node = self.anchors.get(&anchor).cloned();
                 let node = node.ok_or_else(|| error(place, "an alias inside the value that it names"))?;
-                self.aliased += node.count();
-                if self.aliased > MAX_ALIASED {
-                    return Err(error(place, format!("aliases stand for more than {MAX_ALIASED} values")));
-                }
+                self.copies(&node, place)?;
                 self.finish(node, 0)
             }
             Event::DocumentEnd => {
                 self.anchors.clear();
-                self.aliased = 0;
+                self.copied = 0;
                 Ok(None)
             }
             _ => Ok(None),
         }
     }
 
+    /// One more copy of a node.
+    fn copies(&mut self, node: &Node<'a>, place: Place) -> Result<(), YamlError> {
+        self.copied += node.count();
+        if self.copied > MAX_COPIED {
+            let message = format!("anchors and aliases stand for more than {MAX_COPIED} values");
+            return Err(error(place, message));
+        }
+        Ok(())
+    }
+
     /// Puts a finished node where it belongs; gives it back where it is an object of its own.
     fn finish(&mut self, node: Node<'a>, anchor: usize) -> Result<Option<Node<'a>>, YamlError> {
         if anchor != 0 {
+            self.copies(&node, node.place)?;
             self.anchors.insert(anchor, node.clone());
         }
         if self.split_items
@@ -436,6 +444,11 @@ mod tests {
             let before = vec![format!("*a{}", i - 1); 10].join(", ");
             text += &format!("a{i}: &a{i} [{before}]\n");
         }
+        assert!(all(&text).unwrap_err().ends_with("aliases stand for more than 100000 values"));
+        // Each of 60 nested anchors names all that is inside: without aliases too, that multiplies.
+        let inner = vec!["1"; 5000].join(",");
+        let nested: String = (0..60).map(|i| format!("&a{i} [")).collect();
+        let text = format!("{nested}{inner}{}", "]".repeat(60));
         assert!(all(&text).unwrap_err().ends_with("aliases stand for more than 100000 values"));
         let node = Objects::single("a: &x {b: 1}\nc: *x\n").unwrap();
         assert_eq!(node.get("c").unwrap().get("b").unwrap().scalar(), Some(Scalar::Integer(1)));
