@@ -393,14 +393,10 @@ impl Read for Hash {
         if let Some(number) = number {
             return Some(Self(number));
         }
-        let found = node.describe();
-        reader.problem(
-            node.place,
-            format!(
-                "{found} is not a number of 64 bits: write 0x and up to 16 hexadecimal digits, \
-                 such as `openssl rand -hex 8` prints"
-            ),
-        )
+        // Not what stands there: nearly always it is the secret, written a little wrong.
+        let message = "what stands here is not a number of 64 bits: write 0x and up to 16 hexadecimal digits, \
+                       such as `openssl rand -hex 8` prints";
+        reader.problem(node.place, message.to_owned())
     }
 
     fn schema() -> Value {

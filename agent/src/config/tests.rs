@@ -65,7 +65,7 @@ fn each_mistake_is_told_with_its_place() {
         (
             "0x1",
             "12e4",
-            "1:7: seed: 12e4 is not a number of 64 bits: write 0x and up to 16 hexadecimal digits, such as `openssl rand -hex 8` prints",
+            "1:7: seed: what stands here is not a number of 64 bits: write 0x and up to 16 hexadecimal digits, such as `openssl rand -hex 8` prints",
         ),
         (
             "podCidrs: [10.2.0.0/16]",
@@ -490,4 +490,17 @@ async fn a_changed_file_is_applied_whole_or_not_at_all() {
     fs::write(&path, GOOD).unwrap();
     let Reload::Applied(config) = next(&mut watch).await else { panic!("refused") };
     assert_eq!(config.distances[0].distance, 10);
+}
+
+#[test]
+fn the_seed_is_never_shown() {
+    let path = Path::new("/etc/fairlead/config.yaml");
+    let with_seed = |seed: &str| GOOD.replacen("seed: 0x1\n", &format!("seed: {seed}\n"), 1);
+    for wrong in ["8f3a9c0d1e2b4a57", "0x8f3a9c0d1e2b4a57ff", "[8f3a9c0d1e2b4a57]", "'8f3a9c0d1e2b4a57'"] {
+        let problems = parse(&with_seed(wrong), path).unwrap_err();
+        let said = format!("{problems:?} {}", problems[0]);
+        assert!(said.contains("seed") && !said.contains("8f3a"), "{said}");
+    }
+    let config = parse(&with_seed("0x7b3"), path).unwrap();
+    assert!(!format!("{:?}", config.seed).contains(&0x7b3.to_string()));
 }

@@ -32,9 +32,15 @@ impl fmt::Display for Prefix {
     }
 }
 
-/// 64 bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// 64 bits that are a secret.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Hash(pub u64);
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hash(..)")
+    }
+}
 
 /// What a node does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -285,9 +291,9 @@ impl Config {
         self.gateways.iter().find(|gateway| gateway.name == self.node.name)
     }
 
-    /// The whole file with every default written out.
-    #[must_use]
-    pub fn show(&self) -> Value {
+    /// The whole file with every default written out, and with the seed, which is a secret: for tests alone.
+    #[cfg(test)]
+    pub(super) fn show(&self) -> Value {
         Read::show(self)
     }
 }
