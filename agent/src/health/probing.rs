@@ -4,10 +4,12 @@
 //! verdict and their schedule, whatever else changes.
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fairlead_core::model::{Health, ObjectName, Probe, ProbeState};
+use futures::FutureExt;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
@@ -215,7 +217,15 @@ impl<A: Ask> Probing<A> {
         watched.on_their_way += 1;
         add(&self.counters.begun, 1);
         let (number, asker) = (watched.begun, self.asker.clone());
-        self.on_their_way.spawn(async move { (id, number, asker.ask(question).await) });
+        self.on_their_way.spawn(async move {
+            // A fault of a probe's must not take its place among those on their way for ever.
+            let asked = AssertUnwindSafe(asker.ask(question)).catch_unwind().await;
+            let outcome = asked.unwrap_or_else(|_| {
+                tracing::error!("a probe broke off: a fault of fairlead's, please report it");
+                Outcome::Unsent(std::io::Error::other("the probe broke off"))
+            });
+            (id, number, outcome)
+        });
     }
 
     /// Judges an answer.

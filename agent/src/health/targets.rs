@@ -11,9 +11,11 @@ use std::sync::Arc;
 
 use fairlead_abi::{Encap, Family, ServiceKey};
 use fairlead_core::model::{
-    Model, ObjectName, ProbeKind, ProbeSpec, Problem, Protocol, Service, ServicePort,
+    Model, ObjectName, ProbeKind, ProbeSpec, Problem, Protocol, Service, ServicePort, Shard,
 };
 use fairlead_core::planner::{ServiceTable, Tables, WantedBackend};
+
+use crate::text::show_duration;
 
 /// All targets, by service. One whose targets didn't change is the same `Arc` as before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -141,7 +143,8 @@ fn key(vip: IpAddr, port: u16) -> ServiceKey {
 /// The targets of one service.
 fn derive(service: &Service, tables: &[Arc<ServiceTable>], default: &ProbeSpec) -> ServiceTargets {
     let mut targets: BTreeMap<(IpAddr, Arc<str>), Target> = BTreeMap::new();
-    let mut problems = Vec::new();
+    let mut problems: Vec<Problem> =
+        service.shards.iter().filter_map(|shard| timeout_problem(service, shard, default)).collect();
     let specs: Vec<Arc<ProbeSpec>> =
         service.shards.iter().map(|shard| Arc::new(shard.spec.options.probe.over(default))).collect();
     for table in tables {
@@ -208,6 +211,22 @@ fn target(
         },
         spec: Arc::clone(spec),
     }
+}
+
+/// A shard that asks for a longer time than it has. That the default is shortened for a shorter interval is no problem.
+fn timeout_problem(service: &Service, shard: &Shard, default: &ProbeSpec) -> Option<Problem> {
+    let (asked, spec) = (shard.spec.options.probe.timeout?, shard.spec.options.probe.over(default));
+    (asked > spec.timeout).then(|| Problem {
+        object: Some(service.name.clone()),
+        cluster: Some(Arc::clone(&shard.cluster)),
+        field: "metadata.annotations.fairlead.io/probe-timeout".to_owned(),
+        what: format!(
+            "{} is longer than the interval, which is {}: answers are waited for that long",
+            show_duration(asked),
+            show_duration(spec.interval)
+        ),
+        hint: Some("give fairlead.io/probe-interval too, at least as long".to_owned()),
+    })
 }
 
 /// One for a shard and VIP, however many endpoints it concerns.

@@ -88,17 +88,39 @@ pub struct ProbeOptions {
 }
 
 impl ProbeOptions {
-    /// These options, and `default` for what they leave open.
+    /// These options, and `default` for what they leave open. An answer is never waited for longer than an interval.
     #[must_use]
     pub fn over(&self, default: &ProbeSpec) -> ProbeSpec {
+        let interval = self.interval.unwrap_or(default.interval);
         ProbeSpec {
             kind: self.kind.unwrap_or(default.kind),
             path: self.path.clone().unwrap_or_else(|| Arc::clone(&default.path)),
             port: self.port.or(default.port),
-            interval: self.interval.unwrap_or(default.interval),
-            timeout: self.timeout.unwrap_or(default.timeout),
+            interval,
+            timeout: self.timeout.unwrap_or(default.timeout).min(interval),
             rise: self.rise.unwrap_or(default.rise),
             fall: self.fall.unwrap_or(default.fall),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_waited_for_no_longer_than_an_interval_whoever_says_which() {
+        let ms = Duration::from_millis;
+        let default = ProbeSpec { interval: ms(1000), timeout: ms(800), ..ProbeSpec::default() };
+        let rows = [
+            (None, None, 1000, 800),
+            (Some(ms(200)), None, 200, 200),
+            (None, Some(ms(1500)), 1000, 1000),
+            (Some(ms(2000)), Some(ms(1500)), 2000, 1500),
+        ];
+        for (interval, timeout, merged_interval, merged_timeout) in rows {
+            let merged = ProbeOptions { interval, timeout, ..ProbeOptions::default() }.over(&default);
+            assert_eq!((merged.interval, merged.timeout), (ms(merged_interval), ms(merged_timeout)));
         }
     }
 }

@@ -226,6 +226,28 @@ fn a_port_that_is_not_served_is_a_problem_and_each_is_asked_itself() {
 }
 
 #[test]
+fn a_timeout_longer_than_the_default_interval_is_shortened_and_told() {
+    let mut asked = shard(vec![pod(1)]);
+    asked.options.probe.timeout = Some(500 * MS);
+    let mut gateway = Gateway::new(declarations());
+    let targets = gateway.derive(&[("web", asked.clone())], &Health::default());
+    assert!(targets.services[&web()].targets.iter().all(|target| target.spec.timeout == 200 * MS));
+    let problems: Vec<String> = targets.problems().map(ToString::to_string).collect();
+    assert_eq!(
+        problems,
+        [
+            "cluster c0: Service shop/web: metadata.annotations.fairlead.io/probe-timeout: 500ms is longer than the \
+          interval, which is 200ms: answers are waited for that long (give fairlead.io/probe-interval too, at \
+          least as long)"
+        ]
+    );
+    asked.options.probe.interval = Some(500 * MS);
+    let targets = gateway.derive(&[("web", asked)], &Health::default());
+    assert_eq!(targets.problems().count(), 0);
+    assert!(targets.services[&web()].targets.iter().all(|target| target.spec.timeout == 500 * MS));
+}
+
+#[test]
 fn what_did_not_change_is_the_same() {
     let mut gateway = Gateway::new(declarations());
     let (one, mut other) = (shard(vec![pod(1)]), shard(vec![pod(2)]));

@@ -23,6 +23,7 @@ enum Endpoint {
     Refuses,
     Silent,
     Unroutable,
+    Panics,
 }
 
 /// Endpoints by address; those that aren't named answer at once. Keeps what was asked, and when.
@@ -69,6 +70,7 @@ impl Ask for Network {
             }
             Endpoint::Refuses => Outcome::Failed(Failure::Refused),
             Endpoint::Unroutable => Outcome::Unsent(std::io::ErrorKind::NetworkUnreachable.into()),
+            Endpoint::Panics => panic!("a fault, as the test wants it"),
         }
     }
 }
@@ -206,6 +208,18 @@ async fn what_this_node_cannot_send_says_nothing() {
     sleep(5000 * MS).await;
     assert_eq!(world.state(ip(1)), ProbeState::Good);
     assert!(world.counted().unsent >= 24);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_breaks_off_says_nothing_and_the_next_ones_go_on() {
+    let mut world = world(vec![endpoint(1)]);
+    becomes(&mut world.health, ip(1), ProbeState::Good).await;
+    world.network.set(ip(1), Endpoint::Panics);
+    sleep(5000 * MS).await;
+    assert_eq!(world.state(ip(1)), ProbeState::Good);
+    assert!(world.network.asked(ip(1)).len() >= 24, "it is asked again and again");
+    world.network.set(ip(1), Endpoint::Refuses);
+    becomes(&mut world.health, ip(1), ProbeState::Bad).await;
 }
 
 #[tokio::test(start_paused = true)]
