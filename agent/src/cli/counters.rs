@@ -1,5 +1,6 @@
 //! `fairlead counters`: what was forwarded and what was dropped, once or every second.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -122,9 +123,9 @@ impl Reading {
         for (row, before) in self.drops.iter_mut().zip(&before.drops) {
             row.rate = rate(row.packets, before.packets);
         }
+        let known: HashMap<_, _> = before.services.iter().map(|row| ((row.id, &*row.address), row)).collect();
         for row in &mut self.services {
-            let same = |old: &&ServiceRow| old.id == row.id && old.address == row.address;
-            let Some(before) = before.services.iter().find(same) else { continue };
+            let Some(before) = known.get(&(row.id, &*row.address)) else { continue };
             row.connection_rate = rate(row.connections, before.connections);
             row.packet_rate = rate(row.packets, before.packets);
             row.bit_rate = rate(row.bytes, before.bytes).map(|bytes| bytes * 8.0);
@@ -244,6 +245,15 @@ numbers are of now, names and reasons are 1 s old
         let text = now.text(false, false);
         assert!(text.contains("CONN/S  PACKETS/S  BIT/S\n"), "{text}");
         assert!(text.contains("      25      10.0k   4.0M\n"), "{text}");
+    }
+
+    #[test]
+    fn a_number_that_another_address_has_now_is_compared_with_nothing() {
+        let before = reading();
+        let mut now = reading();
+        now.services[0].address = "203.0.113.99:53/udp".to_owned();
+        now.compare(&before, 1.0);
+        assert_eq!((now.services[0].packet_rate, now.services[1].packet_rate), (None, Some(0.0)));
     }
 
     #[test]

@@ -48,11 +48,16 @@ pub(super) fn run(config: PathBuf, arguments: Arguments) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
     tracing::info!(version, pid, config = %options.config.display(), "fairlead starts");
-    runtime.block_on(app::run(options))?;
-    // Not every stage can be waited for: what blocks on a disk or network must not hold up the end.
-    runtime.shutdown_background();
+    to_the_end(runtime, app::run(options))?;
     tracing::info!("fairlead has ended");
     Ok(())
+}
+
+/// Runs `agent` until it ends, well or not. What blocks on a disk or network then must not hold that up.
+fn to_the_end<T>(runtime: tokio::runtime::Runtime, agent: impl Future<Output = T>) -> T {
+    let outcome = runtime.block_on(agent);
+    runtime.shutdown_background();
+    outcome
 }
 
 fn log(arguments: &Arguments) -> Result<()> {
@@ -68,4 +73,28 @@ fn log(arguments: &Arguments) -> Result<()> {
         LogFormat::Json => subscriber.json().flatten_event(true).init(),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_blocks_does_not_hold_up_the_end_after_an_error() {
+        let (release, blocked) = mpsc::channel::<()>();
+        let (end, ended) = mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let failing = async move {
+                tokio::task::spawn_blocking(move || blocked.recv());
+                Err::<(), _>("it can't start")
+            };
+            end.send(to_the_end(runtime, failing)).unwrap();
+        });
+        assert_eq!(ended.recv_timeout(Duration::from_secs(20)), Ok(Err("it can't start")));
+        drop(release);
+    }
 }
