@@ -8,8 +8,8 @@ use fairlead_tests::world::{Condition, Federation, Plan, ServiceSpec};
 use serde_json::Value;
 
 use crate::served::{
-    NEW_ONLY, Served, assert_nothing_failed, assert_only_moves_broke, is_broken_by_move, pod_of, wait,
-    wait_for_requests,
+    NEW_ONLY, PATIENCE, Served, assert_nothing_failed, assert_only_moves_broke, is_broken_by_move, pod_of,
+    wait, wait_for_requests,
 };
 
 #[test]
@@ -71,12 +71,21 @@ fn endpoints_that_all_vanish_from_the_manifests_are_held_while_their_probes_pass
     let served = Served::build(&Plan::small(), &Federation::default());
     served.wait_until_served();
     let manifests = served.world.manifests("us-central1-a");
+    let agent = served.gateway();
+    let kept = agent.configuration().with_file_name("state/last-good/us-central1-a.json");
+    wait("a kept state", || kept.exists());
     let load = served.load(NEW_ONLY);
     wait_for_requests(&load, 20);
     manifests.remove_all().unwrap();
     served.wait_for_status("the alarm", |status| is_told(status, "the last 2 are held"));
     assert_eq!(served.answering(), served.pods());
-    assert!(served.gateway().is_ready());
+    assert!(agent.is_ready());
+    // An agent that comes new to it holds them too.
+    agent.process().kill().unwrap();
+    agent.process().start_again().unwrap();
+    agent.wait_until_ready(PATIENCE).unwrap();
+    served.wait_for_status("the alarm again", |status| is_told(status, "the last 2 are held"));
+    assert_eq!(served.answering(), served.pods());
     assert_nothing_failed(load);
     // The source's word still counts against one whose probes fail, and it doesn't come back by itself.
     let (gone, survivor) = (&served.world.pods()[0], served.world.pods()[1].name());
