@@ -10,7 +10,7 @@ use crate::workspace::Workspace;
 
 /// Builds what the bench needs and runs it.
 pub(crate) fn bench(workspace: &Workspace, quick: bool, output: Output) -> Result<()> {
-    handover::build(workspace, output)?;
+    handover::build(workspace)?;
     let mut bench = Command::new(handover::program(workspace, "fairlead-bench"));
     bench.arg("--elf").arg(workspace.elves().join("bench.bpf.o"));
     if quick {

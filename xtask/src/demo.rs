@@ -24,11 +24,11 @@ pub(crate) fn demo(workspace: &Workspace, action: Option<Action>, keep: bool, ou
     if action == Some(Action::Down) {
         // What has left something running is built.
         if !program.is_file() {
-            handover::build(workspace, output)?;
+            handover::build(workspace)?;
         }
         return handover::run(demo.arg("down"), Output::Text);
     }
-    handover::build(workspace, output)?;
+    handover::build(workspace)?;
     demo.env("FAIRLEAD_BPF_ELF", workspace.elves().join("fairlead.bpf.o"));
     if keep {
         demo.arg("--keep");

@@ -14,9 +14,10 @@ use crate::workspace::Workspace;
 use crate::{ebpf, process, setup};
 
 /// Sets up and builds all that they need.
-pub(crate) fn build(workspace: &Workspace, output: Output) -> Result<()> {
+pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     let facts = setup::ensure(workspace, &[Purpose::Bpf, Purpose::World])?;
-    ebpf::build_and_tell(workspace, &setup::fitting(&facts)?, output)?;
+    // As for JSON: standard output is for the program that is built here.
+    ebpf::build_and_tell(workspace, &setup::fitting(&facts)?, Output::Json)?;
     let mut build = workspace.cargo();
     process::run(build.args(["build", "--release", "-p", "fairlead", "-p", "fairlead-tests", "--bins"]))
 }

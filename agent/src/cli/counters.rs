@@ -56,7 +56,7 @@ struct ServiceRow {
 }
 
 /// Shows the counters; again and again where `watch` is set, until it is interrupted.
-pub(super) fn counters(node: &Node, all: bool, watch: bool, output: Output) -> Result<()> {
+pub(super) fn counters(node: &mut Node, all: bool, watch: bool, output: Output) -> Result<()> {
     let mut last: Option<(Instant, Reading)> = None;
     let mut due = Instant::now();
     loop {
@@ -77,6 +77,7 @@ pub(super) fn counters(node: &Node, all: bool, watch: bool, output: Output) -> R
             false => reading.text(all, colour) + "\n",
         })?;
         last = Some((at, reading));
+        node.read_again();
         due += PERIOD;
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
     }

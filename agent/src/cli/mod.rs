@@ -135,7 +135,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Backends { service } => services::backends(&node()?, service.as_deref(), output),
         Command::Explain { client, vip } => explain::explain(&node()?, client, vip, output),
         Command::Plan => plan::plan(&node()?, output),
-        Command::Counters { watch, all } => counters::counters(&node()?, all, watch, output),
+        Command::Counters { watch, all } => counters::counters(&mut node()?, all, watch, output),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "fairlead", &mut script);

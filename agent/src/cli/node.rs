@@ -100,6 +100,13 @@ impl Node {
         })
     }
 
+    /// Reads the agent's state as it is now.
+    pub(super) fn read_again(&mut self) {
+        let directory = self.config.state_directory();
+        self.status = read_status(&directory);
+        self.running = is_locked(&directory.join("lock"));
+    }
+
     pub(super) fn freshness(&self) -> Freshness {
         Freshness {
             instance: self.instance.name().to_owned(),

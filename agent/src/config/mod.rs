@@ -61,12 +61,15 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, Vec<ConfigProblem>> {
 }
 
 fn load(path: &Path) -> Result<String, ConfigProblem> {
-    let problem = |message: String| ConfigProblem::new(path, Place { line: 1, column: 1 }, "", message);
-    let size = std::fs::metadata(path).map_err(|e| problem(format!("can't be read: {e}")))?.len();
+    let problem = |message: String| ConfigProblem::new(path, Place { line: 0, column: 0 }, "", message);
+    let unreadable = |error: std::io::Error| {
+        problem(format!("can't be read: {error}; --config or FAIRLEAD_CONFIG names another file"))
+    };
+    let size = std::fs::metadata(path).map_err(unreadable)?.len();
     if size > MAX_BYTES {
         return Err(problem(format!("has {size} bytes; at most {MAX_BYTES} are read")));
     }
-    let bytes = std::fs::read(path).map_err(|e| problem(format!("can't be read: {e}")))?;
+    let bytes = std::fs::read(path).map_err(unreadable)?;
     String::from_utf8(bytes).map_err(|_| problem("is not text in UTF-8".to_owned()))
 }
 

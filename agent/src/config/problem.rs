@@ -10,7 +10,7 @@ use crate::yaml::Place;
 pub struct ConfigProblem {
     /// The configuration file.
     pub file: PathBuf,
-    /// Where in it.
+    /// Where in it; line 0: the file as a whole.
     pub place: Place,
     /// The field, such as `clusters[2].podCidrs[0]`; empty where the whole file is concerned.
     pub field: String,
@@ -26,7 +26,11 @@ impl ConfigProblem {
 
 impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: ", self.file.display(), self.place.line, self.place.column)?;
+        let Place { line, column } = self.place;
+        match line {
+            0 => write!(f, "{}: ", self.file.display())?,
+            _ => write!(f, "{}:{line}:{column}: ", self.file.display())?,
+        }
         if !self.field.is_empty() {
             write!(f, "{}: ", self.field)?;
         }

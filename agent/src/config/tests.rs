@@ -189,7 +189,7 @@ fn each_mistake_is_told_with_its_place() {
         (
             "  region: r2\n  tunnel",
             "  tunnel",
-            "22:3: gateways[1]: where does it stand? Give cluster, or region and zone",
+            "22:3: gateways[1]: where does it stand? Give cluster, or region (and zone)",
         ),
         (
             "  region: r2\n  tunnel",

@@ -108,7 +108,7 @@ impl Faults {
                 }
             }
             None if node.cluster.is_none() && node.region.is_none() => {
-                self.add(at("node"), "where does it stand? Give cluster, or region and zone");
+                self.add(at("node"), "where does it stand? Give cluster, or region (and zone)");
             }
             None => {}
         }
@@ -155,7 +155,7 @@ impl Faults {
             let GatewayConfig { cluster, region, zone, .. } = gateway;
             self.place(config, &path, [cluster, region, zone]);
             if cluster.is_none() && region.is_none() {
-                self.add(path.clone(), "where does it stand? Give cluster, or region and zone");
+                self.add(path.clone(), "where does it stand? Give cluster, or region (and zone)");
             }
             if gateway.tunnel.is_empty() {
                 self.add(path.key("tunnel"), "there must be at least one address or prefix");

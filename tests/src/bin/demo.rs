@@ -37,7 +37,13 @@ fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     if matches!(arguments.command, Some(Command::Down)) {
         let worlds = demo::down()?;
-        println!("{worlds} removed");
+        match worlds {
+            0 => println!("nothing was left running"),
+            _ => println!(
+                "removed what was left running: {worlds} world{}",
+                if worlds == 1 { "" } else { "s" }
+            ),
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let options = Options { keep: arguments.keep, json: arguments.output == Output::Json };

@@ -38,7 +38,7 @@ pub fn run(options: &Options) -> Result<bool> {
     teller.title("One VIP, three regions, nine clusters");
     let stage = Stage::build()?;
     teller.world(&stage, began.elapsed());
-    stage.wait_until_served(Duration::from_secs(20))?;
+    stage.wait_until_served(Duration::from_secs(60))?;
     teller.services(&stage)?;
 
     let (record, ends) = play(&stage, &teller)?;
@@ -61,8 +61,8 @@ pub fn run(options: &Options) -> Result<bool> {
         println!("{}", serde_json::json!({ "events": reports }));
     }
     if options.keep {
+        teller.commands(&stage)?;
         let Stage { world, agents, .. } = stage;
-        teller.commands(&world, &agents);
         agents.keep();
         world.keep()?;
     }

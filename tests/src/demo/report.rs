@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::stage::Stage;
 use super::story::Act;
 use crate::load::EventReport;
-use crate::world::{Agents, World, own_program};
+use crate::world::own_program;
 
 /// Says things on standard output, or on standard error where the other is for programs.
 pub(super) struct Teller {
@@ -78,6 +78,7 @@ impl Teller {
         }
         let moved = match report.broken_by_move {
             0 => String::new(),
+            1 => ", 1 connection broken by a moved slot".to_owned(),
             moved => format!(", {moved} connections broken by a moved slot"),
         };
         self.say(&format!("{:<20} {} requests, {failures}{moved}", "", report.requests));
@@ -118,21 +119,29 @@ impl Teller {
     }
 
     /// What can be tried in a world that stays.
-    pub(super) fn commands(&self, world: &World, agents: &Agents) {
-        let client = world.clients()[0].namespace.name().to_owned();
-        let Some(gateway) = agents.iter().last() else { return };
-        let file = gateway.configuration().display();
-        let fairlead = own_program("fairlead", "FAIRLEAD_BIN");
-        let fairlead = fairlead.map_or("fairlead".to_owned(), |path| path.display().to_string());
+    pub(super) fn commands(&self, stage: &Stage) -> Result<()> {
+        let client = &stage.world.clients()[0];
+        let gateway = stage.agents.of(&stage.entry(client.name())?);
+        let fairlead = own_program("fairlead", "FAIRLEAD_BIN")?;
+        let fairlead = fairlead.display();
+        let (target, [from, _]) = (stage.target()?, client.addresses());
+        let namespace = client.namespace.name();
         self.say("");
-        self.say("The world runs on. Try:");
-        self.say(&format!("  nsenter --net=/run/netns/{client} curl http://203.0.113.1/"));
-        self.say(&format!("  nsenter --net=/run/netns/{client} curl 'http://[2001:db8:f::1]/'"));
-        for command in ["status", "services", "backends", "counters"] {
-            self.say(&format!("  {fairlead} {command} --config {file}"));
+        self.say(&format!("The world runs on. Ask as the client {}:", client.name()));
+        self.say(&format!("  nsenter --net=/run/netns/{namespace} curl http://{}/", target.v4));
+        self.say(&format!("  nsenter --net=/run/netns/{namespace} curl 'http://[{}]/'", target.v6));
+        self.say("and look at the gateway that it enters by:");
+        self.say(&format!("  export FAIRLEAD_CONFIG={}", gateway.configuration().display()));
+        for command in ["status", "services", "backends", "plan", "counters"] {
+            self.say(&format!("  {fairlead} {command}"));
         }
-        self.say(&format!("  ls {}", world.directory().display()));
-        self.say("and in the end: cargo xtask demo down");
+        self.say(&format!("  {fairlead} explain {from} {}:{}", target.v4, target.http_port));
+        self.say(&format!(
+            "What its clusters say stands below {}/manifests.",
+            stage.world.directory().display()
+        ));
+        self.say("In the end: cargo xtask demo down");
+        Ok(())
     }
 
     fn bold(&self, text: &str) -> String {

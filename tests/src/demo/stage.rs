@@ -1,6 +1,7 @@
 //! What the story is played on: the world, its agents, and what has been taken away at the moment.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
@@ -8,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use super::place::Map;
 use super::promises::Expected;
+use crate::client::Client;
 use crate::load::Target;
 use crate::world::{Agents, Condition, Federation, Plan, ServiceSpec, World, bpf_elf};
 
@@ -63,7 +66,7 @@ impl Stage {
     /// What the load asks.
     pub(super) fn target(&self) -> Result<Target> {
         let ServiceSpec { vips, http_port, udp_port, .. } = ServiceSpec::new(SERVICE, 1);
-        let [std::net::IpAddr::V4(v4), std::net::IpAddr::V6(v6)] = vips[..] else {
+        let [IpAddr::V4(v4), IpAddr::V6(v6)] = vips[..] else {
             bail!("the demo's service has one VIP of each family");
         };
         Ok(Target { v4, v6, http_port, udp_port })
@@ -238,9 +241,18 @@ impl Stage {
         Ok(format!("the kernel's tag of the program on each NIC: {before}, now {now}"))
     }
 
-    /// Waits until every client is served by the zones that should, from the first request on.
+    /// Waits until the story can begin: every gateway has found every endpoint good and let all shards in, and every
+    /// client is served by the zones that should.
     pub(super) fn wait_until_served(&self, within: Duration) -> Result<()> {
         let deadline = Instant::now() + within;
+        for client in self.world.clients() {
+            while !self.is_settled(client)? {
+                if Instant::now() > deadline {
+                    bail!("the agents don't come to rest within {within:?}: is this machine too busy?");
+                }
+                thread::sleep(Duration::from_millis(50));
+            }
+        }
         let expected = self.expected()?;
         let target = self.target()?;
         for client in self.world.clients() {
@@ -264,6 +276,27 @@ impl Stage {
             }
         }
         Ok(())
+    }
+
+    /// Whether the gateway of `client` uses every endpoint, and no shard is on its way back.
+    fn is_settled(&self, client: &Client) -> Result<bool> {
+        let gateway = self.agents.of(&self.entry(client.name())?);
+        let target = self.target()?;
+        let [v4, v6] = client.addresses();
+        for (from, vip) in [(v4, target.v4.into()), (v6, IpAddr::from(target.v6))] {
+            let vip = SocketAddr::new(vip, target.http_port).to_string();
+            let explained = gateway.ask(&["explain", &from.to_string(), &vip])?;
+            let shards = explained["shards"].as_array().context("explain names no shards")?;
+            let clusters = self.world.layout.clusters.len();
+            let settled = |shard: &Value| {
+                shard["usable"] == shard["endpoints"]
+                    && (shard["state"] == "serving" || shard["state"] == "standby")
+            };
+            if shards.len() != clusters || !shards.iter().all(settled) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Names of a region's zones.

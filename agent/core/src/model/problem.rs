@@ -30,7 +30,10 @@ impl fmt::Display for Problem {
         if let Some(object) = &self.object {
             write!(f, "Service {object}: ")?;
         }
-        write!(f, "{}: {}", self.field, self.what)?;
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.what)?;
         match &self.hint {
             Some(hint) => write!(f, " ({hint})"),
             None => Ok(()),
