@@ -27,7 +27,7 @@ pub(crate) fn setup(workspace: &Workspace) -> Result<()> {
         return conclude(&facts, &rows);
     }
     println!();
-    install::apply(workspace, &remedies, facts.root)?;
+    let applied = install::apply(workspace, &remedies, facts.root);
     let facts = gather(workspace)?;
     let missing = |row: &Row| matches!(row.state, State::Missing(_));
     let before: Vec<String> = rows.into_iter().filter(missing).map(|row| row.what).collect();
@@ -37,6 +37,7 @@ pub(crate) fn setup(workspace: &Workspace) -> Result<()> {
     if !done.is_empty() {
         print!("{}", table::render(&rows, &done, table::colour()));
     }
+    with_advice(applied, unmet(&facts, &rows))?;
     conclude(&facts, &rows)
 }
 
@@ -46,9 +47,10 @@ pub(crate) fn ensure(workspace: &Workspace, purposes: &[Purpose]) -> Result<Fact
     let mut rows = needs::judge(&facts, purposes);
     let remedies = remedies(&rows);
     if !remedies.is_empty() {
-        install::apply(workspace, &remedies, facts.root)?;
+        let applied = install::apply(workspace, &remedies, facts.root);
         facts = gather(workspace)?;
         rows = needs::judge(&facts, purposes);
+        with_advice(applied, unmet(&facts, &rows))?;
     }
     unmet(&facts, &rows)?;
     if rows.iter().any(|row| row.state == State::AsRoot) {
@@ -78,6 +80,15 @@ fn remedies(rows: &[Row]) -> Vec<Remedy> {
         State::Met | State::Unknown | State::Lacking(_) | State::AsRoot => None,
     });
     remedies.collect()
+}
+
+/// What a step failed of, and what a person has to do all the same.
+fn with_advice(applied: Result<()>, unmet: Result<()>) -> Result<()> {
+    match (applied, unmet) {
+        (Err(failure), Err(advice)) => Err(failure.context(advice.to_string())),
+        (Err(failure), Ok(())) => Err(failure),
+        (Ok(()), _) => Ok(()),
+    }
 }
 
 /// The closing words of `setup`.
