@@ -50,6 +50,16 @@ impl DemandFilter {
         }
     }
 
+    /// Goes on from what another one had come to, as if that were of `now`.
+    pub fn resume(&mut self, demand: &Demand, now: Duration) {
+        self.last = Some(now);
+        for (name, &planned) in &demand.per_second {
+            #[expect(clippy::cast_precision_loss, reason = "rates are far below 2^53")]
+            let rate = planned as f64;
+            self.services.insert(name.clone(), Smoothed { rate, planned });
+        }
+    }
+
     /// Other numbers count from now on; what was seen stays.
     pub fn retune(&mut self, tuning: &Tuning) {
         let Self { smoothing, band, .. } = Self::new(tuning);
@@ -144,6 +154,20 @@ mod tests {
         assert!((1536..=1664).contains(&after_10.unwrap()), "{after_10:?}");
         let after_60 = (11..=60).map(|second| planned(&mut filter, second, 2000.0)).last();
         assert!((1792..=2048).contains(&after_60.unwrap()), "{after_60:?}");
+    }
+
+    #[test]
+    fn goes_on_where_another_was() {
+        let (mut first, mut second) =
+            (DemandFilter::new(&Tuning::default()), DemandFilter::new(&Tuning::default()));
+        let mut before = Demand::default();
+        for at in 0..20 {
+            before = first.observe(Duration::from_secs(at), &rates(500.0));
+        }
+        second.resume(&before, Duration::ZERO);
+        assert_eq!(second.observe(Duration::from_secs(1), &rates(500.0)), before);
+        let after_10 = (2..=11).map(|at| planned(&mut second, at, 1000.0)).last().unwrap();
+        assert!((768..=832).contains(&after_10), "smoothed from there on: {after_10}");
     }
 
     #[test]

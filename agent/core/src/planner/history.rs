@@ -22,8 +22,11 @@ pub(super) struct History {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Presence {
     Gone,
-    /// Since then; what has returned fully isn't distinguished from what was always there.
-    Returning(Duration),
+    /// Since then, and for so long before; what has returned fully isn't distinguished from what was always there.
+    Returning {
+        since: Duration,
+        before: Duration,
+    },
     There,
 }
 
@@ -47,6 +50,20 @@ impl Entry {
 }
 
 impl History {
+    /// A shard was let in by steps when it was last planned with, by an agent before this one, `age` before `now`.
+    pub(super) fn resume(
+        &mut self,
+        (key, cluster): (ServiceKey, &Arc<str>),
+        step: u32,
+        (age, now): (Duration, Duration),
+        tuning: &Tuning,
+    ) {
+        // The step had begun, at the latest.
+        let each = tuning.return_duration / tuning.return_steps.max(1);
+        let before = each * step.saturating_sub(1).min(tuning.return_steps) + age;
+        self.shards.insert((key, Arc::clone(cluster)), Presence::Returning { since: now, before });
+    }
+
     /// Begins a pass over all ports and shards of the service.
     pub(super) fn begin(&mut self) {
         self.before = std::mem::take(&mut self.shards);
@@ -78,11 +95,11 @@ impl History {
         let presence = self.shards.entry(shard).or_insert(before.unwrap_or(first));
         *presence = match (*presence, able) {
             (_, false) => Presence::Gone,
-            (Presence::Gone, true) => Presence::Returning(now),
+            (Presence::Gone, true) => Presence::Returning { since: now, before: Duration::ZERO },
             (before, true) => before,
         };
-        let Presence::Returning(since) = *presence else { return Entry::Full };
-        match step(now.saturating_sub(since), tuning) {
+        let Presence::Returning { since, before } = *presence else { return Entry::Full };
+        match step(now.saturating_sub(since).saturating_add(before), tuning) {
             Some((step, until_next)) => Entry::Step { step, of: tuning.return_steps, next: now + until_next },
             None => {
                 *presence = Presence::There;
@@ -135,6 +152,20 @@ mod tests {
         assert_eq!(note(&mut history, true, 4501), Entry::Full);
         let parts = [at_step(1, 0), at_step(4, 0), Entry::Full].map(Entry::part);
         assert_eq!(parts, [0.2, 0.8, 1.0]);
+    }
+
+    #[test]
+    fn who_was_coming_back_goes_on_with_it() {
+        let key = ServiceKey::new(Address::v4([192, 0, 2, 1]), 80, protocol::TCP, Family::V4);
+        let (age, now) = (Duration::from_millis(600), Duration::from_millis(10));
+        let mut history = History::default();
+        history.resume((key, &Arc::from("a")), 2, (age, now), &Tuning::default());
+        assert_eq!(note(&mut history, true, 10), at_step(2, 410));
+        assert_eq!(note(&mut history, true, 410), at_step(3, 1410));
+        assert_eq!(note(&mut history, true, 2410), Entry::Full);
+        let long_ago = Duration::from_secs(3600);
+        history.resume((key, &Arc::from("a")), 2, (long_ago, now), &Tuning::default());
+        assert_eq!(note(&mut history, true, 10), Entry::Full);
     }
 
     #[test]

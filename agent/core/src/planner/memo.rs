@@ -10,8 +10,8 @@ use super::candidates::Target;
 use super::deliveries::deliveries;
 use super::history::History;
 use super::service::{Circumstances, table};
-use super::{Links, ServiceTable, Tables};
-use crate::model::{Declarations, Demand, Health, Model, ObjectName, Service, ServiceHealth};
+use super::{Links, ServiceTable, ShardState, Tables};
+use crate::model::{Declarations, Demand, Health, Model, ObjectName, Service, ServiceHealth, Tuning};
 
 /// Everything that tables depend on.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +45,8 @@ pub struct Planned {
 pub struct Planner {
     declared: Arc<Declarations>,
     services: BTreeMap<ObjectName, Planning>,
+    /// Which shards were returning when this planner took over, of services that it has not planned yet.
+    resumed: BTreeMap<ObjectName, History>,
     /// The links last given, and what became of them.
     limited: Option<(Arc<Links>, Arc<Links>)>,
 }
@@ -66,6 +68,23 @@ impl Planner {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Goes on letting in the shards that were returning in `tables`, which another planner made, `age` before `now`.
+    pub fn resume<'a>(
+        &mut self,
+        tables: impl IntoIterator<Item = &'a ServiceTable>,
+        (age, now): (Duration, Duration),
+        tuning: &Tuning,
+    ) {
+        for table in tables {
+            for shard in &table.shards {
+                if let ShardState::Returning { step, .. } = shard.state {
+                    let history = self.resumed.entry(table.name.clone()).or_default();
+                    history.resume((table.key(), &shard.cluster), step, (age, now), tuning);
+                }
+            }
+        }
     }
 
     /// The tables of `inputs`.
@@ -113,6 +132,7 @@ impl Planner {
         let health = inputs.health.services.get(name);
         let demand = inputs.demand.of(name);
         let before = self.services.get(name);
+        let resumed = before.is_none().then(|| self.resumed.remove(name)).flatten();
         let current = before.is_some_and(|planning| {
             planning.service == *service
                 && planning.health.as_ref() == health
@@ -120,7 +140,7 @@ impl Planner {
                 && planning.due.is_none_or(|due| inputs.now < due)
         });
         if !current {
-            let planning = Planning::new(service, health, demand, inputs, before);
+            let planning = Planning::new((service, health, demand), inputs, before, resumed);
             self.services.insert(name.clone(), planning);
         }
         &self.services[name]
@@ -129,11 +149,10 @@ impl Planner {
 
 impl Planning {
     fn new(
-        service: &Arc<Service>,
-        health: Option<&Arc<ServiceHealth>>,
-        demand: u64,
+        (service, health, demand): (&Arc<Service>, Option<&Arc<ServiceHealth>>, u64),
         inputs: &Inputs<'_>,
         before: Option<&Self>,
+        resumed: Option<History>,
     ) -> Self {
         let declared = &*inputs.model.declared;
         let circumstances =
@@ -142,7 +161,7 @@ impl Planning {
             service: Arc::clone(service),
             health: health.cloned(),
             demand,
-            history: before.map(|planning| planning.history.clone()).unwrap_or_default(),
+            history: before.map(|planning| planning.history.clone()).or(resumed).unwrap_or_default(),
             tables: Vec::new(),
             deliveries: deliveries(service, declared),
             due: None,

@@ -225,6 +225,28 @@ fn a_shard_comes_back_gradually() {
 }
 
 #[test]
+fn another_planner_goes_on_letting_a_shard_in() {
+    let model = merged(&declared(), &states([(0, shard(0, 1)), (1, shard(1, 2))]), None);
+    let mut planner = Planner::new();
+    let (mut good, mut bad) = (Health::default(), Health::default());
+    judge(&mut good, pod(0, 1), ProbeState::Good);
+    judge(&mut bad, pod(0, 1), ProbeState::Bad);
+    plan_at(&mut planner, &model, &bad, 0);
+    plan_at(&mut planner, &model, &good, 1000);
+    let last = plan_at(&mut planner, &model, &good, 2000);
+    let share = |planned: &Planned| web(&planned.tables).shards[0].share.percent().round();
+    assert_eq!(share(&last), 40.0);
+    let tables: Vec<_> = last.tables.services.values().map(|table| &**table).collect();
+    let mut next = Planner::new();
+    let half = Duration::from_millis(500);
+    next.resume(tables.iter().copied(), (half, Duration::ZERO), &model.declared.tuning);
+    let first = plan_at(&mut next, &model, &good, 0);
+    assert_eq!((share(&first), first.due), (40.0, Some(half)));
+    assert_eq!(share(&plan_at(&mut next, &model, &good, 500)), 60.0);
+    assert_eq!(plan_at(&mut next, &model, &good, 2500).due, None);
+}
+
+#[test]
 fn endpoints_that_can_not_be_taken_say_why() {
     let mut spec = shard(0, 5);
     let endpoints = Arc::make_mut(&mut spec.endpoints);
