@@ -17,13 +17,18 @@ use crate::dataplane::{Counters, Error};
 pub(super) struct Sampler {
     filter: DemandFilter,
     /// New connections of each service port so far, and when that was.
-    last: BTreeMap<ServiceKey, u64>,
+    last: Option<BTreeMap<ServiceKey, u64>>,
     at: Duration,
 }
 
 impl Sampler {
-    pub(super) fn new(tuning: &Tuning) -> Self {
-        Self { filter: DemandFilter::new(tuning), last: BTreeMap::new(), at: Duration::ZERO }
+    /// Goes on from the demand that an agent before this one planned with, if it is known.
+    pub(super) fn new(tuning: &Tuning, before: &Demand) -> Self {
+        let mut filter = DemandFilter::new(tuning);
+        if !before.per_second.is_empty() {
+            filter.resume(before, Duration::ZERO);
+        }
+        Self { filter, last: None, at: Duration::ZERO }
     }
 
     /// Other numbers count from now on.
@@ -31,14 +36,14 @@ impl Sampler {
         self.filter.retune(tuning);
     }
 
-    /// The demand as of `now`, of the services whose capacity is limited. What this gateway counts stands for each of the `gateways` of its group.
+    /// The demand as of `now`, if it can be told yet, of the services whose capacity is limited. What this gateway counts stands for each of the `gateways` of its group.
     pub(super) fn observe<M: std::borrow::Borrow<aya::maps::MapData>>(
         &mut self,
         counters: &Counters<M>,
         (model, tables, installed): (&Model, &Tables, &Installed),
         gateways: usize,
         now: Duration,
-    ) -> Result<Demand, Error> {
+    ) -> Result<Option<Demand>, Error> {
         let elapsed = now.saturating_sub(self.at).as_secs_f64().max(0.001);
         let mut seen = BTreeMap::new();
         let mut rates = BTreeMap::<ObjectName, f64>::new();
@@ -48,7 +53,12 @@ impl Sampler {
             };
             let connections = counters.service(entry.id)?.connections;
             // A counter that starts anew has counted since then.
-            let before = self.last.get(&key).copied().filter(|before| *before <= connections);
+            let before = self
+                .last
+                .as_ref()
+                .and_then(|last| last.get(&key))
+                .copied()
+                .filter(|before| *before <= connections);
             if let Some(before) = before {
                 #[expect(clippy::cast_precision_loss, reason = "a rate, and one gateway's group is small")]
                 let rate = (connections - before) as f64 / elapsed * gateways as f64;
@@ -56,12 +66,15 @@ impl Sampler {
             }
             seen.insert(key, connections);
         }
-        self.last = seen;
         self.at = now;
+        // What was counted before the first look says nothing of how fast.
+        if self.last.replace(seen).is_none() {
+            return Ok(None);
+        }
         let mut demand = self.filter.observe(now, &rates);
         let limited: BTreeSet<&ObjectName> = limited(model).collect();
         demand.per_second.retain(|name, _| limited.contains(name));
-        Ok(demand)
+        Ok(Some(demand))
     }
 }
 

@@ -46,8 +46,18 @@ const fn mode_of(configured: XdpMode) -> Mode {
 }
 
 impl Stages {
+    /// Takes the tables into use, once; while less would be served than by those in use, those stay.
+    pub(super) fn take_up(&mut self) -> Result<(), Error> {
+        let serves = self.failure.as_ref().is_none_or(|failure| failure.serves);
+        if self.taken_up || self.stays_behind(serves) {
+            return Ok(());
+        }
+        self.taken_up = true;
+        self.take_up_interfaces()
+    }
+
     /// Attaches to all interfaces at the start; one that can't be attached to ends the agent.
-    pub(super) fn take_up_interfaces(&mut self) -> Result<(), Error> {
+    fn take_up_interfaces(&mut self) -> Result<(), Error> {
         for at in 0..self.interfaces.len() {
             self.attach(at)?;
         }

@@ -6,7 +6,9 @@
 
 mod demand;
 mod interfaces;
+mod moment;
 mod remembered;
+mod room;
 mod settings;
 mod start;
 mod status;
@@ -27,7 +29,9 @@ use crate::{
     federation, health,
 };
 
+pub use moment::Moment;
 pub use remembered::last_health;
+pub use room::Unserved;
 pub use settings::{capacities, settings};
 use start::Stages;
 pub use status::{ClusterStatus, InterfaceStatus, STATUS_FILE, Status, read_status};
@@ -116,7 +120,10 @@ pub async fn run(options: Options) -> Result<(), Error> {
     }
     admin.abort();
     keeper.abort();
-    status::keep_last(&config.state_directory(), &stages);
+    // One that has planned nothing yet knows less than what was kept before.
+    if stages.planned.is_some() {
+        status::keep_last(&config.state_directory(), &stages);
+    }
     if options.detach {
         stages.dataplane.instance().remove()?;
         tracing::info!("programs detached, pins removed");
@@ -128,7 +135,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
 async fn steer(stages: &mut Stages) -> Result<(), Error> {
     stages.warm_up().await;
     stages.turn();
-    stages.take_up_interfaces()?;
+    stages.take_up()?;
     let mut look = ticks(LOOK_AT_INTERFACES);
     let mut sample = ticks(SAMPLE);
     let mut read_back = ticks(READ_BACK);
@@ -164,7 +171,9 @@ async fn steer(stages: &mut Stages) -> Result<(), Error> {
             },
             () = sleep_until(due) => {}
             _ = look.tick() => {
-                stages.look_at_interfaces();
+                if stages.taken_up {
+                    stages.look_at_interfaces();
+                }
                 continue;
             }
             _ = sample.tick() => if !stages.sample() { continue },
@@ -176,6 +185,7 @@ async fn steer(stages: &mut Stages) -> Result<(), Error> {
         }
         tokio::time::sleep(SETTLE).await;
         stages.turn();
+        stages.take_up()?;
     }
 }
 

@@ -1,26 +1,82 @@
-//! What an agent before this one had found out about endpoints, from the status that it left.
+//! What an agent before this one had found out, from the status that it left.
 //!
-//! So that a new agent, whatever tables it begins with, doesn't try again on clients what is known not to answer. It
-//! counts until probes say something else.
+//! So that a new agent, whatever tables it begins with, doesn't try again on clients what is known not to answer, goes
+//! on where that one served, and doesn't send everything to the nearest shard until it has counted anew. It counts until
+//! something else is seen; numbers only while they are young.
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
+use fairlead_abi::ServiceKey;
 use fairlead_core::{
-    model::{Health, Probe, ProbeState, Protocol},
-    planner::{ServiceTable, ShardState, Verdict},
+    model::{Demand, Health, Probe, ProbeState, Protocol, Tuning},
+    planner::{Planner, ServiceTable, ShardState, Tables, Verdict},
 };
 
-use super::read_status;
+use super::{Moment, Status, read_status};
 
-/// The failing endpoints that an agent last told of in `directory`; none where it left nothing.
-pub(super) fn remembered(directory: &Path) -> Health {
-    match read_status(directory) {
-        Ok(status) => last_health(status.services.iter().map(|table| &**table)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Health::default(),
-        Err(error) => {
-            tracing::warn!(%error, "what an agent before this one knew can't be read; all endpoints count as unprobed");
-            Health::default()
+/// Demand that was seen longer ago says nothing of now.
+const DEMAND_LASTS: Duration = Duration::from_mins(10);
+
+/// What was last told; nothing where no agent ran before.
+#[derive(Debug, Default)]
+pub(super) struct Remembered {
+    /// Every port of every VIP.
+    services: Vec<Arc<ServiceTable>>,
+    /// For what there was no room.
+    unserved: BTreeSet<ServiceKey>,
+    /// New connections per second, where that isn't too long ago.
+    pub(super) demand: Demand,
+    /// How long ago all that was, where that can be told.
+    age: Option<Duration>,
+}
+
+impl Remembered {
+    /// From the state directory.
+    pub(super) fn read(directory: &Path) -> Self {
+        match read_status(directory) {
+            Ok(status) => Self::of(status, Moment::now().as_ref()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::default(),
+            Err(error) => {
+                tracing::warn!(%error, "what an agent before this one knew can't be read; all endpoints count as unprobed");
+                Self::default()
+            }
         }
+    }
+
+    fn of(status: Status, now: Option<&Moment>) -> Self {
+        let age = status.at.zip(now).and_then(|(then, now)| then.age(now));
+        let young = age.is_some_and(|age| age < DEMAND_LASTS);
+        let demand = if young { status.demand.into_iter().collect() } else { Default::default() };
+        Self {
+            services: status.services,
+            unserved: status.unserved.iter().map(Into::into).collect(),
+            demand: Demand { per_second: demand },
+            age,
+        }
+    }
+
+    /// Endpoints that failed.
+    pub(super) fn health(&self) -> Health {
+        last_health(self.services.iter().map(|table| &**table))
+    }
+
+    /// One that goes on where the agent's was.
+    pub(super) fn planner(&self, tuning: &Tuning) -> Planner {
+        let mut planner = Planner::new();
+        if let Some(age) = self.age {
+            planner.resume(self.services.iter().map(|table| &**table), (age, Duration::ZERO), tuning);
+        }
+        planner
+    }
+
+    /// What of `wanted` was not served before: there was no room, or it wasn't there.
+    pub(super) fn unserved(&self, wanted: &Tables) -> BTreeSet<ServiceKey> {
+        let mut unserved = self.unserved.clone();
+        if !self.services.is_empty() {
+            let known: BTreeSet<ServiceKey> = self.services.iter().map(|table| table.key()).collect();
+            unserved.extend(wanted.services.keys().filter(|key| !known.contains(key)));
+        }
+        unserved
     }
 }
 
@@ -42,4 +98,31 @@ pub fn last_health<'a>(tables: impl IntoIterator<Item = &'a ServiceTable>) -> He
         }
     }
     health
+}
+
+#[cfg(test)]
+mod tests {
+    use fairlead_core::model::ObjectName;
+
+    use super::*;
+
+    #[test]
+    fn demand_counts_while_it_is_young_and_of_this_boot() {
+        let web = ObjectName::new("shop", "web");
+        let then = Moment::now();
+        let status = Status {
+            at: then.clone(),
+            demand: vec![(web.clone(), 96)],
+            ..Status::starting(&crate::config::tests::good())
+        };
+        // As it goes to disk and comes back.
+        let kept: Status = serde_json::from_str(&serde_json::to_string(&status).unwrap()).unwrap();
+        let now = Moment::now();
+        let remembered = Remembered::of(kept.clone(), now.as_ref());
+        assert_eq!(remembered.demand.of(&web), 96);
+        assert!(remembered.age.unwrap() < DEMAND_LASTS);
+        let later = then.map(|then| then.after(DEMAND_LASTS));
+        assert_eq!(Remembered::of(kept.clone(), later.as_ref()).demand.of(&web), 0);
+        assert_eq!(Remembered::of(kept, None).demand.of(&web), 0);
+    }
 }

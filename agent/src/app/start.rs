@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use fairlead_abi::ServiceKey;
 use fairlead_core::{
     model::{Declarations, Demand, Health, Model, ProbeState, merge},
     planner::{Installed, Links, Planned, Planner},
@@ -17,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    Error, Options, Status, capacities, demand::Sampler, interfaces::Interface, remembered::remembered,
+    Error, Options, Status, capacities, demand::Sampler, interfaces::Interface, remembered::Remembered,
     settings, turn::Failure,
 };
 use crate::{
@@ -58,8 +59,14 @@ pub(super) struct Stages {
     pub(super) sweep: Option<Arc<Mutex<Sweep>>>,
     pub(super) interfaces: Vec<Interface>,
     pub(super) failure: Option<Failure>,
-    /// Something that was planned was carried out to its end.
+    /// There is something of what is planned to serve from.
     pub(super) filled: bool,
+    /// What an agent before this one knew.
+    pub(super) remembered: Remembered,
+    /// What isn't served, for want of room.
+    pub(super) unserved: BTreeSet<ServiceKey>,
+    /// These programs and tables are those that packets meet.
+    pub(super) taken_up: bool,
     pub(super) due: Option<Duration>,
     pub(super) status: watch::Sender<Arc<Status>>,
     pub(super) started: Instant,
@@ -90,7 +97,8 @@ impl Stages {
         let (found, links) = watch::channel(Arc::default());
         tokio::spawn(routes::follow(wanted, found));
         let (targets, to_probe) = watch::channel(Arc::default());
-        let (results, health) = watch::channel(Arc::new(remembered(&config.state_directory())));
+        let remembered = Remembered::read(&config.state_directory());
+        let (results, health) = watch::channel(Arc::new(remembered.health()));
         let prober = prober(config, &mut dataplane, started)?;
         let probes_counted = prober.counters();
         let sweep = if config.has(Role::Receiver) { dataplane.take_sweep()? } else { None };
@@ -105,9 +113,9 @@ impl Stages {
             targets,
             links,
             outers,
-            sampler: Sampler::new(&declared.tuning),
-            demand: Demand::default(),
-            planner: Planner::new(),
+            sampler: Sampler::new(&declared.tuning, &remembered.demand),
+            demand: remembered.demand.clone(),
+            planner: remembered.planner(&declared.tuning),
             model: None,
             planned: None,
             installed,
@@ -116,6 +124,9 @@ impl Stages {
             interfaces: config.node.interfaces.iter().map(|name| Interface::new(&name.0)).collect(),
             failure: None,
             filled: false,
+            remembered,
+            unserved: BTreeSet::new(),
+            taken_up: false,
             due: None,
             status,
             started,

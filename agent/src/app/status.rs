@@ -10,13 +10,13 @@ use std::{
 };
 
 use fairlead_core::{
-    model::Problem,
+    model::{ObjectName, Problem},
     planner::{Links, ServiceTable},
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::{interfaces::Interface, start::Stages};
+use super::{Moment, Unserved, interfaces::Interface, start::Stages};
 use crate::config::{Config, types::Role};
 
 /// The file in the state directory.
@@ -29,6 +29,9 @@ const WRITE_EVERY: Duration = Duration::from_millis(500);
 pub struct Status {
     /// When it was made.
     pub written: SystemTime,
+    /// The same for an agent that takes over.
+    #[serde(default)]
+    pub at: Option<Moment>,
     /// The agent's process.
     pub pid: u32,
     /// The agent's version.
@@ -63,6 +66,12 @@ pub struct Status {
     pub failure: Option<String>,
     /// Of each map: its name, entries in use, entries.
     pub usage: Vec<(String, u64, u64)>,
+    /// What isn't served, for want of room.
+    #[serde(default)]
+    pub unserved: Vec<Unserved>,
+    /// New connections per second that are planned with, of the services whose capacity is limited.
+    #[serde(default)]
+    pub demand: Vec<(ObjectName, u64)>,
     /// Every port of every VIP.
     pub services: Vec<Arc<ServiceTable>>,
 }
@@ -99,6 +108,7 @@ impl Status {
         let role = |role, name: &str| config.has(role).then(|| name.to_owned());
         Self {
             written: time_to_tell(),
+            at: Moment::now(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi: fairlead_abi::ABI,
@@ -119,6 +129,8 @@ impl Status {
             refused: Vec::new(),
             failure: None,
             usage: Vec::new(),
+            unserved: Vec::new(),
+            demand: Vec::new(),
             services: Vec::new(),
         }
     }
@@ -138,7 +150,10 @@ impl Stages {
         if self.planned.is_none() {
             reasons.push("no tables were planned yet".to_owned());
         }
-        reasons.extend(self.interfaces.iter().filter_map(Interface::unattached));
+        match &self.failure {
+            Some(failure) if self.stays_behind(failure.serves) => reasons.push(failure.what.clone()),
+            _ => reasons.extend(self.interfaces.iter().filter_map(Interface::unattached)),
+        }
         if !ways.any() {
             reasons.extend(ways.problem().map(|problem| problem.to_string()));
         }
@@ -179,6 +194,8 @@ impl Stages {
             refused: self.refused.clone(),
             failure: self.failure.as_ref().map(|failure| failure.what.clone()),
             usage: usage.collect(),
+            unserved: self.unserved.iter().map(Into::into).collect(),
+            demand: self.demand.per_second.clone().into_iter().collect(),
             services: tables.map(|tables| tables.services.values().cloned().collect()).unwrap_or_default(),
             ..Status::starting(&self.config)
         };

@@ -4,20 +4,32 @@ use std::{sync::Arc, time::Duration};
 
 use fairlead_core::{
     model::merge,
-    planner::{Full, Inputs, Installed, Plan, PlanError, diff, follow},
+    planner::{Full, Inputs, Installed, Plan, PlanError, diff},
 };
 
 use super::start::Stages;
 
 /// After a failure, when to try again.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
+pub(super) const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Why the kernel's tables are not as planned.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) what: String,
     /// They are whole all the same, and serve what they have.
-    serves: bool,
+    pub(super) serves: bool,
+    /// Nothing is wrong: there will be room as soon as no packet can be reading what was there before.
+    pub(super) waits: bool,
+}
+
+impl Failure {
+    pub(super) fn waits(full: Full) -> Self {
+        Self { what: format!("waiting for room: {full}"), serves: true, waits: true }
+    }
+
+    fn tell(&self) {
+        if self.waits { tracing::info!("{}", self.what) } else { tracing::error!("{}", self.what) }
+    }
 }
 
 impl Stages {
@@ -35,36 +47,18 @@ impl Stages {
         self.due = None;
         let failure = match diff(&planned.tables, &self.installed, now) {
             Ok(plan) => self.carry_out(&plan),
-            Err(PlanError::Full(full)) => {
-                let plan = follow(&planned.tables, &self.installed, now, full);
-                // Perhaps by an agent before this one.
-                let wanted = &planned.tables.services;
-                self.filled |= self.installed.services().any(|(key, ..)| wanted.contains_key(&key));
-                Some(self.refuse_new(&full, &plan))
-            }
+            Err(PlanError::Full(full)) => Some(self.make_do(full)),
         };
-        self.filled |= failure.is_none();
         if let Some(failure) = failure.as_ref().filter(|failure| self.failure.as_ref() != Some(failure)) {
-            tracing::error!("{}", failure.what);
+            failure.tell();
         }
         self.failure = failure;
-        self.publish();
-    }
-
-    /// There is no room for all of it: what is served already follows its endpoints, what would be new is left out.
-    fn refuse_new(&mut self, full: &Full, plan: &Plan) -> Failure {
-        if let Some(failure) = self.carry_out(plan).filter(|failure| !failure.serves) {
-            return failure;
+        if let Some(planned) = &self.planned {
+            // Perhaps by an agent before this one.
+            self.filled |= self.failure.is_none() || self.installed.holds_some_of(&planned.tables);
+            self.unserved = self.find_unserved(&planned.tables);
         }
-        let again = full.retry_at.unwrap_or(self.now() + TRY_AGAIN);
-        self.due = self.due.into_iter().chain([again]).min();
-        let rest = match plan.behind {
-            0 => "what was served before goes on".to_owned(),
-            behind => format!(
-                "{behind} of the services that were there before don't fit any more and serve as before"
-            ),
-        };
-        Failure { what: format!("what is new is refused as a whole, {rest}: {full}"), serves: true }
+        self.publish();
     }
 
     /// Inputs to tables, and what follows from them for the stages before.
@@ -85,20 +79,20 @@ impl Stages {
     }
 
     /// Carries a plan out; what went wrong, if anything did.
-    fn carry_out(&mut self, plan: &Plan) -> Option<Failure> {
+    pub(super) fn carry_out(&mut self, plan: &Plan) -> Option<Failure> {
         for action in &plan.actions {
             if let Err(error) = self.dataplane.apply(action) {
                 self.due = Some(self.now() + TRY_AGAIN);
                 self.read_back();
                 let what = format!("the kernel's tables were not changed to the end: {error}");
-                return Some(Failure { what, serves: false });
+                return Some(Failure { what, serves: false, waits: false });
             }
             let now = self.started.elapsed();
             self.installed.apply(action, now);
         }
         self.installed.settle(plan);
         self.due = plan.due;
-        plan.waits_for.map(|full| Failure { what: format!("waiting for room: {full}"), serves: true })
+        plan.waits_for.map(Failure::waits)
     }
 
     /// Reads the kernel's tables back; the next plan repairs what is not as it was.
@@ -120,11 +114,11 @@ impl Stages {
             self.sampler.observe(&counters, (model, &planned.tables, &self.installed), gateways, now)
         });
         match observed {
-            Ok(demand) => {
+            Ok(demand) => demand.is_some_and(|demand| {
                 let changed = demand != self.demand;
                 self.demand = demand;
                 changed
-            }
+            }),
             Err(error) => {
                 tracing::error!(%error, "new connections can't be counted");
                 false

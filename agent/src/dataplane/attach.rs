@@ -17,7 +17,7 @@ use fairlead_abi::program;
 use nix::{errno::Errno, net::if_::if_nametoindex};
 
 use super::{
-    Dataplane, Error,
+    Dataplane, Error, Instance,
     pins::{self, LinkPin},
 };
 
@@ -43,6 +43,28 @@ impl Mode {
 
 /// A program has left a link's packets after this time at the latest.
 const LAST_PACKET: Duration = Duration::from_millis(20);
+
+/// Which tables packets are steered by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Linked {
+    /// None yet.
+    Nowhere,
+    /// Those of other programs: of another version or other sizes.
+    Elsewhere,
+    /// Those that the agent writes.
+    Here,
+}
+
+impl Linked {
+    /// Before anything is attached; `fresh`: the agent made its tables itself.
+    pub(super) fn of(instance: &Instance, fresh: bool) -> Result<Self, Error> {
+        Ok(match (instance.links()?.is_empty(), fresh) {
+            (true, _) => Self::Nowhere,
+            (false, true) => Self::Elsewhere,
+            (false, false) => Self::Here,
+        })
+    }
+}
 
 /// What attaching did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +97,12 @@ impl Dataplane {
         second
     }
 
+    /// Which tables packets are steered by.
+    #[must_use]
+    pub fn linked(&self) -> Linked {
+        self.linked
+    }
+
     /// The links of all `interfaces` are on the new programs: maps that were built beside others take their place, and
     /// what only former programs needed is removed, links on other interfaces among it.
     pub fn settle(&mut self, interfaces: &[&str]) -> Result<(), Error> {
@@ -85,6 +113,7 @@ impl Dataplane {
             fs::rename(&staging, &current).map_err(Error::pin(&staging))?;
             self.staged = false;
         }
+        self.linked = Linked::Here;
         // The kernel empties a table of programs with its pin; a packet may still be on its way to it.
         thread::sleep(LAST_PACKET);
         self.instance.remove_others(&self.programs)

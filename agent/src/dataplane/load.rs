@@ -16,7 +16,7 @@ use aya::{
 };
 use fairlead_abi::{Backend, Bucket, Hop, Settings, Slot, map, program};
 
-use super::{Error, Instance, mapped::Mapped, pins, window::Windowed};
+use super::{Error, Instance, attach::Linked, mapped::Mapped, pins, window::Windowed};
 
 /// The ELF that `cargo xtask build-ebpf` made.
 static ELF: &[u8] = aya::include_bytes_aligned!(env!("FAIRLEAD_BPF"));
@@ -78,6 +78,8 @@ pub struct Dataplane {
     pub(super) unused_counters: Unused,
     /// The maps stand beside others that are still in use.
     pub(super) staged: bool,
+    /// Where packets go until these programs are attached.
+    pub(super) linked: Linked,
 }
 
 impl Dataplane {
@@ -112,6 +114,7 @@ impl Dataplane {
             ebpf,
             unused_counters: Unused::new(if fresh { capacities.tables.backends } else { 0 }),
             staged,
+            linked: Linked::of(instance, fresh)?,
         })
     }
 

@@ -19,7 +19,7 @@ pub mod routes;
 mod usage;
 mod window;
 
-pub use attach::{Attached, Mode};
+pub use attach::{Attached, Linked, Mode};
 pub use counters::Counters;
 pub use flows::Sweep;
 pub use load::{Capacities, Dataplane, Programs};

@@ -3,12 +3,16 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
-use fairlead_tests::world::{Agent, Federation, Plan, ServiceSpec};
+use fairlead_tests::world::{Agent, Federation, PINS, Plan, ServiceSpec};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::served::{NEW_ONLY, Served, assert_nothing_failed, wait, wait_for_status};
+use crate::served::{
+    NEW_ONLY, PATIENCE, Served, assert_nothing_failed, wait, wait_for_requests, wait_for_status,
+};
 
 /// Services besides the first that are added until a table is full; more than any of these tables holds.
 const MOST: u8 = 12;
@@ -78,15 +82,12 @@ fn refuses(
     let all = served.pods();
     let others_serve = || served.is_served_by(&served.service, &all) && served.is_served_by(&last, &all);
     assert!(others_serve());
-    assert_nothing_failed(load);
     assert!(agent.is_ready(), "a node that serves all others stays in use");
-    for vip in &refused.vips {
-        let address = SocketAddr::new(*vip, refused.http_port);
-        assert!(
-            !served.client().namespace.connects(address, Duration::from_millis(200)),
-            "{address} is served"
-        );
-    }
+    restart(agent, || {});
+    agent.wait_until_ready(PATIENCE).unwrap();
+    assert!(others_serve(), "after a restart");
+    assert_nothing_failed(load);
+    assert_unserved(&served, &refused);
     // What serves follows its endpoints all the same.
     let dead = &served.world.pods()[0];
     dead.kill().unwrap();
@@ -97,6 +98,101 @@ fn refuses(
     manifests.remove_service(&refused.name).unwrap();
     wait_for_status(agent, "no failure", |status| status["failure"] == Value::Null);
     wait("all pods", others_serve);
+}
+
+/// Ends an agent as systemd does, and changes something before it starts again.
+fn restart(agent: &Agent, change: impl Fn()) {
+    agent.process().signal(Signal::SIGTERM).unwrap();
+    assert_eq!(agent.process().wait(PATIENCE).unwrap().code(), Some(0));
+    change();
+    agent.process().start_again().unwrap();
+}
+
+fn assert_unserved(served: &Served, service: &ServiceSpec) {
+    for vip in &service.vips {
+        let address = SocketAddr::new(*vip, service.http_port);
+        let patience = Duration::from_millis(200);
+        assert!(!served.client().namespace.connects(address, patience), "{address} is served");
+    }
+}
+
+/// Starts a gateway again and again whose slots suffice for two services out of three.
+#[test]
+fn full_tables_are_replaced_only_by_such_that_serve_as_much() {
+    let federation = Federation::default().capacity("services", 18).capacity("slots", 4_600);
+    let served = Served::build(&Plan::default().region("us-central1", &["a"], 10), &federation);
+    served.wait_until_served();
+    let (agent, manifests) = (served.gateway(), served.world.manifests("us-central1-a"));
+    let (other, refused) = (ServiceSpec::new("other", 2), ServiceSpec::new("another", 3));
+    let all = served.pods();
+    manifests.add_service(&other).unwrap();
+    wait("the other service", || served.is_served_by(&other, &all));
+    let told = |what: &str| {
+        let is_told = |status: &Value| status["failure"].as_str().is_some_and(|told| told.contains(what));
+        wait_for_status(agent, what, is_told);
+    };
+    // Were it for the name alone, it would come first.
+    manifests.add_service(&refused).unwrap();
+    told("SLOTS is full");
+
+    let load = served.load(NEW_ONLY);
+    wait_for_requests(&load, 20);
+    let capacity = |from: &str, to: &str| {
+        let text = fs::read_to_string(agent.configuration()).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(agent.configuration(), text.replace(from, to)).unwrap();
+    };
+    let pins = Path::new(PINS).join(agent.instance());
+    let another_version = || fs::rename(pins.join("v1"), pins.join("v0")).unwrap();
+    for change in [&(|| capacity("slots: 4600", "slots: 5000")) as &dyn Fn(), &another_version] {
+        restart(agent, change);
+        agent.wait_until_ready(PATIENCE).unwrap();
+        told("SLOTS is full");
+        for service in [&served.service, &other] {
+            assert!(served.is_served_by(service, &all), "{}", service.name);
+        }
+        assert_unserved(&served, &refused);
+    }
+
+    // With room for one alone, the tables before stay, through another start too.
+    restart(agent, || {
+        capacity("slots: 5000", "slots: 3100");
+        capacity("services: 18", "services: 12");
+    });
+    told("less would be served than by the programs and tables in use, so these stay");
+    restart(agent, || {});
+    told("less would be served than by the programs and tables in use, so these stay");
+    assert!(!agent.is_ready());
+    for service in [&served.service, &other] {
+        assert!(served.is_served_by(service, &all), "{}", service.name);
+    }
+    // As soon as it serves as much, it takes over.
+    manifests.remove_service(&other.name).unwrap();
+    manifests.remove_service(&refused.name).unwrap();
+    agent.wait_until_ready(PATIENCE).unwrap();
+    wait_for_requests(&load, 20);
+    assert_nothing_failed(load);
+    assert!(served.is_served_by(&served.service, &all));
+    wait_for_status(agent, "no failure", |status| status["failure"] == Value::Null);
+}
+
+#[test]
+fn a_node_that_boots_with_a_service_too_many_serves_the_others() {
+    let federation = Federation::default().capacity("services", 18).capacity("slots", 4_600);
+    let plan = Plan::default().region("us-central1", &["a"], 10);
+    let (web, more) = (ServiceSpec::new("web", 1), [("a", 2), ("b", 3)].map(|(n, i)| ServiceSpec::new(n, i)));
+    let served = Served::with(&plan, &federation, more[0].clone(), |world| {
+        more.iter().chain([&web]).for_each(|service| world.add_service(service).unwrap());
+    });
+    served.wait_until_served();
+    let all = served.pods();
+    let as_it_should = || {
+        wait("the first two", || more.iter().all(|service| served.is_served_by(service, &all)));
+        assert_unserved(&served, &web);
+    };
+    as_it_should();
+    restart(served.gateway(), || served.gateway().remove_pins().unwrap());
+    as_it_should();
 }
 
 /// Whether `fairlead plan` finds that nothing is missing: all that the manifests say now is installed.

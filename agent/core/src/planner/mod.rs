@@ -19,7 +19,7 @@ mod shares;
 mod tables;
 mod verdict;
 
-pub use diff::{diff, follow};
+pub use diff::{Lacking, Newcomers, diff, follow};
 pub use installed::{Capacities, GRACE, Installed, Raw, ReadSlots};
 pub use memo::{Inputs, Planned, Planner};
 pub use plan::{Action, Full, Map, Plan, PlanError, SlotBlock};

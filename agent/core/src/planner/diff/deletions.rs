@@ -16,7 +16,8 @@ impl Work<'_> {
         self.clear_leftovers();
         self.clear_orphans();
         self.clear_hops();
-        self.forget_receiver();
+        self.forget_deliveries();
+        self.forget_gateways();
         self.unmark_buckets();
     }
 
@@ -102,18 +103,6 @@ impl Work<'_> {
                 Some(&quiet_at) if quiet_at > self.now => self.wait_until(quiet_at),
                 _ => self.actions.push(Action::ClearHop { index }),
             }
-        }
-    }
-
-    fn forget_receiver(&mut self) {
-        let (wanted, installed) = (self.wanted, self.installed);
-        for &key in installed.deliveries.keys() {
-            if !wanted.deliveries.contains_key(&key) {
-                self.actions.push(Action::RemoveDelivery { key });
-            }
-        }
-        for &prefix in installed.gateways.difference(&wanted.gateways) {
-            self.actions.push(Action::RemoveGateway { prefix });
         }
     }
 

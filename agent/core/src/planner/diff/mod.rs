@@ -4,6 +4,8 @@
 //! is worked out before anything is returned: either everything fits, or there is no plan.
 
 mod deletions;
+mod newcomers;
+mod receiver;
 mod service;
 mod space;
 
@@ -16,7 +18,20 @@ use fairlead_abi::{BUCKET_ENTRIES, ServiceKey};
 use super::{Action, Full, Installed, Map, Plan, PlanError, ServiceTable, Tables};
 use space::Space;
 
+pub use newcomers::Lacking;
 pub(super) use service::room_for;
+
+/// What is to become of services that are not in the tables yet, where there isn't room for all.
+#[derive(Clone, Copy, Debug)]
+pub enum Newcomers<'a> {
+    /// Packets read these tables: what is new is refused as a whole.
+    Refused,
+    /// No packet reads these tables yet: there must be something to begin with.
+    LetIn {
+        /// These come after all others: they were not served before either.
+        last: &'a BTreeSet<ServiceKey>,
+    },
+}
 
 /// What has to change in the kernel so that it holds `wanted`.
 ///
@@ -42,7 +57,7 @@ pub fn diff(wanted: &Tables, installed: &Installed, now: Duration) -> Result<Pla
     }
     // It would fit, but for what is in the way: former rings and what is not wanted any more. So that goes first, and of
     // what serves already as much follows as there is room for now: a node's end may change every ring at once.
-    let mut plan = follow(wanted, installed, now, full);
+    let mut plan = follow(wanted, installed, now, full, Newcomers::Refused);
     if plan.is_empty() {
         return Err(Full { retry_at: installed.room_at(full.map, now), ..full }.into());
     }
@@ -52,12 +67,18 @@ pub fn diff(wanted: &Tables, installed: &Installed, now: Duration) -> Result<Pla
 
 /// Where [`diff`] finds a map to be `full`: what serves follows `wanted` all the same, and what is not wanted goes.
 ///
-/// Nothing that is new is added. A service that there is no room for serves as before, and counts in [`Plan::behind`];
-/// the others don't wait for it.
+/// A service that there is no room for serves as before, and counts in [`Plan::behind`]; the others don't wait for it.
+/// Their new endpoints are delivered to as far as there is room. What is new comes last, if at all.
 #[must_use]
-pub fn follow(wanted: &Tables, installed: &Installed, now: Duration, full: Full) -> Plan {
+pub fn follow(
+    wanted: &Tables,
+    installed: &Installed,
+    now: Duration,
+    full: Full,
+    newcomers: Newcomers<'_>,
+) -> Plan {
     let following = |spare| {
-        let mut work = Work { spare, only_live: true, ..Work::new(wanted, installed, now) };
+        let mut work = Work { spare, only_live: true, newcomers, ..Work::new(wanted, installed, now) };
         let short = work.add().is_err_and(|full| full.map == Map::Backends);
         (work, short)
     };
@@ -90,6 +111,10 @@ struct Work<'a> {
     spare: bool,
     /// Whether nothing is added but what services need that are there already, as far as there is room.
     only_live: bool,
+    /// With `only_live`: the rest.
+    newcomers: Newcomers<'a>,
+    forgot_deliveries: bool,
+    forgot_gateways: bool,
     /// Services that there was no room for.
     behind: usize,
 }
@@ -108,6 +133,9 @@ impl<'a> Work<'a> {
             moved_or_new: BTreeSet::new(),
             spare: true,
             only_live: false,
+            newcomers: Newcomers::Refused,
+            forgot_deliveries: false,
+            forgot_gateways: false,
             behind: 0,
         }
     }
@@ -119,6 +147,10 @@ impl<'a> Work<'a> {
             if self.installed.buckets[bucket as usize].overflowed == 0 {
                 self.actions.push(Action::SetOverflowed { bucket, value: 1 });
             }
+        }
+        let received = self.receiver();
+        if !self.only_live {
+            received?;
         }
         let links_same = self.installed.links.as_ref() == Some(&self.wanted.links);
         let wanted = self.wanted;
@@ -142,34 +174,8 @@ impl<'a> Work<'a> {
             self.behind += 1;
             first_full.get_or_insert(full);
         }
-        self.receiver()?;
-        first_full.map_or(Ok(()), Err)
-    }
-
-    /// What the receiver knows.
-    fn receiver(&mut self) -> Result<(), Full> {
-        let (wanted, installed) = (self.wanted, self.installed);
-        let mut deliveries = installed.deliveries.len();
-        for (key, delivery) in &wanted.deliveries {
-            let known = installed.deliveries.get(key);
-            if self.only_live && known.is_none() {
-                continue;
-            }
-            deliveries += usize::from(known.is_none());
-            if known != Some(delivery) {
-                self.actions.push(Action::PutDelivery { key: *key, delivery: *delivery });
-            }
-        }
-        fits(Map::Deliveries, deliveries, installed.capacities.deliveries)?;
-        if self.only_live {
-            return Ok(());
-        }
-        let mut gateways = installed.gateways.len();
-        for &prefix in wanted.gateways.difference(&installed.gateways) {
-            gateways += 1;
-            self.actions.push(Action::PutGateway { prefix });
-        }
-        fits(Map::Gateways, gateways, installed.capacities.gateways)
+        let let_in = self.let_in();
+        first_full.map_or(Ok(()), Err).and(let_in).and(received)
     }
 
     /// Come back later for what has to wait.

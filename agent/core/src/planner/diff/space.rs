@@ -97,6 +97,22 @@ impl<'a> Space<'a> {
         Ok(first)
     }
 
+    /// Whether so much could be taken yet; takes nothing.
+    pub(super) fn try_room(&mut self, slots: usize, region: u32) -> Result<(), Full> {
+        let slots = u32::try_from(slots).expect("a ring has one of RING_SIZES");
+        if slots > 0 {
+            let first = self.slots(slots)?;
+            self.slots.to_mut().release(first, slots);
+            self.taken.pop();
+        }
+        if region > 0 {
+            let first = self.region(region)?;
+            self.regions.to_mut().release(first, region);
+            self.taken.pop();
+        }
+        Ok(())
+    }
+
     pub(super) fn id(&mut self) -> Result<u32, Full> {
         let id = take(&mut self.ids, 1, self.now)
             .ok_or_else(|| full(Map::ServiceIds, &self.ids, 1, self.installed.capacities.service_ids))?;

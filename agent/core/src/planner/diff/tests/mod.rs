@@ -1,5 +1,6 @@
 //! Plans, carried out on plain arrays.
 
+mod full;
 mod kernel;
 mod properties;
 mod repair;

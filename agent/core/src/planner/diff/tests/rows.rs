@@ -189,9 +189,10 @@ fn what_serves_follows_its_endpoints_while_something_new_is_refused() {
     bench.converge(&Wish::of(0b11).tables());
     let more = Wish { services: [Some((0b1, 0)); 6], ..Wish::default() }.tables();
     let PlanError::Full(full) = bench.diff(&more).unwrap_err();
-    let plan = follow(&more, &bench.installed, bench.now, full);
+    let plan = follow(&more, &bench.installed, bench.now, full, Newcomers::Refused);
     assert_eq!((plan.waits_for, plan.behind), (Some(full), 0));
-    assert_eq!(kinds(&plan), ["slots", "switch"]);
+    // What other gateways steer here is not theirs to refuse.
+    assert_eq!(kinds(&plan), ["deliver", "slots", "switch"]);
     bench.carry_out(&plan);
     assert_eq!(
         resolved(&bench.kernel),
@@ -199,7 +200,7 @@ fn what_serves_follows_its_endpoints_while_something_new_is_refused() {
         "nothing new, no dead endpoint"
     );
     bench.now += GRACE;
-    let plan = follow(&more, &bench.installed, bench.now, full);
+    let plan = follow(&more, &bench.installed, bench.now, full, Newcomers::Refused);
     assert_eq!(kinds(&plan), ["clear backend"]);
 }
 
@@ -233,16 +234,16 @@ fn one_service_that_outgrows_the_tables_holds_up_no_other() {
         {
             let PlanError::Full(full) = bench.diff(&wanted).unwrap_err();
             assert_eq!((full.map, full.retry_at), (map, None));
-            let plan = follow(&wanted, &bench.installed, bench.now, full);
+            let plan = follow(&wanted, &bench.installed, bench.now, full, Newcomers::Refused);
             assert_eq!(plan.behind, 1, "{map}");
             bench.carry_out(&plan);
             assert_eq!(resolved(&bench.kernel), resolved_of(&still), "{map}");
             for _ in 0..2 {
                 bench.now += GRACE;
-                bench.carry_out(&follow(&wanted, &bench.installed, bench.now, full));
+                bench.carry_out(&follow(&wanted, &bench.installed, bench.now, full, Newcomers::Refused));
             }
             bench.now += GRACE;
-            let plan = follow(&wanted, &bench.installed, bench.now, full);
+            let plan = follow(&wanted, &bench.installed, bench.now, full, Newcomers::Refused);
             assert_eq!(kinds(&plan), [""; 0], "{map}");
         }
         // Nothing of what didn't fit is left behind.
@@ -279,7 +280,7 @@ fn a_key_for_which_no_bucket_in_reach_has_room_holds_up_no_other() {
         }
     };
     assert_eq!((full.map, full.retry_at), (Map::Services, None));
-    assert_eq!(follow(&wanted, &bench.installed, bench.now, full).behind, 0);
+    assert_eq!(follow(&wanted, &bench.installed, bench.now, full, Newcomers::Refused).behind, 0);
     let all = resolved_of(&wanted);
     let served = resolved(&bench.kernel);
     assert_eq!(served.len(), reach);
@@ -298,7 +299,7 @@ fn what_is_in_the_way_goes_first() {
     bench.converge(&one(0));
     let plan = bench.diff(&one(1)).unwrap();
     assert_eq!(plan.waits_for.map(|full| full.map), Some(Map::Slots));
-    assert_eq!(kinds(&plan), ["unpublish", "forget delivery"]);
+    assert_eq!(kinds(&plan), ["deliver", "unpublish", "forget delivery"]);
     bench.carry_out(&plan);
     let PlanError::Full(full) = bench.diff(&one(1)).unwrap_err();
     assert_eq!(full.retry_at, Some(bench.now + GRACE));
