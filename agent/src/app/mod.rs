@@ -30,7 +30,9 @@ use crate::{
 };
 
 pub use moment::Moment;
-pub use remembered::last_health;
+pub(crate) use remembered::Remembered;
+#[cfg(test)]
+pub(crate) use remembered::last_health;
 pub use room::Unserved;
 pub use settings::{capacities, settings};
 use start::Stages;

@@ -19,13 +19,13 @@ const DEMAND_LASTS: Duration = Duration::from_mins(10);
 
 /// What was last told; nothing where no agent ran before.
 #[derive(Debug, Default)]
-pub(super) struct Remembered {
+pub(crate) struct Remembered {
     /// Every port of every VIP.
     services: Vec<Arc<ServiceTable>>,
     /// For what there was no room.
     unserved: BTreeSet<ServiceKey>,
     /// New connections per second, where that isn't too long ago.
-    pub(super) demand: Demand,
+    pub(crate) demand: Demand,
     /// How long ago all that was, where that can be told.
     age: Option<Duration>,
 }
@@ -34,7 +34,7 @@ impl Remembered {
     /// From the state directory.
     pub(super) fn read(directory: &Path) -> Self {
         match read_status(directory) {
-            Ok(status) => Self::of(status, Moment::now().as_ref()),
+            Ok(status) => Self::of(status),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::default(),
             Err(error) => {
                 tracing::warn!(%error, "what an agent before this one knew can't be read; all endpoints count as unprobed");
@@ -43,7 +43,12 @@ impl Remembered {
         }
     }
 
-    fn of(status: Status, now: Option<&Moment>) -> Self {
+    /// From what was read there.
+    pub(crate) fn of(status: Status) -> Self {
+        Self::as_of(status, Moment::now().as_ref())
+    }
+
+    fn as_of(status: Status, now: Option<&Moment>) -> Self {
         let age = status.at.zip(now).and_then(|(then, now)| then.age(now));
         let young = age.is_some_and(|age| age < DEMAND_LASTS);
         let demand = if young { status.demand.into_iter().collect() } else { Default::default() };
@@ -56,12 +61,12 @@ impl Remembered {
     }
 
     /// Endpoints that failed.
-    pub(super) fn health(&self) -> Health {
+    pub(crate) fn health(&self) -> Health {
         last_health(self.services.iter().map(|table| &**table))
     }
 
     /// One that goes on where the agent's was.
-    pub(super) fn planner(&self, tuning: &Tuning) -> Planner {
+    pub(crate) fn planner(&self, tuning: &Tuning) -> Planner {
         let mut planner = Planner::new();
         if let Some(age) = self.age {
             planner.resume(self.services.iter().map(|table| &**table), (age, Duration::ZERO), tuning);
@@ -70,7 +75,7 @@ impl Remembered {
     }
 
     /// What of `wanted` was not served before: there was no room, or it wasn't there.
-    pub(super) fn unserved(&self, wanted: &Tables) -> BTreeSet<ServiceKey> {
+    pub(crate) fn unserved(&self, wanted: &Tables) -> BTreeSet<ServiceKey> {
         let mut unserved = self.unserved.clone();
         if !self.services.is_empty() {
             let known: BTreeSet<ServiceKey> = self.services.iter().map(|table| table.key()).collect();
@@ -81,8 +86,7 @@ impl Remembered {
 }
 
 /// The failing endpoints that the agent last knew of, as probe results.
-#[must_use]
-pub fn last_health<'a>(tables: impl IntoIterator<Item = &'a ServiceTable>) -> Health {
+pub(crate) fn last_health<'a>(tables: impl IntoIterator<Item = &'a ServiceTable>) -> Health {
     let mut health = Health::default();
     let bad = Probe { state: ProbeState::Bad, since: Duration::ZERO };
     for table in tables.into_iter().filter(|table| table.protocol == Some(Protocol::Tcp)) {
@@ -118,11 +122,11 @@ mod tests {
         // As it goes to disk and comes back.
         let kept: Status = serde_json::from_str(&serde_json::to_string(&status).unwrap()).unwrap();
         let now = Moment::now();
-        let remembered = Remembered::of(kept.clone(), now.as_ref());
+        let remembered = Remembered::as_of(kept.clone(), now.as_ref());
         assert_eq!(remembered.demand.of(&web), 96);
         assert!(remembered.age.unwrap() < DEMAND_LASTS);
         let later = then.map(|then| then.after(DEMAND_LASTS));
-        assert_eq!(Remembered::of(kept.clone(), later.as_ref()).demand.of(&web), 0);
-        assert_eq!(Remembered::of(kept, None).demand.of(&web), 0);
+        assert_eq!(Remembered::as_of(kept.clone(), later.as_ref()).demand.of(&web), 0);
+        assert_eq!(Remembered::as_of(kept, None).demand.of(&web), 0);
     }
 }

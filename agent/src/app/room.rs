@@ -57,13 +57,10 @@ impl Stages {
         }
         let again = full.retry_at.unwrap_or(self.now() + TRY_AGAIN);
         self.due = self.due.into_iter().chain([again]).min();
-        if full.retry_at.is_some() {
-            return Failure::waits(full);
-        }
-        Failure { what: self.what_is_left_out(&plan, &full), serves: true, waits: false }
+        Failure::of_room(full, || self.what_is_left_out(&plan))
     }
 
-    fn what_is_left_out(&self, plan: &Plan, full: &Full) -> String {
+    fn what_is_left_out(&self, plan: &Plan) -> String {
         let rest = match (self.dataplane.linked(), plan.behind) {
             (Linked::Elsewhere, _) if self.stays_behind(true) => {
                 "less would be served than by the programs and tables in use, so these stay".to_owned()
@@ -78,7 +75,7 @@ impl Stages {
             Linked::Here => "what is new is refused as a whole",
             Linked::Nowhere | Linked::Elsewhere => "not all services fit",
         };
-        format!("{left_out}, {rest}: {full}")
+        format!("{left_out}, {rest}")
     }
 
     /// Whether packets are to stay with other programs and tables than these, which would serve less: because something

@@ -27,6 +27,14 @@ impl Failure {
         Self { what: format!("waiting for room: {full}"), serves: true, waits: true }
     }
 
+    /// Where time alone makes the room, nothing is refused.
+    pub(super) fn of_room(full: Full, left_out: impl FnOnce() -> String) -> Self {
+        match full.retry_at {
+            Some(_) => Self::waits(full),
+            None => Self { what: format!("{}: {full}", left_out()), serves: true, waits: false },
+        }
+    }
+
     fn tell(&self) {
         if self.waits { tracing::info!("{}", self.what) } else { tracing::error!("{}", self.what) }
     }
@@ -155,4 +163,25 @@ fn replace<T: PartialEq>(known: &mut Arc<T>, new: T) -> bool {
         *known = Arc::new(new);
     }
     changed
+}
+
+#[cfg(test)]
+mod tests {
+    use fairlead_core::planner::Map;
+
+    use super::*;
+
+    #[test]
+    fn what_waits_for_the_grace_period_is_not_refused() {
+        let full = Full { map: Map::Slots, needed: 5, capacity: 4, retry_at: None };
+        let refused = Failure::of_room(full, || "what is new is refused".to_owned());
+        assert!(!refused.waits && refused.what.starts_with("what is new is refused: SLOTS is full: 5 of 4"));
+        let full = Full { retry_at: Some(Duration::from_secs(1)), ..full };
+        let waits = Failure::of_room(full, || "what is new is refused".to_owned());
+        assert_eq!(
+            waits.what,
+            "waiting for room: SLOTS is full: 5 of 4 entries needed; some become free shortly"
+        );
+        assert!(waits.waits && waits.serves);
+    }
 }

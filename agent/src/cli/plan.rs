@@ -1,7 +1,7 @@
 //! `fairlead plan`: what an agent that started now would change in the pinned maps. Changes nothing.
 //!
 //! It reads the sources once and goes the agent's own way: merge, plan, diff. What only a running agent knows is taken
-//! from what it last said (probe results) or from the maps (next hops), or is missing (demand); the answer says so.
+//! from what it last said (probe results, demand) or from the maps (next hops); the answer says what is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -10,14 +10,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use fairlead_abi::{Encap, ServiceKey};
-use fairlead_core::model::{ClusterState, Demand, Model, Problem, Protocol, merge};
-use fairlead_core::planner::{Action, Inputs, Installed, Links, Planner, Route, Tables, WantedBackend, diff};
+use fairlead_core::model::{ClusterState, Model, Problem, Protocol, merge};
+use fairlead_core::planner::{
+    Action, Inputs, Installed, Links, Newcomers, PlanError, Route, Tables, WantedBackend, diff, follow,
+};
 use serde::Serialize;
 
 use super::node::{Node, age, age_text};
 use super::output::Output;
 use super::table::{Cell, Style, Table};
-use crate::app::{Status, last_health};
+use crate::app::{Remembered, Status};
 use crate::config;
 use crate::config::types::Role;
 use crate::federation::{Federation, LastGood};
@@ -61,26 +63,37 @@ pub(super) fn plan(node: &Node, output: Output) -> Result<()> {
     let mut notes = Vec::new();
     let (states, mut problems) = sources(node, &mut notes)?;
     let declared = Arc::new(config::declarations(&node.config));
-    let said = node.status.iter().flat_map(|status| &status.services);
-    let health = last_health(said.map(|table| &**table));
-    let model = merge(&declared, &states, &health, None);
+    let remembered = node.status.as_ref().map(|status| Remembered::of(status.clone())).unwrap_or_default();
+    let health = remembered.health();
+    let known = merge(&declared, &kept(node, &states), &health, None);
+    let model = merge(&declared, &states, &health, Some(&known));
     problems.extend(model.problems.iter().cloned());
     problems.sort();
     let links = Arc::new(links(&installed, raw.hops));
     let inputs = Inputs {
         model: &model,
         health: &health,
-        demand: &Demand::default(),
+        demand: &remembered.demand,
         links: &links,
         now: Duration::ZERO,
     };
-    let tables = Planner::new().plan(&inputs).tables;
-    notes.extend(limits(node, &model, &tables, &links));
+    let tables = remembered.planner(&declared.tuning).plan(&inputs).tables;
+    notes.extend(limits(node, (&model, &remembered), &tables, &links));
     let names = names(&tables, node.status.as_ref().ok());
-    let (actions, refused) = match diff(&tables, &installed, Duration::ZERO) {
-        Ok(plan) => (rows(&plan.actions, &installed, &names), plan.waits_for.map(|full| full.to_string())),
-        Err(error) => (Vec::new(), Some(error.to_string())),
+    let planned = match diff(&tables, &installed, Duration::ZERO) {
+        Ok(plan) => plan,
+        // What an agent does then.
+        Err(PlanError::Full(full)) => {
+            let last = remembered.unserved(&tables);
+            let newcomers = match installed.holds_some_of(&tables) {
+                true => Newcomers::Refused,
+                false => Newcomers::LetIn { last: &last },
+            };
+            follow(&tables, &installed, Duration::ZERO, full, newcomers)
+        }
     };
+    let refused = planned.waits_for.map(|full| full.to_string());
+    let actions = rows(&planned.actions, &installed, &names);
     let report = Report {
         instance: node.instance.name().to_owned(),
         actions,
@@ -132,6 +145,17 @@ fn sources(node: &Node, notes: &mut Vec<String>) -> Result<(States, Vec<Problem>
     Ok((states, problems))
 }
 
+/// What was last known of each cluster: an agent that starts compares what the sources say with it, and holds endpoints
+/// that are suddenly gone.
+fn kept(node: &Node, states: &States) -> States {
+    let of_cluster = |cluster: &Arc<str>| match last_good(node, cluster) {
+        Ok(Some((_, state))) => Some((Arc::clone(cluster), state)),
+        // That it can't be read is told where it would be served from.
+        Ok(None) | Err(_) => None,
+    };
+    states.keys().filter_map(of_cluster).collect()
+}
+
 fn last_good(node: &Node, cluster: &Arc<str>) -> Result<Option<(String, ClusterState)>> {
     let restored = LastGood::of(&node.config.state_directory()).read(cluster)?;
     Ok(restored.map(|restored| {
@@ -161,7 +185,12 @@ fn links(installed: &Installed, hops: &[fairlead_abi::Hop]) -> Links {
 }
 
 /// What the answer can't know.
-fn limits(node: &Node, model: &Model, tables: &Tables, links: &Links) -> Vec<String> {
+fn limits(
+    node: &Node,
+    (model, remembered): (&Model, &Remembered),
+    tables: &Tables,
+    links: &Links,
+) -> Vec<String> {
     let mut notes = Vec::new();
     if node.config.has(Role::Gateway) {
         notes.push(match &node.status {
@@ -182,13 +211,17 @@ fn limits(node: &Node, model: &Model, tables: &Tables, links: &Links) -> Vec<Str
         }
     }
     let limited = model.services.values().flat_map(|service| service.shards.iter());
-    if limited.map(|shard| &shard.spec.options).any(|options| options.capacity_per_endpoint.is_some()) {
+    let is_limited =
+        limited.map(|shard| &shard.spec.options).any(|options| options.capacity_per_endpoint.is_some());
+    if is_limited && remembered.demand.per_second.is_empty() {
         notes.push(
             "demand is not known here: shards with a limited capacity are planned as if nearly idle"
                 .to_owned(),
         );
     }
-    notes.push("shards that are being let in gradually are planned with their full share".to_owned());
+    notes.push(
+        "shards that have come back since the agent last spoke are planned with their full share".to_owned(),
+    );
     notes
 }
 
@@ -434,7 +467,7 @@ mod tests {
     fn what_the_agent_found_failing_counts_as_failing() {
         let mut sample = Sample::new();
         let failing = |sample: &Sample| {
-            let health = last_health(&sample.tables);
+            let health = crate::app::last_health(&sample.tables);
             let results: Vec<_> = health.services.values().flat_map(|service| service.iter()).collect();
             assert!(
                 results.iter().all(|(_, port, probe)| &***port == "http" && probe.state == ProbeState::Bad)

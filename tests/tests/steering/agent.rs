@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use fairlead_tests::world::{Federation, Plan};
+use nix::sys::signal::Signal;
+use serde_json::Value;
 
-use crate::served::Served;
+use crate::served::{NEW_ONLY, PATIENCE, Served, assert_only_moves_broke, wait};
 
 #[test]
 fn forwarding_goes_on_while_agents_are_dead_and_come_back() {
@@ -21,6 +23,38 @@ fn forwarding_goes_on_while_agents_are_dead_and_come_back() {
         agent.wait_until_ready(Duration::from_secs(30)).unwrap();
     }
     assert_eq!(served.answering().len(), 2);
+}
+
+#[test]
+fn an_agent_that_comes_anew_goes_on_spilling() {
+    let plan = Plan::default().region("us-central1", &["a"], 1).region("europe-west1", &["a"], 1);
+    let served = Served::build(&plan, &Federation::default());
+    served.wait_until_served();
+    let agent = served.gateway();
+    let near = served.world.manifests("us-central1-a");
+    near.annotate("web", "fairlead.io/capacity-per-endpoint", Some("2")).unwrap();
+    let load = served.load(NEW_ONLY);
+    // Of each port's slots, by pod: the far shard has the most of them.
+    let spills = || {
+        let backends = agent.ask(&["backends"]).unwrap();
+        let of_tcp = backends["services"].as_array().unwrap().iter().filter(|s| s["protocol"] == "tcp");
+        let ports: Vec<_> = of_tcp.map(|service| service["endpoints"].as_array().unwrap().clone()).collect();
+        let slots = |endpoints: &[Value], cluster: &str| {
+            let here = endpoints.iter().filter(|endpoint| endpoint["cluster"] == cluster);
+            here.map(|endpoint| endpoint["slots"].as_u64().unwrap()).sum::<u64>()
+        };
+        assert_eq!(ports.len(), 2);
+        ports.iter().all(|port| slots(port, "europe-west1-a") > 4 * slots(port, "us-central1-a"))
+    };
+    wait("most of it to go elsewhere", spills);
+    for end in [Signal::SIGTERM, Signal::SIGKILL] {
+        agent.process().signal(end).unwrap();
+        agent.process().wait(PATIENCE).unwrap();
+        agent.process().start_again().unwrap();
+        agent.wait_until_ready(PATIENCE).unwrap();
+        assert!(spills(), "after {end}");
+    }
+    assert_only_moves_broke(load);
 }
 
 #[test]

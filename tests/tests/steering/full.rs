@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use fairlead_tests::world::{Agent, Federation, PINS, Plan, ServiceSpec};
+use fairlead_tests::world::{Agent, Condition, Federation, PINS, Plan, ServiceSpec};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -142,6 +142,18 @@ fn full_tables_are_replaced_only_by_such_that_serve_as_much() {
         assert!(text.contains(from), "{text}");
         fs::write(agent.configuration(), text.replace(from, to)).unwrap();
     };
+    // What an agent does then, `plan` shows.
+    let pod = served.world.pods()[0].name();
+    restart(agent, || {
+        manifests.set(pod, Condition::NotReady).unwrap();
+        let plan = agent.ask(&["plan"]).unwrap();
+        assert!(plan["refused"].as_str().unwrap().contains("SLOTS is full"), "{plan:#}");
+        let actions = plan["actions"].as_array().unwrap().iter();
+        assert!(actions.clone().any(|action| action["action"] == "switch ring"), "{plan:#}");
+        assert!(actions.clone().all(|action| action["action"] != "publish service"), "{plan:#}");
+        manifests.set(pod, Condition::Ready).unwrap();
+    });
+    agent.wait_until_ready(PATIENCE).unwrap();
     let pins = Path::new(PINS).join(agent.instance());
     let another_version = || fs::rename(pins.join("v1"), pins.join("v0")).unwrap();
     for change in [&(|| capacity("slots: 4600", "slots: 5000")) as &dyn Fn(), &another_version] {

@@ -80,6 +80,11 @@ fn endpoints_that_all_vanish_from_the_manifests_are_held_while_their_probes_pass
     served.wait_for_status("the alarm", |status| is_told(status, "the last 2 are held"));
     assert_eq!(served.answering(), served.pods());
     assert!(agent.is_ready());
+    assert_eq!(
+        agent.ask(&["plan"]).unwrap()["actions"],
+        serde_json::json!([]),
+        "one that starts holds them too"
+    );
     // An agent that comes new to it holds them too.
     agent.process().kill().unwrap();
     agent.process().start_again().unwrap();
