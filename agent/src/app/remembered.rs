@@ -18,10 +18,16 @@ use super::{Moment, Status, read_status};
 const DEMAND_LASTS: Duration = Duration::from_mins(10);
 
 /// What was last told; nothing where no agent ran before.
+///
+/// Not the tables themselves: they may take more memory than the agent's own.
 #[derive(Debug, Default)]
 pub(crate) struct Remembered {
+    /// Endpoints that failed.
+    pub(crate) health: Health,
     /// Every port of every VIP.
-    services: Vec<Arc<ServiceTable>>,
+    services: BTreeSet<ServiceKey>,
+    /// Those with a shard that was being let in.
+    returning: Vec<Arc<ServiceTable>>,
     /// For what there was no room.
     unserved: BTreeSet<ServiceKey>,
     /// New connections per second, where that isn't too long ago.
@@ -52,24 +58,24 @@ impl Remembered {
         let age = status.at.zip(now).and_then(|(then, now)| then.age(now));
         let young = age.is_some_and(|age| age < DEMAND_LASTS);
         let demand = if young { status.demand.into_iter().collect() } else { Default::default() };
+        let is_returning = |table: &Arc<ServiceTable>| {
+            table.shards.iter().any(|shard| matches!(shard.state, ShardState::Returning { .. }))
+        };
         Self {
-            services: status.services,
+            health: last_health(status.services.iter().map(|table| &**table)),
+            services: status.services.iter().map(|table| table.key()).collect(),
+            returning: status.services.into_iter().filter(is_returning).collect(),
             unserved: status.unserved.iter().map(Into::into).collect(),
             demand: Demand { per_second: demand },
             age,
         }
     }
 
-    /// Endpoints that failed.
-    pub(crate) fn health(&self) -> Health {
-        last_health(self.services.iter().map(|table| &**table))
-    }
-
     /// One that goes on where the agent's was.
     pub(crate) fn planner(&self, tuning: &Tuning) -> Planner {
         let mut planner = Planner::new();
         if let Some(age) = self.age {
-            planner.resume(self.services.iter().map(|table| &**table), (age, Duration::ZERO), tuning);
+            planner.resume(self.returning.iter().map(|table| &**table), (age, Duration::ZERO), tuning);
         }
         planner
     }
@@ -78,8 +84,7 @@ impl Remembered {
     pub(crate) fn unserved(&self, wanted: &Tables) -> BTreeSet<ServiceKey> {
         let mut unserved = self.unserved.clone();
         if !self.services.is_empty() {
-            let known: BTreeSet<ServiceKey> = self.services.iter().map(|table| table.key()).collect();
-            unserved.extend(wanted.services.keys().filter(|key| !known.contains(key)));
+            unserved.extend(wanted.services.keys().filter(|key| !self.services.contains(key)));
         }
         unserved
     }

@@ -46,10 +46,13 @@ impl Stages {
     /// There is no room for all of it: what is served already follows its endpoints.
     pub(super) fn make_do(&mut self, full: Full) -> Failure {
         let Some(planned) = &self.planned else { return Failure::waits(full) };
-        let last = self.remembered.unserved(&planned.tables);
+        let last;
         let newcomers = match self.dataplane.linked() {
             Linked::Here => Newcomers::Refused,
-            Linked::Nowhere | Linked::Elsewhere => Newcomers::LetIn { last: &last },
+            Linked::Nowhere | Linked::Elsewhere => {
+                last = self.remembered.unserved(&planned.tables);
+                Newcomers::LetIn { last: &last }
+            }
         };
         let plan = follow(&planned.tables, &self.installed, self.now(), full, newcomers);
         if let Some(failure) = self.carry_out(&plan).filter(|failure| !failure.serves) {

@@ -98,7 +98,7 @@ impl Stages {
         tokio::spawn(routes::follow(wanted, found));
         let (targets, to_probe) = watch::channel(Arc::default());
         let remembered = Remembered::read(&config.state_directory());
-        let (results, health) = watch::channel(Arc::new(remembered.health()));
+        let (results, health) = watch::channel(Arc::new(remembered.health.clone()));
         let prober = prober(config, &mut dataplane, started)?;
         let probes_counted = prober.counters();
         let sweep = if config.has(Role::Receiver) { dataplane.take_sweep()? } else { None };

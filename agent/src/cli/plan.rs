@@ -64,19 +64,14 @@ pub(super) fn plan(node: &Node, output: Output) -> Result<()> {
     let (states, mut problems) = sources(node, &mut notes)?;
     let declared = Arc::new(config::declarations(&node.config));
     let remembered = node.status.as_ref().map(|status| Remembered::of(status.clone())).unwrap_or_default();
-    let health = remembered.health();
-    let known = merge(&declared, &kept(node, &states), &health, None);
-    let model = merge(&declared, &states, &health, Some(&known));
+    let health = &remembered.health;
+    let known = merge(&declared, &kept(node, &states), health, None);
+    let model = merge(&declared, &states, health, Some(&known));
     problems.extend(model.problems.iter().cloned());
     problems.sort();
     let links = Arc::new(links(&installed, raw.hops));
-    let inputs = Inputs {
-        model: &model,
-        health: &health,
-        demand: &remembered.demand,
-        links: &links,
-        now: Duration::ZERO,
-    };
+    let inputs =
+        Inputs { model: &model, health, demand: &remembered.demand, links: &links, now: Duration::ZERO };
     let tables = remembered.planner(&declared.tuning).plan(&inputs).tables;
     notes.extend(limits(node, (&model, &remembered), &tables, &links));
     let names = names(&tables, node.status.as_ref().ok());
