@@ -6,6 +6,8 @@
     reason = "tests: of small numbers, and nobody's library"
 )]
 
+#[path = "programs/carried.rs"]
+mod carried;
 #[path = "programs/cut.rs"]
 mod cut;
 #[path = "programs/differential.rs"]

@@ -3,6 +3,8 @@
 
 #[path = "steering/agent.rs"]
 mod agent;
+#[path = "steering/carried.rs"]
+mod carried;
 #[path = "steering/clocks.rs"]
 mod clocks;
 #[path = "steering/commands.rs"]

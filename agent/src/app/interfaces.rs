@@ -5,7 +5,7 @@ use nix::net::if_::if_nametoindex;
 use super::{Error, InterfaceStatus, start::Stages};
 use crate::{
     config::types::XdpMode,
-    dataplane::{self, Attached, Mode},
+    dataplane::{self, Attached, Carried, Mode},
 };
 
 /// One interface.
@@ -58,13 +58,34 @@ impl Stages {
 
     /// Attaches to all interfaces at the start; one that can't be attached to ends the agent.
     fn take_up_interfaces(&mut self) -> Result<(), Error> {
+        self.carry_flows();
         for at in 0..self.interfaces.len() {
             self.attach(at)?;
+        }
+        for Carried { map, found, left_out, capacity } in self.carry_flows() {
+            tracing::info!(map, carried = found - left_out, "flows carried over into the new table");
+            if left_out > 0 {
+                tracing::warn!(
+                    map,
+                    left_out,
+                    capacity,
+                    "the new table is too small for all flows of the one before: what an endpoint sends before its client \
+                     does resets those connections"
+                );
+            }
         }
         let interfaces: Vec<_> = self.interfaces.iter().map(|interface| interface.name.as_str()).collect();
         self.dataplane.settle(&interfaces)?;
         self.publish();
         Ok(())
+    }
+
+    /// Flows that can't be carried over are no reason not to serve.
+    fn carry_flows(&mut self) -> Vec<Carried> {
+        self.dataplane.carry_flows().unwrap_or_else(|error| {
+            tracing::error!(%error, "flows are not carried over: what an endpoint sends before its client does resets their connection");
+            Vec::new()
+        })
     }
 
     /// Attaches to interfaces that came back, and notes those that are gone.

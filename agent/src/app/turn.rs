@@ -8,6 +8,7 @@ use fairlead_core::{
 };
 
 use super::start::Stages;
+use crate::dataplane::Linked;
 
 /// After a failure, when to try again.
 pub(super) const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -142,10 +143,11 @@ impl Stages {
             Ok(ticks) => ticks,
             Err(error) => return tracing::error!(%error, "flows can't be swept"),
         };
+        let settled = self.dataplane.linked() == Linked::Here;
         let run = move || {
             // The one before may still be at it; then the next time.
             let Ok(mut sweep) = sweep.try_lock() else { return };
-            match sweep.run(ticks) {
+            match sweep.run(ticks, settled) {
                 Ok((stay, ended)) => tracing::debug!(stay, ended, "flows swept"),
                 Err(error) => tracing::error!(%error, "flows can't be swept"),
             }

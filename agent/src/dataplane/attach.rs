@@ -87,6 +87,7 @@ impl Dataplane {
             [program::EGRESS, program::INGRESS].map(|name| LinkPin::new(interface, name, ifindex, mode));
         self.unpin(|link| link.is_on(interface) && !wanted.contains(link))?;
         let [egress, ingress] = wanted.map(|link| self.instance.link(&link));
+        self.links_switch()?;
         // Replies first: an endpoint's answer must find its way back from the first packet on.
         let first = update_or_attach(self.classifier()?, &egress, interface, mode)?;
         let second = update_or_attach(self.xdp()?, &ingress, interface, mode);
@@ -107,16 +108,31 @@ impl Dataplane {
     /// what only former programs needed is removed, links on other interfaces among it.
     pub fn settle(&mut self, interfaces: &[&str]) -> Result<(), Error> {
         self.unpin(|link| !interfaces.iter().any(|interface| link.is_on(interface)))?;
+        self.carry = None;
         if self.staged {
-            let (staging, current) = (self.instance.staging(), self.instance.maps());
+            let (switched, current) = (self.instance.switched(), self.instance.maps());
             pins::remove(&current)?;
-            fs::rename(&staging, &current).map_err(Error::pin(&staging))?;
+            fs::rename(&switched, &current).map_err(Error::pin(&switched))?;
             self.staged = false;
         }
         self.linked = Linked::Here;
         // The kernel empties a table of programs with its pin; a packet may still be on its way to it.
         thread::sleep(LAST_PACKET);
         self.instance.remove_others(&self.programs)
+    }
+
+    /// Packets come to the new maps from now on. Should this agent end before all is settled, the next one must not take
+    /// those that were built beside others for half built, for flows stand in them.
+    fn links_switch(&mut self) -> Result<(), Error> {
+        if let Some(carry) = &mut self.carry {
+            carry.links_switch();
+        }
+        let (staging, switched) = (self.instance.staging(), self.instance.switched());
+        if self.staged && staging.exists() {
+            pins::remove(&switched)?;
+            fs::rename(&staging, &switched).map_err(Error::pin(&staging))?;
+        }
+        Ok(())
     }
 
     /// Removes the pins of links, which ends them.

@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 
 use aya::{
     TestRun as _, TestRunOptions,
-    maps::{HashMap, MapData, MapError},
+    maps::{HashMap, MapError},
     programs::{Program, SchedClassifier},
 };
 use fairlead_abi::{FlowEntry, FlowKey, FlowState, map, program, protocol};
 
-use super::{Dataplane, Error};
+use super::{
+    Dataplane, Error,
+    carry::{Carry, Table},
+};
 
 /// How long a flow is kept after the endpoint closed it.
 const LINGER: Duration = Duration::from_secs(60);
@@ -25,7 +28,9 @@ const WATCH: Duration = Duration::from_secs(1);
 
 /// The sweeper.
 pub struct Sweep {
-    flows: HashMap<MapData, FlowKey, FlowEntry>,
+    flows: Table,
+    /// Tables that packets go by until the links are switched.
+    former: Vec<Table>,
     clock: Clock,
 }
 
@@ -53,7 +58,8 @@ impl Dataplane {
         let now = self.ticks()?;
         let Some(flows) = self.ebpf.take_map(map::FLOWS) else { return Ok(None) };
         let flows = HashMap::try_from(flows).map_err(Error::map(map::FLOWS))?;
-        Ok(Some(Sweep { flows, clock: Clock { first: (Instant::now(), now), rate: None } }))
+        let former = self.carry.as_ref().map_or(Ok(Vec::new()), Carry::former_flows)?;
+        Ok(Some(Sweep { flows, former, clock: Clock { first: (Instant::now(), now), rate: None } }))
     }
 
     /// The clock that flows are stamped by.
@@ -76,29 +82,39 @@ impl Dataplane {
 }
 
 impl Sweep {
-    /// Removes flows that ended or fell silent; `ticks` is the clock's reading now. Returns how many stay, and
-    /// how many were removed.
-    pub fn run(&mut self, ticks: u32) -> Result<(usize, usize), Error> {
+    /// Removes flows that ended or fell silent; `ticks` is the clock's reading now, and `settled` that packets go by the
+    /// new tables alone. Returns how many stay, and how many were removed.
+    pub fn run(&mut self, ticks: u32, settled: bool) -> Result<(usize, usize), Error> {
+        if settled {
+            self.former.clear();
+        }
         let Some(rate) = self.clock.rate(Instant::now(), ticks) else { return Ok((0, 0)) };
-        let error = Error::map(map::FLOWS);
-        let (mut stay, mut ended) = (0, Vec::new());
-        for entry in self.flows.iter() {
-            match entry {
-                Ok((key, flow)) if is_over(&key, &flow, ticks, rate) => ended.push(key),
-                Ok(_) => stay += 1,
-                // Removed by somebody else meanwhile.
-                Err(MapError::KeyNotFound) => {}
-                Err(source) => return Err(error(source)),
-            }
+        for table in &mut self.former {
+            sweep(table, ticks, rate)?;
         }
-        for key in &ended {
-            match self.flows.remove(key) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(source) => return Err(error(source)),
-            }
-        }
-        Ok((stay, ended.len()))
+        sweep(&mut self.flows, ticks, rate)
     }
+}
+
+fn sweep(flows: &mut Table, ticks: u32, rate: u32) -> Result<(usize, usize), Error> {
+    let error = Error::map(map::FLOWS);
+    let (mut stay, mut ended) = (0, Vec::new());
+    for entry in flows.iter() {
+        match entry {
+            Ok((key, flow)) if is_over(&key, &flow, ticks, rate) => ended.push(key),
+            Ok(_) => stay += 1,
+            // Removed by somebody else meanwhile.
+            Err(MapError::KeyNotFound) => {}
+            Err(source) => return Err(error(source)),
+        }
+    }
+    for key in &ended {
+        match flows.remove(key) {
+            Ok(()) | Err(MapError::KeyNotFound) => {}
+            Err(source) => return Err(error(source)),
+        }
+    }
+    Ok((stay, ended.len()))
 }
 
 /// The kernel's ticks per second; `None` while there was too little time to tell.

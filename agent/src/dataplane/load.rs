@@ -2,7 +2,7 @@
 //!
 //! Maps that are pinned with the shape that is wanted are used as they are. Where their sizes differ, or only
 //! another ABI's are there, a new set is built beside them, filled, and taken into use when the links are
-//! switched (see `attach`).
+//! switched (see `attach`). Flows go along, in the table that they stand in or copied (see `carry`).
 
 use std::{
     fs,
@@ -14,9 +14,16 @@ use aya::{
     maps::{Map, MapData, ProgramArray},
     programs::Program,
 };
-use fairlead_abi::{Backend, Bucket, Hop, Settings, Slot, map, program};
+use fairlead_abi::{Backend, Bucket, Hop, Roles, Settings, Slot, map, program};
 
-use super::{Error, Instance, attach::Linked, mapped::Mapped, pins, window::Windowed};
+use super::{
+    Error, Instance,
+    attach::Linked,
+    carry::{Carry, Taken},
+    mapped::Mapped,
+    pins,
+    window::Windowed,
+};
 
 /// The ELF that `cargo xtask build-ebpf` made.
 static ELF: &[u8] = aya::include_bytes_aligned!(env!("FAIRLEAD_BPF"));
@@ -62,6 +69,17 @@ impl Capacities {
             (map::PROBES, self.probes),
         ]
     }
+
+    /// The tables of flows, with their sizes.
+    fn of_flows(&self) -> [(&'static str, Option<u32>); 2] {
+        [(map::FLOWS, Some(self.flows)), (map::HALF_OPEN, Some(self.half_open))]
+    }
+
+    /// The maps that no plan fills: flows, probes on their way, and counters that stand for themselves.
+    fn unplanned(&self) -> [(&'static str, Option<u32>); 4] {
+        let [flows, half_open] = self.of_flows();
+        [flows, half_open, (map::PROBES, Some(self.probes)), (map::DROPS, None)]
+    }
 }
 
 /// Programs and maps of one instance, loaded.
@@ -80,6 +98,8 @@ pub struct Dataplane {
     pub(super) staged: bool,
     /// Where packets go until these programs are attached.
     pub(super) linked: Linked,
+    /// Flows of tables that are to be replaced.
+    pub(super) carry: Option<Carry>,
 }
 
 impl Dataplane {
@@ -99,12 +119,18 @@ impl Dataplane {
         let fresh = staged || !current.exists();
         let folder = if staged { instance.staging() } else { current };
         fs::create_dir_all(&folder).map_err(Error::pin(&folder))?;
+        pins::record_layout(&folder)?;
         if staged {
-            take_along(&instance.maps(), &folder, capacities)?;
+            take_along(&instance.maps(), &folder, &capacities.unplanned())?;
         }
+        let (former, strange) = instance.former_flows(&folder)?;
+        for former in &former {
+            take_along(former, &folder, &capacities.of_flows())?;
+        }
+        let taken = Taken::in_folder(&folder);
         let table = instance.fresh_programs();
         let ebpf = load((&folder, &table), programs, settings, capacities)?;
-        Ok(Self {
+        let mut dataplane = Self {
             services: mapped(&ebpf, map::SERVICES)?,
             slots: Windowed::new(map::SLOTS, array(&ebpf, map::SLOTS)?)?,
             backends: mapped(&ebpf, map::BACKENDS)?,
@@ -115,7 +141,12 @@ impl Dataplane {
             unused_counters: Unused::new(if fresh { capacities.tables.backends } else { 0 }),
             staged,
             linked: Linked::of(instance, fresh)?,
-        })
+            carry: None,
+        };
+        if settings.roles & Roles::RECEIVER != 0 {
+            dataplane.begin_to_carry((&former, &strange), &folder, taken);
+        }
+        Ok(dataplane)
     }
 
     /// The instance that it was loaded for.
@@ -180,21 +211,18 @@ fn fits(folder: &Path, capacities: &Capacities) -> bool {
     })
 }
 
-/// Pins the maps that no plan fills in the new folder too, where their sizes stay: flows that are half open at the swap,
-/// probes on their way and counters know nothing of it.
-fn take_along(current: &Path, folder: &Path, capacities: &Capacities) -> Result<(), Error> {
-    let sizes = [
-        (map::FLOWS, Some(capacities.flows)),
-        (map::HALF_OPEN, Some(capacities.half_open)),
-        (map::PROBES, Some(capacities.probes)),
-        (map::DROPS, None),
-    ];
-    for (name, wanted) in sizes {
+/// Pins maps of another folder in the new one too, where they are of the size that is wanted and it has none: what uses
+/// them knows nothing of the swap.
+fn take_along(from: &Path, folder: &Path, wanted: &[(&'static str, Option<u32>)]) -> Result<(), Error> {
+    for &(name, wanted) in wanted {
+        let path = folder.join(name);
+        if path.exists() {
+            continue;
+        }
         // A folder that was left half built may lack some.
-        let Ok(data) = MapData::from_pin(current.join(name)) else { continue };
+        let Ok(data) = MapData::from_pin(from.join(name)) else { continue };
         let entries = data.info().map_err(Error::map(name))?.max_entries();
         if wanted.is_none_or(|wanted| wanted == entries) {
-            let path = folder.join(name);
             data.pin(&path).map_err(|error| Error::Pin { path, source: std::io::Error::other(error) })?;
         }
     }

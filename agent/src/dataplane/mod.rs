@@ -6,6 +6,8 @@
 
 mod apply;
 mod attach;
+mod batch;
+mod carry;
 mod counters;
 mod flows;
 mod load;
@@ -20,6 +22,7 @@ mod usage;
 mod window;
 
 pub use attach::{Attached, Linked, Mode};
+pub use carry::Carried;
 pub use counters::Counters;
 pub use flows::Sweep;
 pub use load::{Capacities, Dataplane, Programs};

@@ -4,16 +4,21 @@ use std::{
     fmt,
     fs::{self, File},
     io,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
-use fairlead_abi::ABI;
+use fairlead_abi::{ABI, FLOWS_LAYOUT, map};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{Error, Mode};
 
 /// Where the BPF file system is mounted.
 const BPFFS: &str = "/sys/fs/bpf";
+
+/// Says in a folder of maps which layout its flows have. A link that leads nowhere: bpffs has no files, and BTF of maps
+/// is read by id, which an agent need not be allowed to.
+const LAYOUT: &str = "FLOWS_LAYOUT";
 
 /// What the pinned tables of programs are called, before their number.
 const PROGRAMS: &str = "programs-";
@@ -57,6 +62,24 @@ impl Instance {
     /// The folder where a new set of maps is built beside one in use.
     pub(super) fn staging(&self) -> PathBuf {
         self.root.join(format!("v{ABI}-next"))
+    }
+
+    /// What that folder is called from the moment when links are switched to its maps, until they take the place of the
+    /// others.
+    pub(super) fn switched(&self) -> PathBuf {
+        self.root.join(format!("v{ABI}-switched"))
+    }
+
+    /// Folders beside `folder` whose flows programs may be using, of whatever ABI: those with flows of this one's layout,
+    /// and the others.
+    pub(super) fn former_flows(&self, folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), Error> {
+        let mut names = self.entries()?;
+        names.sort();
+        let folders = names.iter().map(|name| self.root.join(name));
+        let former = folders.filter(|path| path != folder && path.join(map::FLOWS).exists());
+        Ok(former.partition(|path| {
+            fs::read_link(path.join(LAYOUT)).is_ok_and(|layout| layout.as_os_str() == FLOWS_LAYOUT)
+        }))
     }
 
     /// Where a link is pinned.
@@ -157,6 +180,15 @@ impl LinkPin {
 impl fmt::Display for LinkPin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "link-{}-{}-{}-{}", self.interface, self.program, self.ifindex, self.mode.name())
+    }
+}
+
+/// Notes in a folder of this ABI's maps which layout its flows have.
+pub(super) fn record_layout(folder: &Path) -> Result<(), Error> {
+    let path = folder.join(LAYOUT);
+    match symlink(FLOWS_LAYOUT, &path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::pin(&path)(error)),
+        _ => Ok(()),
     }
 }
 

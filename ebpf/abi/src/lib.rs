@@ -2,7 +2,8 @@
 //! compute, and the numbers of the drop reasons.
 //!
 //! Everything here is plain data in fixed layouts, asserted at compile time. A change of any of them is a
-//! change of [`ABI`]: maps of another version are built beside these, never reinterpreted.
+//! change of [`ABI`]: maps of another version are built beside these, never reinterpreted. Only flows are taken over
+//! from another version, where it has the same [`FLOWS_LAYOUT`].
 #![no_std]
 
 mod address;
@@ -22,7 +23,7 @@ pub use counters::{BackendCounters, Counter, RateLimit, ServiceCounters};
 pub use encap::{Encap, GUE_PORT, Hop, PROBE_MARK, PROBE_MARK_MASK, ProbeTarget, overhead};
 pub use hash::{Flow, bucket_of, flow_hash, slot_of};
 pub use reason::DropReason;
-pub use receiver::{Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, FlowEntry, FlowKey, FlowState};
+pub use receiver::{Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, FLOWS_LAYOUT, FlowEntry, FlowKey, FlowState};
 pub use ring::{Backend, NO_BACKEND, RING_SIZES, Ring, Slot};
 pub use service::{BUCKET_ENTRIES, Bucket, MAX_PROBE, ServiceEntry, ServiceKey, protocol};
 pub use settings::{Roles, Settings, TunnelSource};

@@ -1,5 +1,7 @@
 //! What a receiver knows: the pairs it delivers, whose packets it takes, and flows.
 
+use core::mem::offset_of;
+
 use crate::{Address, DropReason};
 
 /// The endpoint owns the VIP: it gets the unwrapped packet as it is.
@@ -46,6 +48,11 @@ pub struct Delivery {
     /// Zero.
     pub padding: [u8; 3],
 }
+
+/// The layout of `FLOWS` and `HALF_OPEN`: kinds of map, fields of [`FlowKey`] and [`FlowEntry`], and what they mean. A
+/// change of any of them takes a new name; as long as it stays, connections outlive a change of [`ABI`](crate::ABI),
+/// for agents carry flows over from tables of any ABI with the same layout, older or newer.
+pub const FLOWS_LAYOUT: &str = "1";
 
 /// A connection as the endpoint sees it.
 #[repr(C)]
@@ -103,4 +110,16 @@ const _: () = {
     assert!(size_of::<DeliveryKey>() == 40 && size_of::<Delivery>() == 24);
     assert!(size_of::<FlowKey>() == 40 && size_of::<FlowEntry>() == 40);
     assert!(DropReason::COUNT < 64);
+};
+
+// `FLOWS_LAYOUT` "1".
+const _: () = {
+    assert!(offset_of!(FlowKey, endpoint) == 0 && offset_of!(FlowKey, client) == 16);
+    assert!(offset_of!(FlowKey, endpoint_port) == 32 && offset_of!(FlowKey, client_port) == 34);
+    assert!(offset_of!(FlowKey, protocol) == 36);
+    assert!(offset_of!(FlowEntry, vip) == 0 && offset_of!(FlowEntry, port) == 16);
+    assert!(offset_of!(FlowEntry, mss) == 18 && offset_of!(FlowEntry, sequence) == 20);
+    assert!(offset_of!(FlowEntry, state) == 24 && offset_of!(FlowEntry, seen) == 32);
+    assert!(FlowState::HalfOpen as u8 == 1 && FlowState::Unproven as u8 == 2);
+    assert!(FlowState::Established as u8 == 3 && FlowState::Closing as u8 == 4);
 };

@@ -23,7 +23,7 @@ fn pinned(agent: &Agent) -> BTreeSet<String> {
 }
 
 /// Ends an agent as systemd does, and changes something before it starts again.
-fn restart(agent: &Agent, change: impl Fn()) {
+pub fn restart(agent: &Agent, change: impl Fn()) {
     agent.process().signal(Signal::SIGTERM).unwrap();
     assert_eq!(agent.process().wait(PATIENCE).unwrap().code(), Some(0));
     change();
