@@ -248,6 +248,32 @@ fn what_came_while_the_links_were_switched_comes_after() {
 }
 
 #[test]
+fn tables_that_are_still_in_use_are_swept_until_others_are() {
+    let pins = Pins::new();
+    drop(pins.load(SMALL, SMALL));
+    let mut new = pins.load(LARGE, SMALL);
+    let mut sweep = new.take_sweep().unwrap().unwrap();
+    // Longer than a minute ago at any tick rate, and by far not two hours.
+    let ended = flow(FlowState::Closing, new.ticks().unwrap().wrapping_sub(100_000));
+    let lives = FlowEntry { state: FlowState::Established as u8, ..ended };
+    let entries = [(key(1), ended), (key(2), lives)].into();
+    for folder in ["v1", "v1-next"] {
+        pins.put(folder, map::FLOWS, &entries);
+    }
+    // The clock is watched for a second before it is believed.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while sweep.run(new.ticks().unwrap(), false).unwrap() != (1, 1) {
+        assert!(Instant::now() < deadline, "nothing is swept");
+    }
+    for folder in ["v1", "v1-next"] {
+        assert_eq!(pins.flows(folder, map::FLOWS), [(key(2), lives)].into(), "{folder}");
+        pins.put(folder, map::FLOWS, &entries);
+    }
+    assert_eq!(sweep.run(new.ticks().unwrap(), true).unwrap(), (1, 1));
+    assert_eq!(pins.flows("v1", map::FLOWS), entries, "it is left alone once others took its place");
+}
+
+#[test]
 fn another_version_with_the_same_layout_hands_its_flows_over() {
     for version in ["v0", "v2"] {
         let pins = Pins::new();
