@@ -66,7 +66,7 @@ fn here(config: &Config) -> Here {
     }
 }
 
-pub(super) fn group_of(config: &Config, gateway: &GatewayConfig) -> Arc<str> {
+fn group_of(config: &Config, gateway: &GatewayConfig) -> Arc<str> {
     match &gateway.group {
         Some(group) => Arc::clone(&group.0),
         None => place_of(config, gateway).region,

@@ -7,8 +7,10 @@
 //! The fields are declared once, in [`types`]; the parser and the JSON Schema both come from there.
 
 mod declare;
+mod kinds;
 mod problem;
 mod read;
+mod schema;
 mod section;
 pub mod types;
 mod validate;
@@ -44,17 +46,15 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, Vec<ConfigProblem>> {
     let document =
         Objects::single(text).map_err(|e| vec![ConfigProblem::new(path, e.place, "", e.message)])?;
     let mut reader = Reader::default();
-    let config = Config::read(&document, &mut reader);
+    let mut draft = Config::read(&document, &mut reader);
+    draft.resolve_paths(path.parent().unwrap_or(Path::new("")));
     let mut problems = reader.into_problems(path);
-    if let Some(mut config) = config {
-        config.resolve_paths(path.parent().unwrap_or(Path::new("")));
-        for fault in validate::faults(&config) {
-            let place = document.locate(&fault.path);
-            problems.push(ConfigProblem::new(path, place, &fault.path.to_string(), fault.message));
-        }
-        if problems.is_empty() {
-            return Ok(config);
-        }
+    for fault in validate::faults(&draft) {
+        let place = document.locate(&fault.path);
+        problems.push(ConfigProblem::new(path, place, &fault.path.to_string(), fault.message));
+    }
+    if problems.is_empty() {
+        return Ok(Config::whole(draft).expect("what is missing is a problem"));
     }
     problems.sort();
     Err(problems)

@@ -1,12 +1,14 @@
 //! The language in which [`types`](super::types) declares the file: one list of fields gives the struct, its
 //! parser and its schema, so that they can't differ.
+//!
+//! Beside each struct stands its draft: the same fields, as far as they could be read.
 
-/// A mapping of the file. A field without `=` must be given; `= default` says what it is otherwise, and
+/// A mapping of the file, and its draft. A field without `=` must be given; `= default` says what it is otherwise, and
 /// `=> low..=high` what it can be.
 macro_rules! section {
     (
         $(#[doc = $about:literal])*
-        pub struct $name:ident {
+        pub struct $name:ident from $draft:ident {
             $($(#[doc = $doc:literal])* pub $field:ident: $type:ty $(= $default:expr $(=> $range:expr)?)?,)*
         }
     ) => {
@@ -16,11 +18,28 @@ macro_rules! section {
             $($(#[doc = $doc])* pub $field: $type,)*
         }
 
+        /// What could be read of it.
+        #[derive(Default)]
+        pub(super) struct $draft {
+            $(pub(super) $field: <$type as Read>::Draft,)*
+        }
+
         impl Read for $name {
-            fn read(node: &Node<'_>, reader: &mut Reader) -> Option<Self> {
-                reader.open(node, &[$(stringify!($field)),*])?;
-                $(let $field = section!(@read node, reader, $field, $type $(, $default $(, $range)?)?);)*
-                Some(Self { $($field: $field?,)* })
+            type Draft = $draft;
+
+            fn read(node: &Node<'_>, reader: &mut Reader) -> $draft {
+                if reader.open(node, &[$(stringify!($field)),*]).is_none() {
+                    return $draft::default();
+                }
+                $draft { $($field: section!(@read node, reader, $field, $type $(, $default $(, $range)?)?),)* }
+            }
+
+            fn whole(draft: $draft) -> Option<Self> {
+                Some(Self { $($field: <$type as Read>::whole(draft.$field)?,)* })
+            }
+
+            fn draft(self) -> $draft {
+                $draft { $($field: self.$field.draft(),)* }
             }
 
             fn schema() -> Value {
@@ -42,7 +61,7 @@ macro_rules! section {
         $reader.optional::<$type>($node, stringify!($field), || $default)
     };
     (@read $node:ident, $reader:ident, $field:ident, $type:ty, $default:expr, $range:expr) => {
-        $reader.ranged::<$type>($node, stringify!($field), || $default, $range)
+        $reader.ranged::<$type>($node, stringify!($field), || $default, &$range)
     };
     (@schema $object:ident, $field:ident, $doc:expr, $type:ty) => {
         $object.required(stringify!($field), $doc, <$type>::schema())
@@ -60,6 +79,8 @@ macro_rules! section {
 macro_rules! choice {
     ($type:ty { $($variant:ident = $name:literal),* $(,)? }) => {
         impl Read for $type {
+            leaf!();
+
             fn read(node: &Node<'_>, reader: &mut Reader) -> Option<Self> {
                 match node.scalar() {
                     $(Some(Scalar::Text($name)) => Some(Self::$variant),)*

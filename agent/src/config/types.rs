@@ -10,7 +10,8 @@ use fairlead_core::model::{ProbeKind, Tunnel};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use super::read::{Limit, ObjectSchema, Read, Reader, camel, defaults};
+use super::read::{Limit, Read, Reader, camel, defaults, leaf};
+use super::schema::ObjectSchema;
 use super::section::{choice, section};
 use crate::yaml::{Node, Scalar};
 
@@ -78,7 +79,7 @@ choice!(ProbeKind { Tcp = "tcp", Http = "http", Https = "https", None = "none" }
 section! {
     /// What one fairlead agent is told: its node, the clusters whose services it knows, and the gateways of the
     /// federation.
-    pub struct Config {
+    pub struct Config from ConfigDraft {
         /// Names this agent where a node runs several: its maps stand under `/sys/fs/bpf/fairlead/<instance>`.
         pub instance: Name = Name("default".into()),
         /// Where the last known good state is kept; `/var/lib/fairlead/<instance>` where it isn't given.
@@ -115,7 +116,7 @@ section! {
 
 section! {
     /// Metrics, readiness and liveness.
-    pub struct Admin {
+    pub struct Admin from AdminDraft {
         /// Where they are served.
         pub address: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 9440)),
     }
@@ -123,7 +124,7 @@ section! {
 
 section! {
     /// This node.
-    pub struct NodeConfig {
+    pub struct NodeConfig from NodeDraft {
         /// Its name: of its Node object and, on a gateway, of its entry in `gateways`.
         pub name: Name,
         /// The cluster that it belongs to; gives it region and zone.
@@ -143,7 +144,7 @@ section! {
 
 section! {
     /// One Kubernetes cluster.
-    pub struct ClusterConfig {
+    pub struct ClusterConfig from ClusterDraft {
         /// Its name; appears in every list of the command line.
         pub name: Name,
         /// Its region.
@@ -159,7 +160,7 @@ section! {
 
 section! {
     /// One gateway.
-    pub struct GatewayConfig {
+    pub struct GatewayConfig from GatewayDraft {
         /// Its node's name.
         pub name: Name,
         /// The gateways that one router may exchange for each other; its region where it isn't given.
@@ -179,7 +180,7 @@ section! {
 
 section! {
     /// The distance of two regions.
-    pub struct DistanceConfig {
+    pub struct DistanceConfig from DistanceDraft {
         /// The two regions.
         pub between: Vec<Name>,
         /// Any measure, the same for all; milliseconds of round trip for instance.
@@ -189,7 +190,7 @@ section! {
 
 section! {
     /// How endpoints are probed.
-    pub struct ProbeConfig {
+    pub struct ProbeConfig from ProbeDraft {
         /// What is asked.
         pub kind: ProbeKind = ProbeKind::Tcp,
         /// Path of HTTP and HTTPS probes.
@@ -211,7 +212,7 @@ section! {
 
 section! {
     /// How weights are chosen.
-    pub struct PlannerConfig {
+    pub struct PlannerConfig from PlannerDraft {
         /// When no more than this share of a service's ready endpoints passes its probes, the probes are not
         /// believed. 0: only when none passes.
         pub panic_percent: u8 = 0 => 0..=100,
@@ -228,7 +229,7 @@ section! {
 
 section! {
     /// How packets travel from gateways to receivers.
-    pub struct TunnelConfig {
+    pub struct TunnelConfig from TunnelDraft {
         /// An outer IP header alone, or IP and UDP (GUE).
         pub encapsulation: Tunnel = Tunnel::Ipip,
         /// What any tunnel carries, outer headers included, in bytes: the smallest MTU between gateways and
@@ -239,7 +240,7 @@ section! {
 
 section! {
     /// Entries of the kernel's tables.
-    pub struct Capacities {
+    pub struct Capacities from CapacitiesDraft {
         /// VIPs, and their ports: an entry for each VIP, and one for each port and protocol at it.
         pub services: u32 = 32_768 => 1..=1_048_576,
         /// Slots of all rings; 8 bytes each.
@@ -261,17 +262,17 @@ section! {
     }
 }
 
-impl Config {
+impl ConfigDraft {
     /// Makes its paths independent of the working directory of who wrote them: relative to `directory`.
     pub(super) fn resolve_paths(&mut self, directory: &Path) {
-        for cluster in &mut self.clusters {
-            cluster.manifests = directory.join(&cluster.manifests);
-        }
-        if let Some(path) = &mut self.state_directory {
+        let of_clusters = self.clusters.iter_mut().flatten().filter_map(|cluster| cluster.manifests.as_mut());
+        for path in of_clusters.chain(self.state_directory.iter_mut().flatten()) {
             *path = directory.join(&*path);
         }
     }
+}
 
+impl Config {
     /// Where the agent keeps its state.
     #[must_use]
     pub fn state_directory(&self) -> PathBuf {

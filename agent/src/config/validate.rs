@@ -1,11 +1,13 @@
 //! What the fields must be to each other.
+//!
+//! A draft comes in: a field that could not be read has its own problem already, and nothing is concluded from it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use fairlead_core::model::Tunnel;
 use ipnet::IpNet;
 
-use super::types::{ClusterConfig, Config, GatewayConfig, Name, Prefix, Role};
+use super::types::{ConfigDraft, GatewayDraft, Name, Prefix, Role};
 use crate::text::nearest;
 use crate::yaml::Path;
 
@@ -16,7 +18,7 @@ pub(super) struct Fault {
 }
 
 /// Everything that doesn't fit together.
-pub(super) fn faults(config: &Config) -> Vec<Fault> {
+pub(super) fn faults(config: &ConfigDraft) -> Vec<Fault> {
     let mut faults = Faults(Vec::new());
     faults.names(config);
     faults.node(config);
@@ -33,6 +35,24 @@ fn at(field: &str) -> Path {
     Path::default().key(field)
 }
 
+/// What may be left out; the outer `None`: it could not be read.
+type Place = Option<Option<Name>>;
+
+/// The elements of a list; none of one that could not be read.
+fn items<T>(list: &Option<Vec<T>>) -> &[T] {
+    list.as_deref().unwrap_or_default()
+}
+
+/// A part of each element, where it could be read of all of them.
+fn all<'l, T, P>(list: &'l Option<Vec<T>>, part: impl Fn(&'l T) -> Option<P>) -> Option<Vec<P>> {
+    list.as_ref()?.iter().map(part).collect()
+}
+
+/// `gateway gw1`; one without a readable name by its field.
+fn called(kind: &str, index: usize, name: &Option<Name>) -> String {
+    name.as_ref().map_or_else(|| format!("{kind}s[{index}]"), |name| format!("{kind} {}", name.0))
+}
+
 struct Faults(Vec<Fault>);
 
 impl Faults {
@@ -40,136 +60,155 @@ impl Faults {
         self.0.push(Fault { path, message: message.into() });
     }
 
-    fn names(&mut self, config: &Config) {
-        let clusters: Vec<&Name> = config.clusters.iter().map(|cluster| &cluster.name).collect();
-        self.unique("clusters", "cluster", &clusters);
-        let gateways: Vec<&Name> = config.gateways.iter().map(|gateway| &gateway.name).collect();
-        self.unique("gateways", "gateway", &gateways);
-        if config.clusters.is_empty() {
-            self.add(at("clusters"), "there must be at least one cluster");
-        }
-        if config.gateways.is_empty() {
-            self.add(at("gateways"), "there must be at least one gateway");
+    /// Something that must not be an empty list.
+    fn some<T>(&mut self, path: Path, list: &Option<Vec<T>>, message: &str) {
+        if list.as_ref().is_some_and(Vec::is_empty) {
+            self.add(path, message);
         }
     }
 
-    fn unique(&mut self, list: &str, kind: &str, names: &[&Name]) {
-        let mut first = BTreeMap::new();
-        for (index, &name) in names.iter().enumerate() {
-            if let Some(other) = first.insert(name, index) {
-                let path = at(list).index(index).key("name");
-                self.add(
-                    path,
-                    format!("{list}[{other}] is called {:?} too: give this {kind} another name", name.0),
-                );
-                first.insert(name, other);
+    fn names(&mut self, config: &ConfigDraft) {
+        self.unique("cluster", items(&config.clusters).iter().map(|cluster| &cluster.name));
+        self.unique("gateway", items(&config.gateways).iter().map(|gateway| &gateway.name));
+        self.some(at("clusters"), &config.clusters, "there must be at least one cluster");
+        self.some(at("gateways"), &config.gateways, "there must be at least one gateway");
+    }
+
+    fn unique<'c>(&mut self, kind: &str, names: impl Iterator<Item = &'c Option<Name>>) {
+        let (list, mut first) = (format!("{kind}s"), BTreeMap::new());
+        for (index, name) in names.enumerate() {
+            let Some(name) = name else { continue };
+            let other = *first.entry(name).or_insert(index);
+            if other != index {
+                let message =
+                    format!("{list}[{other}] is called {:?} too: give this {kind} another name", name.0);
+                self.add(at(&list).index(index).key("name"), message);
             }
         }
     }
 
-    fn node(&mut self, config: &Config) {
-        let node = &config.node;
-        if node.roles.is_empty() {
-            self.add(at("node").key("roles"), "a node must be gateway, receiver or both");
-        }
-        self.no_repetition(&at("node").key("roles"), &node.roles);
-        if node.interfaces.is_empty() {
-            self.add(
-                at("node").key("interfaces"),
-                "there must be at least one interface: `ip -br link` lists them",
-            );
-        }
-        self.no_repetition(&at("node").key("interfaces"), &node.interfaces);
-        self.place(config, &at("node"), [&node.cluster, &node.region, &node.zone]);
-        match config.own_gateway() {
-            None if config.has(Role::Gateway) => {
-                let message = format!(
-                    "a gateway needs an entry in gateways, and there is none called {:?}: add one with its tunnel addresses",
-                    node.name.0
-                );
-                self.add(at("node").key("name"), message);
-            }
-            Some(own) => {
-                for (field, here, there) in [
-                    ("cluster", &node.cluster, &own.cluster),
-                    ("region", &node.region, &own.region),
-                    ("zone", &node.zone, &own.zone),
-                ] {
-                    let unknown =
-                        field == "cluster" && !config.clusters.iter().any(|c| Some(&c.name) == here.as_ref());
-                    if let (Some(here), Some(there)) = (here, there)
-                        && here != there
-                        && !unknown
-                    {
-                        let message =
-                            format!("is {:?}, but its entry in gateways says {:?}", here.0, there.0);
-                        self.add(at("node").key(field), message);
-                    }
-                }
-            }
-            None if node.cluster.is_none() && node.region.is_none() => {
-                self.add(at("node"), "where does it stand? Give cluster, or region (and zone)");
+    fn node(&mut self, config: &ConfigDraft) {
+        let (node, path) = (&config.node, at("node"));
+        self.some(path.key("roles"), &node.roles, "a node must be gateway, receiver or both");
+        self.no_repetition(&path.key("roles"), items(&node.roles));
+        self.some(
+            path.key("interfaces"),
+            &node.interfaces,
+            "there must be at least one interface: `ip -br link` lists them",
+        );
+        self.no_repetition(&path.key("interfaces"), items(&node.interfaces));
+        self.place(config, &path, [&node.cluster, &node.region, &node.zone]);
+        let gateways = items(&config.gateways);
+        let own = gateways.iter().find(|gateway| gateway.name.is_some() && gateway.name == node.name);
+        match own {
+            Some(own) => self.as_in_gateways(config, own),
+            None if all(&config.gateways, |gateway| gateway.name.as_ref()).is_some() => {
+                self.not_in_gateways(config);
             }
             None => {}
         }
     }
 
-    fn no_repetition<T: PartialEq>(&mut self, path: &Path, values: &[T]) {
+    /// The node's own place and that of its entry among the gateways.
+    fn as_in_gateways(&mut self, config: &ConfigDraft, own: &GatewayDraft) {
+        let node = &config.node;
+        for (field, here, there) in [
+            ("cluster", &node.cluster, &own.cluster),
+            ("region", &node.region, &own.region),
+            ("zone", &node.zone, &own.zone),
+        ] {
+            if let (Some(Some(here)), Some(Some(there))) = (here, there)
+                && here != there
+                && !(field == "cluster" && is_unknown(config, here))
+            {
+                let message = format!("is {:?}, but its entry in gateways says {:?}", here.0, there.0);
+                self.add(at("node").key(field), message);
+            }
+        }
+    }
+
+    fn not_in_gateways(&mut self, config: &ConfigDraft) {
+        let node = &config.node;
+        let (Some(name), Some(roles)) = (&node.name, all(&node.roles, |role| *role)) else { return };
+        if !roles.contains(&Role::Gateway) {
+            self.somewhere(&at("node"), &node.cluster, &node.region);
+        } else if !items(&config.gateways).is_empty() {
+            let message = format!(
+                "a gateway needs an entry in gateways, and there is none called {:?}: add one with its tunnel addresses",
+                name.0
+            );
+            self.add(at("node").key("name"), message);
+        }
+    }
+
+    /// What has neither a cluster nor a region stands nowhere.
+    fn somewhere(&mut self, path: &Path, cluster: &Place, region: &Place) {
+        if let (Some(None), Some(None)) = (cluster, region) {
+            self.add(path.clone(), "where does it stand? Give cluster, or region (and zone)");
+        }
+    }
+
+    fn no_repetition<T: PartialEq>(&mut self, path: &Path, values: &[Option<T>]) {
         for (index, value) in values.iter().enumerate() {
-            if values[..index].contains(value) {
+            if value.is_some() && values[..index].contains(value) {
                 self.add(path.index(index), "stands here twice: remove one");
             }
         }
     }
 
     /// The cluster, region and zone of something at `path`.
-    fn place(&mut self, config: &Config, path: &Path, [cluster, region, zone]: [&Option<Name>; 3]) {
-        if let Some(name) = cluster {
-            let Some(cluster) = config.clusters.iter().find(|cluster| cluster.name == *name) else {
-                let names = config.clusters.iter().map(|cluster| &*cluster.name.0);
-                let hint = nearest(&name.0, names)
-                    .map_or("add it to clusters".to_owned(), |n| format!("did you mean {n}?"));
-                return self.add(path.key("cluster"), format!("there is no cluster {:?}: {hint}", name.0));
-            };
-            for (field, given, of_cluster) in
-                [("region", region, &cluster.region), ("zone", zone, &cluster.zone)]
-            {
-                if let Some(given) = given
-                    && given != of_cluster
-                {
-                    let message = format!(
-                        "is {:?}, but cluster {} is in {:?}: leave it out",
-                        given.0, name.0, of_cluster.0
-                    );
-                    self.add(path.key(field), message);
+    fn place(&mut self, config: &ConfigDraft, path: &Path, [cluster, region, zone]: [&Place; 3]) {
+        let name = match cluster {
+            Some(Some(name)) => name,
+            Some(None) => {
+                if let (Some(None), Some(Some(_))) = (region, zone) {
+                    let message = "a zone counts only together with its region: give region too";
+                    self.add(path.key("zone"), message);
                 }
+                return;
             }
-        } else if zone.is_some() && region.is_none() {
-            self.add(path.key("zone"), "a zone counts only together with its region: give region too");
+            None => return,
+        };
+        if is_unknown(config, name) {
+            let names = items(&config.clusters).iter().filter_map(|cluster| cluster.name.as_ref());
+            let hint = nearest(&name.0, names.map(|name| &*name.0))
+                .map_or("add it to clusters".to_owned(), |n| format!("did you mean {n}?"));
+            self.add(path.key("cluster"), format!("there is no cluster {:?}: {hint}", name.0));
+        }
+        let mut clusters = items(&config.clusters).iter();
+        let Some(cluster) = clusters.find(|cluster| cluster.name.as_ref() == Some(name)) else { return };
+        for (field, given, of_cluster) in [("region", region, &cluster.region), ("zone", zone, &cluster.zone)]
+        {
+            if let (Some(Some(given)), Some(of_cluster)) = (given, of_cluster)
+                && given != of_cluster
+            {
+                let message = format!(
+                    "is {:?}, but cluster {} is in {:?}: leave it out",
+                    given.0, name.0, of_cluster.0
+                );
+                self.add(path.key(field), message);
+            }
         }
     }
 
-    fn gateways(&mut self, config: &Config) {
-        for (index, gateway) in config.gateways.iter().enumerate() {
+    fn gateways(&mut self, config: &ConfigDraft) {
+        for (index, gateway) in items(&config.gateways).iter().enumerate() {
             let path = at("gateways").index(index);
-            let GatewayConfig { cluster, region, zone, .. } = gateway;
+            let GatewayDraft { cluster, region, zone, .. } = gateway;
             self.place(config, &path, [cluster, region, zone]);
-            if cluster.is_none() && region.is_none() {
-                self.add(path.clone(), "where does it stand? Give cluster, or region (and zone)");
-            }
-            if gateway.tunnel.is_empty() {
-                self.add(path.key("tunnel"), "there must be at least one address or prefix");
-            }
-            for (i, prefix) in gateway.tunnel.iter().enumerate() {
-                let path = path.key("tunnel").index(i);
-                if gateway.tunnel[..i].iter().any(|other| is_v4(&other.0) == is_v4(&prefix.0)) {
-                    self.add(path.clone(), "a second one of the same IP version: there can be one of each");
+            self.somewhere(&path, cluster, region);
+            let path = path.key("tunnel");
+            self.some(path.clone(), &gateway.tunnel, "there must be at least one address or prefix");
+            let tunnel = items(&gateway.tunnel);
+            for (i, prefix) in tunnel.iter().enumerate() {
+                let Some(Prefix(net)) = prefix else { continue };
+                if tunnel[..i].iter().flatten().any(|other| is_v4(&other.0) == is_v4(net)) {
+                    let message = "a second one of the same IP version: there can be one of each";
+                    self.add(path.index(i), message);
                 }
-                if prefix.0.max_prefix_len() - prefix.0.prefix_len() > 32 {
-                    self.add(
-                        path,
-                        format!("{} is too wide: at most the last 32 bits can vary, /96", prefix.0),
-                    );
+                if net.max_prefix_len() - net.prefix_len() > 32 {
+                    let message = format!("{net} is too wide: at most the last 32 bits can vary, /96");
+                    self.add(path.index(i), message);
                 }
             }
         }
@@ -177,43 +216,40 @@ impl Faults {
 
     /// What a slot resolves to is the endpoint's address in a family that the gateway has tunnels of: gateways of a group
     /// that differ in these would steer the same connection to different endpoints.
-    fn groups(&mut self, config: &Config) {
-        let families = |gateway: &GatewayConfig| {
-            let has = |v4| gateway.tunnel.iter().any(|prefix| is_v4(&prefix.0) == v4);
-            (has(true), has(false))
+    fn groups(&mut self, config: &ConfigDraft) {
+        let families = |gateway: &GatewayDraft| {
+            let versions = all(&gateway.tunnel, |prefix| prefix.as_ref().map(|prefix| is_v4(&prefix.0)))?;
+            (!versions.is_empty()).then(|| (versions.contains(&true), versions.contains(&false)))
         };
-        let group = |gateway| super::declare::group_of(config, gateway);
-        for (index, gateway) in config.gateways.iter().enumerate() {
-            let mut earlier = config.gateways[..index].iter().filter(|other| !other.tunnel.is_empty());
-            let first = earlier.find(|other| group(other) == group(gateway));
-            if let Some(first) = first
-                && !gateway.tunnel.is_empty()
-                && families(first) != families(gateway)
-            {
+        let mut first: BTreeMap<Arc<str>, ((bool, bool), String)> = BTreeMap::new();
+        for (index, gateway) in items(&config.gateways).iter().enumerate() {
+            let (Some(group), Some(here)) = (group_of(config, gateway), families(gateway)) else { continue };
+            let name = || called("gateway", index, &gateway.name);
+            let (there, other) = first.entry(Arc::clone(&group)).or_insert_with(|| (here, name()));
+            if *there != here {
                 let message = format!(
-                    "gateway {} of the same group {:?} has tunnels of other IP versions: gateways of a group must have the same ones",
-                    first.name.0,
-                    group(gateway)
+                    "{other} of the same group {group:?} has tunnels of other IP versions: gateways of a group must have the same ones"
                 );
                 self.add(at("gateways").index(index).key("tunnel"), message);
             }
         }
     }
 
-    fn clusters(&mut self, config: &Config) {
-        for (index, cluster) in config.clusters.iter().enumerate() {
+    fn clusters(&mut self, config: &ConfigDraft) {
+        let clusters = items(&config.clusters);
+        for (index, cluster) in clusters.iter().enumerate() {
             let path = at("clusters").index(index);
-            if cluster.pod_cidrs.is_empty() {
-                let message = "there must be at least one: endpoints outside of them are not accepted";
-                self.add(path.key("podCidrs"), message);
-            }
-            for other in &config.clusters[..index] {
-                let ClusterConfig { name, manifests, .. } = other;
-                if manifests.starts_with(&cluster.manifests) || cluster.manifests.starts_with(manifests) {
+            let message = "there must be at least one: endpoints outside of them are not accepted";
+            self.some(path.key("podCidrs"), &cluster.pod_cidrs, message);
+            let Some(manifests) = &cluster.manifests else { continue };
+            for (i, other) in clusters[..index].iter().enumerate() {
+                if let Some(theirs) = &other.manifests
+                    && (theirs.starts_with(manifests) || manifests.starts_with(theirs))
+                {
                     let message = format!(
-                        "cluster {} reads {} already: each needs its own directory",
-                        name.0,
-                        manifests.display()
+                        "{} reads {} already: each needs its own directory",
+                        called("cluster", i, &other.name),
+                        theirs.display()
                     );
                     self.add(path.key("manifests"), message);
                 }
@@ -222,78 +258,71 @@ impl Faults {
     }
 
     /// No address may mean two things: pods, tunnels and VIPs are apart from each other.
-    fn addresses(&mut self, config: &Config) {
-        let mut taken: Vec<(IpNet, String, &str)> = Vec::new();
-        for (index, cluster) in config.clusters.iter().enumerate() {
-            for (i, net) in cluster.pod_cidrs.iter().enumerate() {
+    fn addresses(&mut self, config: &ConfigDraft) {
+        let mut taken = Vec::new();
+        for (index, cluster) in items(&config.clusters).iter().enumerate() {
+            let whose = format!("the pods of {}", called("cluster", index, &cluster.name));
+            for (i, net) in items(&cluster.pod_cidrs).iter().enumerate() {
                 let path = at("clusters").index(index).key("podCidrs").index(i);
-                self.apart(
-                    &mut taken,
-                    &path,
-                    *net,
-                    format!("the pods of cluster {}", cluster.name.0),
-                    &cluster.name.0,
-                );
+                self.apart(&mut taken, &path, *net, &whose, Some(index));
             }
         }
-        for (index, gateway) in config.gateways.iter().enumerate() {
-            for (i, prefix) in gateway.tunnel.iter().enumerate() {
+        for (index, gateway) in items(&config.gateways).iter().enumerate() {
+            let whose = format!("the tunnels of {}", called("gateway", index, &gateway.name));
+            for (i, prefix) in items(&gateway.tunnel).iter().enumerate() {
                 let path = at("gateways").index(index).key("tunnel").index(i);
-                self.apart(
-                    &mut taken,
-                    &path,
-                    prefix.0,
-                    format!("the tunnels of gateway {}", gateway.name.0),
-                    "",
-                );
+                self.apart(&mut taken, &path, prefix.map(|prefix| prefix.0), &whose, None);
             }
         }
-        for (index, net) in config.vip_pools.iter().enumerate() {
-            self.apart(&mut taken, &at("vipPools").index(index), *net, "another pool".to_owned(), "");
+        for (index, net) in items(&config.vip_pools).iter().enumerate() {
+            self.apart(&mut taken, &at("vipPools").index(index), *net, "another pool", None);
         }
     }
 
-    fn apart<'c>(
+    /// Those of one cluster may overlap.
+    fn apart(
         &mut self,
-        taken: &mut Vec<(IpNet, String, &'c str)>,
+        taken: &mut Vec<(IpNet, String, Option<usize>)>,
         path: &Path,
-        net: IpNet,
-        what: String,
-        cluster: &'c str,
+        net: Option<IpNet>,
+        whose: &str,
+        cluster: Option<usize>,
     ) {
+        let Some(net) = net else { return };
         if net.addr().is_multicast() || net.addr().is_loopback() || net.addr().is_unspecified() {
             self.add(path.clone(), format!("{net} has no addresses of hosts"));
         }
         let overlaps = |other: &IpNet| other.contains(&net) || net.contains(other);
         for (other, whose, of) in taken.iter().filter(|(other, ..)| overlaps(other)) {
-            if cluster.is_empty() || *of != cluster {
+            if cluster.is_none() || *of != cluster {
                 let (net, other) = (Prefix(net), Prefix(*other));
                 let message = format!("{net} overlaps {other}, {whose}: an address must mean one thing");
                 self.add(path.clone(), message);
             }
         }
-        taken.push((net, what, cluster));
+        taken.push((net, whose.to_owned(), cluster));
     }
 
-    fn distances(&mut self, config: &Config) {
+    fn distances(&mut self, config: &ConfigDraft) {
+        let regions = regions(config);
         let mut seen: Vec<[&Name; 2]> = Vec::new();
-        for (index, distance) in config.distances.iter().enumerate() {
+        for (index, distance) in items(&config.distances).iter().enumerate() {
             let path = at("distances").index(index).key("between");
-            let [a, b] = distance.between.as_slice() else {
-                self.add(path, format!("there must be two regions, here are {}", distance.between.len()));
+            let Some(between) = &distance.between else { continue };
+            let [a, b] = between.as_slice() else {
+                self.add(path, format!("there must be two regions, here are {}", between.len()));
                 continue;
             };
-            for (i, region) in [a, b].into_iter().enumerate() {
-                let regions = || {
-                    let of_clusters = config.clusters.iter().map(|cluster| &cluster.region);
-                    of_clusters.chain(config.gateways.iter().filter_map(|gateway| gateway.region.as_ref()))
-                };
-                if !regions().chain(&config.node.region).any(|known| known == region) {
-                    let hint = nearest(&region.0, regions().map(|known| &*known.0))
+            for (i, region) in between.iter().enumerate() {
+                if let (Some(region), Some(known)) = (region, &regions)
+                    && !known.contains(&region)
+                {
+                    let hint = nearest(&region.0, known.iter().map(|known| &*known.0))
                         .map_or(String::new(), |name| format!(": did you mean {name}?"));
                     self.add(path.index(i), format!("nothing is in a region {:?}{hint}", region.0));
                 }
             }
+            let (Some(a), Some(b)) = (a, b) else { continue };
             let pair = if a <= b { [a, b] } else { [b, a] };
             if a == b {
                 self.add(path, "a region is at no distance from itself: remove this entry");
@@ -304,50 +333,65 @@ impl Faults {
         }
     }
 
-    fn numbers(&mut self, config: &Config) {
+    fn numbers(&mut self, config: &ConfigDraft) {
         let probes = &config.probes;
-        if probes.timeout > probes.interval {
-            self.add(
-                at("probes").key("timeout"),
-                "must not be longer than interval: probes of an endpoint don't overlap",
-            );
-        }
-        if !probes.path.starts_with('/')
-            || probes.path.contains(|c: char| c.is_whitespace() || c.is_control())
+        if let (Some(timeout), Some(interval)) = (probes.timeout, probes.interval)
+            && timeout > interval
         {
-            self.add(
-                at("probes").key("path"),
-                format!("{:?} is not a path of HTTP: it begins with / and has no spaces", probes.path),
-            );
+            let message = "must not be longer than interval: probes of an endpoint don't overlap";
+            self.add(at("probes").key("timeout"), message);
+        }
+        if let Some(path) = &probes.path
+            && (!path.starts_with('/') || path.contains(|c: char| c.is_whitespace() || c.is_control()))
+        {
+            let message = format!("{path:?} is not a path of HTTP: it begins with / and has no spaces");
+            self.add(at("probes").key("path"), message);
         }
         let capacities = &config.capacities;
+        let Some(services) = capacities.services else { return };
         let smallest_ring = fairlead_abi::RING_SIZES[0];
-        if capacities.slots / smallest_ring < capacities.services {
-            let needed = u64::from(capacities.services) * u64::from(smallest_ring);
-            let message = format!(
-                "too few for {} services of {smallest_ring} slots each: {needed} or more",
-                capacities.services
-            );
+        if capacities.slots.is_some_and(|slots| slots / smallest_ring < services) {
+            let needed = u64::from(services) * u64::from(smallest_ring);
+            let message =
+                format!("too few for {services} services of {smallest_ring} slots each: {needed} or more");
             self.add(at("capacities").key("slots"), message);
         }
-        if capacities.backends < capacities.services {
-            let message = format!("too few for {} services of a backend each", capacities.services);
+        if capacities.backends.is_some_and(|backends| backends < services) {
+            let message = format!("too few for {services} services of a backend each");
             self.add(at("capacities").key("backends"), message);
         }
-        let v6 = config.gateways.iter().flat_map(|gateway| &gateway.tunnel).any(|prefix| !is_v4(&prefix.0));
-        let overhead = fairlead_abi::overhead(
-            match config.tunnel.encapsulation {
-                Tunnel::Ipip => fairlead_abi::Encap::Ipip,
-                Tunnel::Gue => fairlead_abi::Encap::Gue,
-            },
-            if v6 { fairlead_abi::Family::V6 } else { fairlead_abi::Family::V4 },
-        );
-        if config.tunnel.mtu < 1280 + overhead {
-            let message =
-                format!("too small: IPv6 needs 1280 bytes inside, and the outer headers are {overhead}");
-            self.add(at("tunnel").key("mtu"), message);
-        }
     }
+}
+
+/// Whether there certainly is no cluster of that name. Where there is none at all, that is the problem.
+fn is_unknown(config: &ConfigDraft, name: &Name) -> bool {
+    let names = all(&config.clusters, |cluster| cluster.name.as_ref());
+    names.is_some_and(|names| !names.is_empty() && !names.contains(&name))
+}
+
+/// The group of a gateway, as far as it can be told.
+fn group_of(config: &ConfigDraft, gateway: &GatewayDraft) -> Option<Arc<str>> {
+    let region = match (&gateway.group, &gateway.cluster) {
+        (Some(Some(group)), _) => Some(group),
+        (Some(None), Some(Some(name))) => {
+            let mut clusters = items(&config.clusters).iter();
+            clusters.find(|cluster| cluster.name.as_ref() == Some(name))?.region.as_ref()
+        }
+        (Some(None), Some(None)) => gateway.region.as_ref()?.as_ref(),
+        _ => None,
+    };
+    region.map(|name| Arc::clone(&name.0))
+}
+
+/// All regions that anything stands in; `None` where one of them could not be read, or there is no cluster at all.
+fn regions(config: &ConfigDraft) -> Option<Vec<&Name>> {
+    let mut regions = all(&config.clusters, |cluster| cluster.region.as_ref())?;
+    if regions.is_empty() {
+        return None;
+    }
+    let of_gateways = all(&config.gateways, |gateway| gateway.region.as_ref())?;
+    regions.extend(of_gateways.into_iter().chain([config.node.region.as_ref()?]).flatten());
+    Some(regions)
 }
 
 fn is_v4(net: &IpNet) -> bool {

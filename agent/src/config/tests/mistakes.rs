@@ -1,52 +1,9 @@
 //! Rows of input and what the file's author is told.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::sync::Arc;
-use std::time::Duration;
 
-use fairlead_core::model::{Place as Where, ProbeKind};
-use serde_json::Value;
-
-use super::*;
-
-const EXAMPLE: &str = include_str!("../../../deploy/config.example.yaml");
-
-const GOOD: &str = "\
-seed: 0x1
-node:
-  name: gw1
-  cluster: a
-  roles: [gateway]
-  interfaces: [eth0]
-clusters:
-- name: a
-  region: r1
-  zone: z1
-  podCidrs: [10.1.0.0/16]
-  manifests: a
-- name: b
-  region: r2
-  zone: z2
-  podCidrs: [10.2.0.0/16]
-  manifests: b
-gateways:
-- name: gw1
-  cluster: a
-  tunnel: [192.0.2.1]
-- name: gw2
-  region: r2
-  tunnel: [192.0.2.16/28]
-vipPools: [203.0.113.0/24]
-distances:
-- between: [r1, r2]
-  distance: 10
-";
-
-/// A small one that holds.
-pub(crate) fn good() -> Config {
-    parse(GOOD, Path::new("f.yaml")).unwrap()
-}
+use super::super::*;
+use super::GOOD;
 
 /// What is said about the good file with `from` replaced by `to`, or its end where `from` is empty.
 fn said(from: &str, to: &str) -> Vec<String> {
@@ -271,6 +228,8 @@ fn each_mistake_is_told_with_its_place() {
             "29:36: tunnel.encapsulation: \"vxlan\" is none of ipip, gue",
         ),
         ("", "tunnel: {mtu: 1200}\n", "29:15: tunnel.mtu: 1200 is not between 1328 and 65535"),
+        ("", "tunnel: {mtu: 70000}\n", "29:15: tunnel.mtu: 70000 is not between 1328 and 65535"),
+        ("", "tunnel: {mtu: -1}\n", "29:15: tunnel.mtu: -1 is not between 1328 and 65535"),
         (
             "",
             "admin: {address: localhost}\n",
@@ -290,21 +249,100 @@ fn each_mistake_is_told_with_its_place() {
     }
 }
 
+/// Lines and fields of all problems.
+fn fields_of(text: &str) -> Vec<(u32, String)> {
+    let problems = parse(text, Path::new("f.yaml")).unwrap_err();
+    problems.into_iter().map(|problem| (problem.place.line, problem.field)).collect()
+}
+
 #[test]
 fn every_problem_is_told_at_once_in_the_order_of_the_file() {
-    let text =
-        GOOD.replace("0x1", "x").replace("name: gw2", "name: gw1").replace("10.2.0.0/16", "10.2.0.0/99");
-    let problems = parse(&text, Path::new("f.yaml")).unwrap_err();
-    let lines: Vec<_> = problems.iter().map(|problem| (problem.place.line, problem.field.as_str())).collect();
-    // What contradicts something else can't be judged before every field is read.
-    assert_eq!(lines, [(1, "seed"), (16, "clusters[1].podCidrs[0]")]);
-    let text = GOOD
-        .replace("name: gw2", "name: gw1")
-        .replace("203.0", "10.2")
-        .replace("10.2.113.0/24", "10.2.0.0/15");
-    let problems = parse(&text, Path::new("f.yaml")).unwrap_err();
-    let fields: Vec<_> = problems.iter().map(|problem| problem.field.as_str()).collect();
-    assert_eq!(fields, ["gateways[1].name", "vipPools[0]"]);
+    let mut text = GOOD.to_owned();
+    for (from, to) in [
+        ("0x1", "x"),
+        ("  cluster: a\n  roles", "  cluster: aa\n  roles"),
+        ("name: b\n", "name: B\n"),
+        ("10.2.0.0/16", "10.1.7.0/24, 10.2.0.0/99, 127.0.0.0/8"),
+        ("manifests: b", "manifests: a"),
+        ("- name: gw2", "- name: gw1"),
+        ("192.0.2.16/28", "192.0.2.0/28"),
+        ("203.0.113.0/24", "192.0.2.8/29"),
+        ("[r1, r2]", "[r1, r1]"),
+        ("distance: 10", "distance: far"),
+    ] {
+        assert!(text.contains(from), "{from:?} is not in the file");
+        text = text.replacen(from, to, 1);
+    }
+    text += "probes: {interval: 100ms, timeout: 200ms, kind: ping}\ntunnel: {mtu: 70000}\n";
+    text += "capacities: {slots: 2000, backends: 70, flows: 0}\nweather: fine\n";
+    let expected = [
+        (1, "seed"),
+        (4, "node.cluster"),
+        (13, "clusters[1].name"),
+        (16, "clusters[1].podCidrs[0]"),
+        (16, "clusters[1].podCidrs[1]"),
+        (16, "clusters[1].podCidrs[2]"),
+        (17, "clusters[1].manifests"),
+        (22, "gateways[1].name"),
+        (24, "gateways[1].tunnel[0]"),
+        (25, "vipPools[0]"),
+        (27, "distances[0].between"),
+        (28, "distances[0].distance"),
+        (29, "probes.timeout"),
+        (29, "probes.kind"),
+        (30, "tunnel.mtu"),
+        (31, "capacities.slots"),
+        (31, "capacities.backends"),
+        (31, "capacities.flows"),
+        (32, "weather"),
+    ];
+    assert_eq!(fields_of(&text), expected.map(|(line, field)| (line, field.to_owned())));
+}
+
+#[test]
+fn nothing_is_concluded_from_what_could_not_be_read() {
+    let rows: &[(&str, &str, &[&str])] = &[
+        // Who refers to a cluster by its right name is not told that there is none.
+        ("- name: a\n", "- name: A\n", &["clusters[0].name"]),
+        ("- name: a\n", "- nmae: a\n", &["clusters[0].nmae"]),
+        ("- name: a\n  region: r1", "- name: a\n  region: R1", &["clusters[0].region"]),
+        ("  region: r2\n  zone", "  region: R2\n  zone", &["clusters[1].region"]),
+        ("- name: gw1", "- name: GW1", &["gateways[0].name"]),
+        ("  name: gw1", "  name: GW1", &["node.name"]),
+        ("  cluster: a\n  roles", "  cluster: [a]\n  zone: z1\n  roles", &["node.cluster"]),
+        ("  region: r2\n  tunnel", "  regoin: r2\n  tunnel", &["gateways[1].regoin"]),
+        ("  region: r2\n  tunnel", "  region: 2\n  zone: z2\n  tunnel", &["gateways[1].region"]),
+        ("[gateway]", "[gatewya]", &["node.roles[0]"]),
+        ("[192.0.2.1]", "[192.0.2.300]", &["gateways[0].tunnel[0]"]),
+        (
+            "  region: r2\n  tunnel: [192.0.2.16/28]",
+            "  region: r1\n  tunnel: [x]",
+            &["gateways[1].tunnel[0]"],
+        ),
+        ("- between: [r1, r2]", "- between: [r1, 5]", &["distances[0].between[1]"]),
+        ("", "probes: {interval: 100, timeout: 30s}\n", &["probes.interval"]),
+        ("", "probes: {intreval: 30s, timeout: 30s}\n", &["probes.intreval"]),
+        ("", "capacities: {services: many, slots: 2000}\n", &["capacities.services"]),
+        ("", "capacities: [1]\n", &["capacities"]),
+        (GOOD, "seed: 0x1\n", &["", "", ""]),
+        // With no clusters at all, that is the problem, and not who refers to one.
+        (
+            &GOOD[GOOD.find("clusters:").unwrap()..GOOD.find("gateways:").unwrap()],
+            "clusters: []\n",
+            &["clusters"],
+        ),
+        (
+            &GOOD[GOOD.find("gateways:").unwrap()..GOOD.find("vipPools:").unwrap()],
+            "gateways: []\n",
+            &["gateways"],
+        ),
+    ];
+    for (from, to, expected) in rows {
+        let text = if from.is_empty() { format!("{GOOD}{to}") } else { GOOD.replacen(from, to, 1) };
+        assert_ne!(text, GOOD, "{from:?} is not in the file");
+        let fields: Vec<String> = fields_of(&text).into_iter().map(|(_, field)| field).collect();
+        assert_eq!(fields, *expected, "{from:?} to {to:?}");
+    }
 }
 
 #[test]
@@ -324,183 +362,4 @@ fn what_is_no_configuration_at_all() {
     assert!(check(&path).unwrap_err()[0].to_string().contains("can't be read: No such file"));
     fs::write(&path, [0xff, 0xfe, 0x00]).unwrap();
     assert!(check(&path).unwrap_err()[0].message.contains("is not text in UTF-8"));
-}
-
-#[test]
-fn the_example_holds_and_says_what_it_should() {
-    let config = parse(EXAMPLE, Path::new("/etc/fairlead/config.yaml")).unwrap();
-    assert_eq!(config.clusters[1].manifests, Path::new("/etc/fairlead/manifests/eu-b"));
-    assert_eq!(config.state_directory(), Path::new("/var/lib/fairlead/default"));
-    let declared = declarations(&config);
-    assert_eq!(declared.here.place, Where::new("europe-west1", "europe-west1-b", "eu-b"));
-    assert_eq!(declared.here.plans_from, declared.here.place);
-    assert_eq!(&*declared.here.group, "europe-west1");
-    assert!(
-        declared.here.gateway && declared.here.receiver && declared.here.tunnel_v4 && declared.here.tunnel_v6
-    );
-    assert_eq!(declared.clusters.len(), 3);
-    assert_eq!(&*declared.gateways[2].group, "asia-east1");
-    assert_eq!(declared.distances.get("asia-east1", "us-central1"), Some(150));
-    assert_eq!(declared.probe.kind, ProbeKind::Http);
-    assert_eq!(declared.probe.interval, Duration::from_millis(200));
-    assert_eq!(declared.tuning, fairlead_core::model::Tuning::default(), "the defaults are the core's");
-}
-
-#[test]
-fn a_group_plans_from_what_its_gateways_share() {
-    let text = GOOD.replace("  region: r2\n  tunnel", "  group: g\n  region: r1\n  zone: z9\n  tunnel");
-    let text = text.replacen("- name: gw1\n", "- name: gw1\n  group: g\n", 1);
-    let declared = declarations(&parse(&text, Path::new("f.yaml")).unwrap());
-    assert_eq!(declared.here.place, Where::new("r1", "z1", "a"));
-    assert_eq!(declared.here.plans_from, Where::new("r1", "", ""));
-    // A node that is no gateway plans from where it stands.
-    let text =
-        GOOD.replace("  name: gw1\n  cluster", "  name: n1\n  cluster").replace("[gateway]", "[receiver]");
-    let declared = declarations(&parse(&text, Path::new("f.yaml")).unwrap());
-    assert_eq!(declared.here.plans_from, Where::new("r1", "z1", "a"));
-    assert_eq!((&*declared.here.group, declared.here.tunnel_v4), ("r1", false));
-}
-
-/// Every field of the schema, `clusters[].name` and so on.
-fn fields(schema: &Value, path: &str, all: &mut BTreeSet<String>) {
-    if let Some(properties) = schema["properties"].as_object() {
-        assert_eq!(schema["additionalProperties"], Value::Bool(false), "{path}");
-        for (name, schema) in properties {
-            assert!(!schema["description"].as_str().unwrap().is_empty(), "{path}.{name} says nothing");
-            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-            fields(schema, &path, all);
-            all.insert(path);
-        }
-    }
-    if schema["items"].is_object() {
-        fields(&schema["items"], &format!("{path}[]"), all);
-    }
-}
-
-#[test]
-fn the_schema_and_the_parser_agree() {
-    let schema = schema();
-    jsonschema::meta::validate(&schema).unwrap();
-    let validator = jsonschema::validator_for(&schema).unwrap();
-    let path = Path::new("/etc/fairlead/config.yaml");
-    let mut config = parse(EXAMPLE, path).unwrap();
-    config.state_directory = Some("/state".into());
-    config.node.region = Some(types::Name("europe-west1".into()));
-    config.node.zone = Some(types::Name("europe-west1-b".into()));
-    config.gateways[1].region = config.node.region.clone();
-    config.gateways[1].zone = config.node.zone.clone();
-    config.gateways[1].group = Some(types::Name("g".into()));
-    // Everything that the schema knows stands in this file, holds by both, and means the same.
-    let shown = config.show();
-    assert!(
-        validator.is_valid(&shown),
-        "{:?}",
-        validator.iter_errors(&shown).map(|e| e.to_string()).collect::<Vec<_>>()
-    );
-    assert_eq!(parse(&shown.to_string(), path).unwrap(), config);
-    let mut known = BTreeSet::new();
-    fields(&schema, "", &mut known);
-    for field in &known {
-        let pointer = format!("/{}", field.replace("[]", "/1").replace('.', "/"));
-        assert!(shown.pointer(&pointer).is_some(), "{field} is not in the file");
-    }
-    let docs = include_str!("../../../docs/configuration.md");
-    for field in &known {
-        assert!(docs.contains(&format!("| `{field}` |")), "docs/configuration.md doesn't explain {field}");
-    }
-    for (from, to) in
-        [("0x1", "x"), ("podCidrs", "podCIDRs"), ("[gateway]", "[router]"), ("10.2.0.0/16", "x")]
-    {
-        let text = GOOD.replacen(from, to, 1);
-        let node = Objects::single(&text).unwrap();
-        let value: Value = crate::yaml::from_node(&node).unwrap();
-        assert!(!validator.is_valid(&value), "the schema takes {to}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_file_is_read_only_where_it_may_have_changed() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("config.yaml");
-    fs::write(&path, GOOD).unwrap();
-    // By its other name it is changed where nobody is told.
-    let elsewhere = tempfile::tempdir().unwrap();
-    let other_name = elsewhere.path().join("config.yaml");
-    fs::hard_link(&path, &other_name).unwrap();
-    let began = tokio::time::Instant::now();
-    let mut watch = ConfigWatch::new(&path, Arc::new(check(&path).unwrap()));
-    // Who waits does something else now and then, as the agent does.
-    let tick = Duration::from_millis(250);
-    assert!(tokio::time::timeout(tick, watch.next()).await.is_err());
-    fs::write(&other_name, GOOD.replace("distance: 10", "distance: 20")).unwrap();
-    let reload = loop {
-        if let Ok(reload) = tokio::time::timeout(tick, watch.next()).await {
-            break reload;
-        }
-    };
-    assert!(matches!(reload, Reload::Applied(_)));
-    assert_eq!(began.elapsed().as_secs(), 30, "it is looked at all the same");
-}
-
-#[test]
-fn what_bounds_the_prober_is_fixed() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("config.yaml");
-    fs::write(&path, GOOD).unwrap();
-    let mut watch = ConfigWatch::new(&path, Arc::new(check(&path).unwrap()));
-    fs::write(&path, format!("{GOOD}probes: {{concurrency: 7, perSecond: 9}}\n")).unwrap();
-    let Some(Reload::Refused(problems)) = watch.look() else { panic!("applied") };
-    let said: Vec<_> = problems.iter().map(|p| p.field.as_str()).collect();
-    assert_eq!(said, ["probes.concurrency", "probes.perSecond"]);
-    assert!(problems[0].message.contains("restart"));
-}
-
-async fn next(watch: &mut ConfigWatch) -> Reload {
-    tokio::time::timeout(Duration::from_secs(10), watch.next()).await.expect("a change is noticed")
-}
-
-#[tokio::test]
-async fn a_changed_file_is_applied_whole_or_not_at_all() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("config.yaml");
-    fs::write(&path, GOOD).unwrap();
-    let mut watch = ConfigWatch::new(&path, Arc::new(check(&path).unwrap()));
-
-    fs::write(&path, GOOD.replace("distance: 10", "distance: 20")).unwrap();
-    let Reload::Applied(config) = next(&mut watch).await else { panic!("refused") };
-    assert_eq!(config.distances[0].distance, 20);
-
-    fs::write(&path, GOOD.replace("distance: 10", "distance: 30").replace("0x1", "x")).unwrap();
-    let Reload::Refused(problems) = next(&mut watch).await else { panic!("applied") };
-    assert_eq!((problems.len(), problems[0].field.as_str(), problems[0].place.line), (1, "seed", 1));
-
-    // As an editor does: written beside it, then renamed.
-    let beside = dir.path().join("config.yaml.new");
-    fs::write(&beside, GOOD.replace("0x1", "0x2").replace("eth0", "eth1")).unwrap();
-    fs::rename(&beside, &path).unwrap();
-    let Reload::Refused(problems) = next(&mut watch).await else { panic!("applied") };
-    let said: Vec<_> = problems.iter().map(|p| (p.place.line, p.field.as_str())).collect();
-    assert_eq!(said, [(1, "seed"), (6, "node.interfaces")]);
-    assert!(problems[0].message.contains("restart"));
-
-    fs::remove_file(&path).unwrap();
-    let Reload::Refused(problems) = next(&mut watch).await else { panic!("applied") };
-    assert!(problems[0].message.starts_with("can't be read"), "{}", problems[0]);
-
-    fs::write(&path, GOOD).unwrap();
-    let Reload::Applied(config) = next(&mut watch).await else { panic!("refused") };
-    assert_eq!(config.distances[0].distance, 10);
-}
-
-#[test]
-fn the_seed_is_never_shown() {
-    let path = Path::new("/etc/fairlead/config.yaml");
-    let with_seed = |seed: &str| GOOD.replacen("seed: 0x1\n", &format!("seed: {seed}\n"), 1);
-    for wrong in ["8f3a9c0d1e2b4a57", "0x8f3a9c0d1e2b4a57ff", "[8f3a9c0d1e2b4a57]", "'8f3a9c0d1e2b4a57'"] {
-        let problems = parse(&with_seed(wrong), path).unwrap_err();
-        let said = format!("{problems:?} {}", problems[0]);
-        assert!(said.contains("seed") && !said.contains("8f3a"), "{said}");
-    }
-    let config = parse(&with_seed("0x7b3"), path).unwrap();
-    assert!(!format!("{:?}", config.seed).contains(&0x7b3.to_string()));
 }
