@@ -281,6 +281,7 @@ pub fn read_status(directory: &Path) -> std::io::Result<Status> {
 
 #[cfg(test)]
 mod tests {
+    use fairlead_abi::Hop;
     use fairlead_core::planner::Route;
 
     use super::*;
@@ -302,7 +303,7 @@ mod tests {
     #[test]
     fn unknown_next_hops_are_told_and_matter_where_none_is_known() {
         let outers: BTreeSet<IpAddr> = (1..=5).map(|last| IpAddr::from([192, 0, 2, last])).collect();
-        let route = Route { destination_mac: [2; 6], source_mac: [2; 6], ifindex: 1, mtu: 1500 };
+        let route = Route { hop: Hop { ifindex: 1, ..Hop::default() }, routed_by: 1, mtu: 1500 };
         let none = Ways::of(&outers, &Links::new());
         assert!(!none.any());
         assert_eq!(

@@ -166,12 +166,7 @@ fn links(installed: &Installed, hops: &[fairlead_abi::Hop]) -> Links {
         for (_, backend) in installed.backends_of(&key) {
             let hop = hops.get(backend.hop as usize).filter(|hop| backend.hop != 0 && hop.ifindex != 0);
             if let Some(hop) = hop {
-                let route = Route {
-                    destination_mac: hop.destination_mac,
-                    source_mac: hop.source_mac,
-                    ifindex: hop.ifindex,
-                    mtu: backend.mtu,
-                };
+                let route = Route { hop: *hop, routed_by: hop.ifindex, mtu: backend.mtu };
                 links.insert(backend.outer.into(), route);
             }
         }
@@ -408,7 +403,7 @@ mod tests {
             encap: 1,
             family: Family::V4 as u8,
         };
-        let hop = Hop { destination_mac: [2, 0, 0, 0, 0, 10], source_mac: [0; 6], ifindex: 7 };
+        let hop = Hop { destination_mac: [2, 0, 0, 0, 0, 10], ifindex: 7, ..Hop::default() };
         let ring = Ring { first_slot: 502, size: 251 };
         for (action, expected) in [
             (Action::WriteHop { index: 3, hop }, "write hop | 02:00:00:00:00:0a | HOPS 3 | interface 7"),
@@ -486,6 +481,6 @@ mod tests {
         let links = links(&sample.picture().installed, &sample.hops);
         assert_eq!(links.len(), 5, "four backends of eu-b and one of us-a");
         let route = links[&std::net::IpAddr::from([10, 2, 0, 1])];
-        assert_eq!((route.ifindex, route.mtu), (3, 1500));
+        assert_eq!((route.hop.ifindex, route.mtu), (3, 1500));
     }
 }

@@ -192,8 +192,11 @@ fn states() -> BTreeMap<Arc<str>, ClusterState> {
 }
 
 fn links() -> Links {
-    let route =
-        Route { destination_mac: [2, 0, 0, 0, 0, 1], source_mac: [2, 0, 0, 0, 0, 2], ifindex: 3, mtu: 1500 };
+    let route = Route {
+        hop: Hop { destination_mac: [2, 0, 0, 0, 0, 1], ifindex: 3, ..Hop::default() },
+        routed_by: 3,
+        mtu: 1500,
+    };
     let eu = (1..=5).map(|number| (Ipv4Addr::new(10, 2, 0, number).into(), route));
     eu.chain([(Ipv4Addr::new(10, 1, 0, 1).into(), route)]).collect()
 }

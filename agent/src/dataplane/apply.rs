@@ -24,6 +24,8 @@ const RING_WORD: usize = 3;
 const BACKENDS_WORD: usize = 4;
 /// The word of a bucket that says whether it has overflowed.
 const OVERFLOWED_WORD: usize = BUCKET_ENTRIES * ENTRY_WORDS;
+/// The word of a hop with its interface.
+const IFINDEX_WORD: usize = 1;
 /// The word of a backend with hop, MTU and encapsulation.
 const HOP_WORD: usize = 2;
 
@@ -31,8 +33,10 @@ impl Dataplane {
     /// Carries one action out; when it returns, packets see all of it.
     pub fn apply(&mut self, action: &Action) -> Result<(), Error> {
         match action {
-            Action::WriteHop { index, hop } => self.hops.write(*index, hop, [0, 1]),
-            Action::ClearHop { index } => self.hops.write(*index, &fairlead_abi::Hop::default(), [1, 0]),
+            Action::WriteHop { index, hop } => self.hops.write(*index, hop, [0, 2, IFINDEX_WORD]),
+            Action::ClearHop { index } => {
+                self.hops.write(*index, &fairlead_abi::Hop::default(), [IFINDEX_WORD, 0, 2])
+            }
             Action::WriteBackend { index, backend } => self.backends.write(*index, backend, [0, 1, HOP_WORD]),
             Action::SetBackendHop { index, backend } => self.backends.write(*index, backend, [HOP_WORD]),
             Action::ClearBackend { index } => {

@@ -150,7 +150,7 @@ fn target(outer: Outer, links: &Links) -> ProbeTarget {
         encap: outer.encap as u8,
         family: Family::of(&outer.address) as u8,
         padding: [0; 2],
-        ifindex: links.get(&outer.address).map_or(0, |route| route.ifindex),
+        ifindex: links.get(&outer.address).map_or(0, |route| route.routed_by),
     }
 }
 
@@ -175,7 +175,7 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
     use std::sync::Mutex;
 
-    use fairlead_abi::Encap;
+    use fairlead_abi::{Encap, Hop};
     use fairlead_core::planner::Route;
 
     use super::*;
@@ -290,7 +290,7 @@ mod tests {
     fn probes_leave_by_the_interface_of_their_route() {
         let recorded = Arc::new(Mutex::new(Recorded::default()));
         let (mut numbers, found) = with_links(Some(Box::new(Recorder(Arc::clone(&recorded)))));
-        let by = |ifindex| Route { destination_mac: [2; 6], source_mac: [2; 6], ifindex, mtu: 1500 };
+        let by = |ifindex| Route { hop: Hop { ifindex: 1, ..Hop::default() }, routed_by: ifindex, mtu: 1500 };
         numbers.acquire(to(1));
         numbers.acquire(to(2));
         assert_eq!(recorded.lock().unwrap().interfaces, BTreeMap::from([(0, 0), (1, 0)]));

@@ -46,8 +46,10 @@ pub struct Hop {
     pub destination_mac: [u8; 6],
     /// Of the interface.
     pub source_mac: [u8; 6],
-    /// Of the interface that it leaves by; 0 marks a free entry.
+    /// Of the interface that it leaves by, never a VLAN's; 0 marks a free entry.
     pub ifindex: u32,
+    /// VLAN tags as they stand in the frame (TPID, TCI), outermost first; zeros: none.
+    pub tags: [[u8; 4]; 2],
 }
 
 /// Where a probe with some socket mark goes.
@@ -67,6 +69,6 @@ pub struct ProbeTarget {
 }
 
 const _: () = {
-    assert!(size_of::<Hop>() == 16);
+    assert!(size_of::<Hop>() == 24);
     assert!(size_of::<ProbeTarget>() == 24);
 };

@@ -25,7 +25,7 @@ use aya_ebpf::{
 };
 use fairlead_abi::{Backend, DropReason, Hop};
 use fairlead_ebpf::{
-    encap,
+    encap::{self, Tags},
     fast::{L3, Step, fast, transport},
     headers::ethertype,
     maps::PROGRAMS,
@@ -180,12 +180,12 @@ fn parse_and_wrap(ctx: &XdpContext, bench: &Bench) -> Result<(), DropReason> {
                 return Err(DropReason::Malformed);
             }
             let carried = transport(packet, &ip, L3 + 20).ok_or(DropReason::Malformed)?;
-            encap::wrap_in::<20>(ctx, packet, &ip, &bench.backend, &bench.hop, word(carried.ports))
+            encap::wrap_in::<20>(ctx, &ip, &bench.backend, &bench.hop, Tags::NONE, word(carried.ports))
         }
         ethertype::IPV6 => {
             let ip = parse::ipv6(packet, L3).ok_or(DropReason::Malformed)?;
             let carried = transport(packet, &ip, L3 + 40).ok_or(DropReason::Malformed)?;
-            encap::wrap_in::<40>(ctx, packet, &ip, &bench.backend, &bench.hop, word(carried.ports))
+            encap::wrap_in::<40>(ctx, &ip, &bench.backend, &bench.hop, Tags::NONE, word(carried.ports))
         }
         _ => Err(DropReason::Malformed),
     }

@@ -35,21 +35,21 @@ const fn outer_family(number: u8) -> Family {
     if number == Family::V6 as u8 { Family::V6 } else { Family::V4 }
 }
 
-/// Wraps the packet for `backend` and addresses it to `hop`. VLAN tags are kept.
+/// Wraps the packet for `backend` and addresses it to `hop`, with `tags` in place of those that it came with.
 #[inline(always)]
 pub fn wrap(
     ctx: &XdpContext,
-    packet: &Packet,
     ip: &Ip,
     backend: &Backend,
     hop: &Hop,
+    tags: Tags,
     hash: u32,
 ) -> Result<(), DropReason> {
     match outer_family(backend.family) {
-        Family::V4 if backend.encap == Encap::Gue as u8 => wrap_in::<28>(ctx, packet, ip, backend, hop, hash),
-        Family::V4 => wrap_in::<20>(ctx, packet, ip, backend, hop, hash),
-        Family::V6 if backend.encap == Encap::Gue as u8 => wrap_in::<48>(ctx, packet, ip, backend, hop, hash),
-        Family::V6 => wrap_in::<40>(ctx, packet, ip, backend, hop, hash),
+        Family::V4 if backend.encap == Encap::Gue as u8 => wrap_in::<28>(ctx, ip, backend, hop, tags, hash),
+        Family::V4 => wrap_in::<20>(ctx, ip, backend, hop, tags, hash),
+        Family::V6 if backend.encap == Encap::Gue as u8 => wrap_in::<48>(ctx, ip, backend, hop, tags, hash),
+        Family::V6 => wrap_in::<40>(ctx, ip, backend, hop, tags, hash),
     }
 }
 
@@ -57,15 +57,15 @@ pub fn wrap(
 #[inline(always)]
 pub fn wrap_in<const GROWTH: usize>(
     ctx: &XdpContext,
-    packet: &Packet,
     ip: &Ip,
     backend: &Backend,
     hop: &Hop,
+    tags: Tags,
     hash: u32,
 ) -> Result<(), DropReason> {
-    let tags = Tags::read(packet, ip.l3)?;
+    let l3 = 14 + tags.length;
     // SAFETY: the helper checks its argument; all pointers into the packet are taken anew below.
-    if unsafe { bpf_xdp_adjust_head(ctx.ctx, -(GROWTH as i32)) } != 0 {
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, ip.l3 as i32 - (GROWTH + l3) as i32) } != 0 {
         return Err(DropReason::NoHeadroom);
     }
     let packet = Packet::new(ctx);
@@ -77,15 +77,15 @@ pub fn wrap_in<const GROWTH: usize>(
         Family::V6 => protocol::IPV6,
     };
     match GROWTH {
-        20 => outer_v4(&packet, ip, backend, inner, hash, GROWTH),
+        20 => outer_v4(&packet, l3, ip, backend, inner, hash, GROWTH),
         28 => {
-            outer_v4(&packet, ip, backend, protocol::UDP, hash, GROWTH)?;
-            gue(&packet, ip, ip.l3 + 20, hash)
+            outer_v4(&packet, l3, ip, backend, protocol::UDP, hash, GROWTH)?;
+            gue(&packet, ip, l3 + 20, hash)
         }
-        40 => outer_v6(&packet, ip, backend, inner, hash, 0),
+        40 => outer_v6(&packet, l3, ip, backend, inner, hash, 0),
         _ => {
-            outer_v6(&packet, ip, backend, protocol::UDP, hash, 8)?;
-            gue(&packet, ip, ip.l3 + 40, hash)
+            outer_v6(&packet, l3, ip, backend, protocol::UDP, hash, 8)?;
+            gue(&packet, ip, l3 + 40, hash)
         }
     }
 }
@@ -93,6 +93,7 @@ pub fn wrap_in<const GROWTH: usize>(
 #[inline(always)]
 fn outer_v4(
     packet: &Packet,
+    l3: usize,
     ip: &Ip,
     backend: &Backend,
     next: u8,
@@ -108,9 +109,9 @@ fn outer_v4(
         + u16::from_ne_bytes([OUTER_TTL, next]) as u64
         + u32::from_ne_bytes(source) as u64
         + u32::from_ne_bytes(destination) as u64;
-    packet.write(ip.l3 - 2, ethertype::IPV4)?;
+    packet.write(l3 - 2, ethertype::IPV4)?;
     packet.write(
-        ip.l3,
+        l3,
         Ipv4 {
             version_ihl: 0x45,
             tos: ip.tos,
@@ -129,6 +130,7 @@ fn outer_v4(
 #[inline(always)]
 fn outer_v6(
     packet: &Packet,
+    l3: usize,
     ip: &Ip,
     backend: &Backend,
     next: u8,
@@ -138,9 +140,9 @@ fn outer_v6(
     let tunnel = setting!(tunnel_v6);
     let [hi, lo] = tunnel.address.words();
     let vary = u32::from_ne_bytes(tunnel.vary) & hash;
-    packet.write(ip.l3 - 2, ethertype::IPV6)?;
+    packet.write(l3 - 2, ethertype::IPV6)?;
     packet.write(
-        ip.l3,
+        l3,
         Ipv6 {
             version_class_label: [0x60 | ip.tos >> 4, ip.tos << 4, 0, 0],
             payload_length: ((ip.length + between) as u16).to_be_bytes(),
@@ -150,8 +152,8 @@ fn outer_v6(
             destination: [0; 16],
         },
     )?;
-    packet.write(ip.l3 + 8, [hi, lo | (vary as u64) << 32])?;
-    packet.write(ip.l3 + 24, backend.outer.words())
+    packet.write(l3 + 8, [hi, lo | (vary as u64) << 32])?;
+    packet.write(l3 + 24, backend.outer.words())
 }
 
 /// UDP without a checksum: RFC 768 over IPv4, RFC 6935 for tunnels over IPv6.
@@ -184,6 +186,22 @@ pub struct Tags {
 }
 
 impl Tags {
+    /// No tags.
+    pub const NONE: Self = Self { length: 0, first: [0; 4], second: [0; 4] };
+
+    /// Those of a next hop.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(hop: &Hop) -> Self {
+        let [first, second] = hop.tags;
+        let length = match (first, second) {
+            ([0, 0, ..], _) => 0,
+            (_, [0, 0, ..]) => 4,
+            _ => 8,
+        };
+        Self { length, first, second }
+    }
+
     /// The tags of a packet whose IP header is at `l3`.
     #[inline(always)]
     pub fn read(packet: &Packet, l3: usize) -> Result<Self, DropReason> {

@@ -7,7 +7,9 @@ use aya_ebpf::programs::XdpContext;
 use fairlead_abi::{DropReason, GUE_PORT, Roles, ServiceKey};
 
 use crate::{
-    count, encap, gateway,
+    count,
+    encap::{self, Tags},
+    gateway,
     headers::{ethertype, protocol, tcp},
     packet::Packet,
     parse::{self, Ip, Parsed, Transport},
@@ -64,11 +66,12 @@ fn forward(ctx: &XdpContext, packet: &Packet, ip: &Ip, l4: usize) -> Result<Step
     let of_backend = count::backend(steered.index);
     let Some(growth) = encap::growth(&steered.backend) else { return Ok(Step::Slow) };
     let Some(hop) = gateway::hop(&steered.backend) else { return Ok(Step::Slow) };
-    if ip.ttl <= 1 || ip.length + growth > steered.backend.mtu as usize || !gateway::is_host(ip) {
+    let tagged = hop.tags[0] != [0; 4];
+    if tagged || ip.ttl <= 1 || ip.length + growth > steered.backend.mtu as usize || !gateway::is_host(ip) {
         return Ok(Step::Slow);
     }
     gateway::lower_ttl(packet, ip)?;
-    encap::wrap(ctx, packet, ip, &steered.backend, hop, steered.hash)?;
+    encap::wrap(ctx, ip, &steered.backend, hop, Tags::NONE, steered.hash)?;
     count::forwarded_ahead(&Parsed { ip: *ip, carried }, of_service, of_backend);
     Ok(Step::Done(gateway::out_of(ctx, hop)))
 }

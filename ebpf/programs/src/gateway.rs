@@ -4,7 +4,8 @@ use aya_ebpf::programs::XdpContext;
 use fairlead_abi::{Backend, DropReason, Family, GUE_PORT, Hop, ServiceEntry, ServiceKey};
 
 use crate::{
-    checksum, count, encap,
+    checksum, count,
+    encap::{self, Tags},
     headers::protocol,
     icmp,
     maps::{HOPS, Scratch},
@@ -75,7 +76,7 @@ fn try_send(ctx: &XdpContext, scratch: &Scratch) -> Result<Option<Verdict>, Drop
     }
     let packet = Packet::new(ctx);
     lower_ttl(&packet, ip)?;
-    encap::wrap(ctx, &packet, ip, backend, hop, scratch.steered.hash)?;
+    encap::wrap(ctx, ip, backend, hop, Tags::of(hop), scratch.steered.hash)?;
     count::forwarded(&scratch.packet, scratch.service, scratch.steered.index);
     Ok(Some(out_of(ctx, hop)))
 }

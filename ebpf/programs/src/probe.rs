@@ -7,13 +7,14 @@ use aya_ebpf::{
         BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, TC_ACT_SHOT,
         bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
-    helpers::{bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_store_bytes},
+    helpers::{bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_store_bytes, bpf_skb_vlan_pop},
     programs::TcContext,
 };
 use fairlead_abi::{Encap, Family, GUE_PORT, ProbeTarget};
 
 use crate::{
     checksum,
+    fast::L3,
     headers::{Ipv4, Ipv6, Udp, ethertype, protocol},
     maps::PROBES,
     packet::Packet,
@@ -36,6 +37,7 @@ pub fn send(ctx: &TcContext, number: u32) -> i32 {
 fn encapsulate(ctx: &TcContext, number: u32) -> Option<i32> {
     // SAFETY: a copy of plain data.
     let target = *unsafe { PROBES.get(number)? };
+    untag(ctx)?;
     let packet = Packet::between(ctx.data(), ctx.data_end());
     let (l3, kind) = parse::ethernet(&packet)?;
     let ip = parse::ip(&packet, l3, kind)?;
@@ -81,6 +83,21 @@ fn encapsulate(ctx: &TcContext, number: u32) -> Option<i32> {
     let ifindex = if target.ifindex == 0 { here } else { target.ifindex };
     // SAFETY: no parameters: the helper looks the route of the outer destination up itself.
     Some(unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) } as i32)
+}
+
+/// Takes the VLAN tags off, those beside the frame too: the interface that the probe goes on by puts its own on.
+#[inline(always)]
+fn untag(ctx: &TcContext) -> Option<()> {
+    for _ in 0..2 {
+        let (l3, _) = parse::ethernet(&Packet::between(ctx.data(), ctx.data_end()))?;
+        // SAFETY: a field of the context.
+        let beside = unsafe { (*ctx.skb.skb).vlan_present } != 0;
+        // SAFETY: the helper takes the context only; no pointer into the packet is used after it.
+        if (beside || l3 != L3) && unsafe { bpf_skb_vlan_pop(ctx.skb.skb) } != 0 {
+            return None;
+        }
+    }
+    Some(())
 }
 
 #[inline(always)]

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::programs::xdp::XdpLinkId;
 use aya::programs::{Program, TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use fairlead::dataplane::{Dataplane, Instance};
-use fairlead_abi::program;
+use fairlead_abi::{Hop, program};
 use fairlead_core::planner::Route;
 use nix::net::if_::if_nametoindex;
 use serde::Serialize;
@@ -84,7 +84,7 @@ struct Link {
 impl Link {
     fn new(instance: &Instance, elf: &Path) -> Result<Self> {
         let far = if_nametoindex(FAR)?;
-        let route = Route { ifindex: far, ..super::ROUTE };
+        let route = Route { hop: Hop { ifindex: far, ..super::HOP }, ..super::ROUTE };
         let mut plane = Plane::load(instance, elf, SERVICES, Kind::Everything)?;
         plane.turn(&Fleet::new(SERVICES, Kind::Everything, route)?)?;
         plane.check(SERVICES, Kind::Everything)?;

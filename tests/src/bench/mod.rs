@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use fairlead::dataplane::Instance;
+use fairlead_abi::Hop;
 use fairlead_core::planner::Route;
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
@@ -69,8 +70,13 @@ struct Results {
 const SERVICES: [u32; 3] = [1, 100, 10_000];
 
 /// How endpoints are reached: by the loopback interface, which BPF_PROG_TEST_RUN has packets come in by.
-const ROUTE: Route =
-    Route { destination_mac: [2, 0, 0, 0, 0, 2], source_mac: [2, 0, 0, 0, 0, 1], ifindex: 1, mtu: 1500 };
+const ROUTE: Route = Route { hop: HOP, routed_by: HOP.ifindex, mtu: 1500 };
+const HOP: Hop = Hop {
+    destination_mac: [2, 0, 0, 0, 0, 2],
+    source_mac: [2, 0, 0, 0, 0, 1],
+    ifindex: 1,
+    tags: [[0; 4]; 2],
+};
 
 /// Measures, and says what was found.
 pub fn run(options: &Options) -> Result<()> {

@@ -19,7 +19,9 @@ fn outer(packet: &IpPacket, from: u16, to: u16) -> IpPacket {
     let gue_port = || 0xc000 | (hash(packet.source, from, to) & 0x3fff) as u16;
     let (packet, far) = (inner(packet), FAR.map(ip));
     match to {
-        port::IPIP_V4 | port::OTHER_INTERFACE => ipip(ip(TUNNELS[0]), far[0], &packet),
+        port::IPIP_V4 | port::OTHER_INTERFACE | port::TAGGED | port::TWICE_TAGGED => {
+            ipip(ip(TUNNELS[0]), far[0], &packet)
+        }
         port::IPIP_V6 => ipip(ip(TUNNELS[1]), far[1], &packet),
         port::GUE_V4 => gue(ip(TUNNELS[0]), far[0], gue_port(), &packet),
         port::GUE_V6 => gue(ip(TUNNELS[1]), far[1], gue_port(), &packet),
@@ -39,8 +41,13 @@ fn tcp_or_udp(protocol: u8, from: u16, to: u16, tcp_flags: u8) -> Carried {
 /// Adds the row of a packet that is forwarded.
 fn forwarded(node: &mut Node, what: &str, packet: &IpPacket, from: u16, to: u16, vlans: &[u16], opens: bool) {
     let frame = incoming(packet.clone()).tagged(vlans).bytes();
-    let hop = if to == port::OTHER_INTERFACE { OTHER } else { HOP };
-    let out = outgoing(&hop, outer(packet, from, to)).tagged(vlans).bytes();
+    let hop = match to {
+        port::OTHER_INTERFACE => OTHER,
+        port::TAGGED => TAGGED[0],
+        port::TWICE_TAGGED => TAGGED[1],
+        _ => HOP,
+    };
+    let out = outgoing(&hop, outer(packet, from, to)).bytes();
     let protocol = if matches!(packet.carried, Carried::Tcp(_)) { TCP } else { UDP };
     let (service, backend) = counted(packet.destination, to, protocol);
     let then = if to == port::OTHER_INTERFACE { Then::Redirect(out) } else { Then::Transmit(out) };
@@ -48,11 +55,12 @@ fn forwarded(node: &mut Node, what: &str, packet: &IpPacket, from: u16, to: u16,
 }
 
 #[test]
-fn by_every_encapsulation_with_any_tags() {
+fn by_every_encapsulation_from_and_to_any_vlan() {
     let mut node = Node::gateway();
     for vip in VIPS.map(ip) {
         let client = of_family(CLIENTS, vip);
-        for (to, protocol) in TUNNEL_PORTS.into_iter().flat_map(|to| [(to, TCP), (to, UDP)]) {
+        let ports = [&TUNNEL_PORTS[..], &[port::TAGGED, port::TWICE_TAGGED]].concat();
+        for (to, protocol) in ports.into_iter().flat_map(|to| [(to, TCP), (to, UDP)]) {
             for vlans in [&[][..], &[7], &[7, 4094]] {
                 let packet = build::ip(client, vip, tcp_or_udp(protocol, 40_000, to, flags::ACK));
                 let what = format!("{protocol} to {vip} port {to}, VLANs {vlans:?}");
@@ -60,7 +68,7 @@ fn by_every_encapsulation_with_any_tags() {
             }
         }
     }
-    node.judge(48);
+    node.judge(72);
 }
 
 #[test]

@@ -20,11 +20,24 @@ pub const NIC: u32 = 1;
 pub const NIC_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 /// The next hop of backends.
-pub const HOP: Hop =
-    Hop { destination_mac: [2, 0, 0, 0, 1, 1], source_mac: [2, 0, 0, 0, 1, 2], ifindex: NIC };
+pub const HOP: Hop = Hop {
+    destination_mac: [2, 0, 0, 0, 1, 1],
+    source_mac: [2, 0, 0, 0, 1, 2],
+    ifindex: NIC,
+    tags: [[0; 4]; 2],
+};
 /// A next hop behind another interface.
-pub const OTHER: Hop =
-    Hop { destination_mac: [2, 0, 0, 0, 2, 1], source_mac: [2, 0, 0, 0, 2, 2], ifindex: 7 };
+pub const OTHER: Hop = Hop {
+    destination_mac: [2, 0, 0, 0, 2, 1],
+    source_mac: [2, 0, 0, 0, 2, 2],
+    ifindex: 7,
+    tags: [[0; 4]; 2],
+};
+/// A next hop in a VLAN, and one in a VLAN within a provider's.
+pub const TAGGED: [Hop; 2] = [
+    Hop { tags: [[0x81, 0, 0, 100], [0; 4]], ..HOP },
+    Hop { tags: [[0x88, 0xa8, 0, 7], [0x81, 0, 0, 100]], ..HOP },
+];
 
 pub const VIPS: [&str; 2] = ["203.0.113.10", "2001:db8:100::10"];
 /// VIPs whose unserved ports pass.
@@ -60,6 +73,8 @@ pub mod port {
     pub const EMPTY_SLOTS: u16 = 90;
     pub const FREE_BACKEND: u16 = 91;
     pub const GONE_HOP: u16 = 92;
+    pub const TAGGED: u16 = 93;
+    pub const TWICE_TAGGED: u16 = 94;
     /// Not served.
     pub const NONE: u16 = 9;
 }
@@ -96,7 +111,7 @@ pub fn vip_id(vip: IpAddr) -> u32 {
 
 pub fn tables() -> Tables {
     let mut tables = Tables {
-        hops: vec![HOP, OTHER, Hop::default()],
+        hops: vec![HOP, OTHER, Hop::default(), TAGGED[0], TAGGED[1]],
         gateways: ["198.51.100.0/24", "2001:db8:77::/64"].map(|prefix| prefix.parse().unwrap()).into(),
         ..Tables::default()
     };
@@ -129,6 +144,8 @@ fn add_services(tables: &mut Tables, vip: IpAddr, protocol: u8) {
         (port::EMPTY_SLOTS, vec![far(0, Encap::Ipip, 1)]),
         (port::FREE_BACKEND, vec![Backend::default()]),
         (port::GONE_HOP, vec![far(0, Encap::Ipip, 3)]),
+        (port::TAGGED, vec![far(0, Encap::Ipip, 4)]),
+        (port::TWICE_TAGGED, vec![far(0, Encap::Ipip, 5)]),
     ];
     for (number, backends) in backends {
         let key = service_key(vip, number, protocol);
@@ -179,7 +196,8 @@ pub fn incoming(packet: IpPacket) -> Frame {
 
 /// A frame to a next hop.
 pub fn outgoing(hop: &Hop, packet: IpPacket) -> Frame {
-    Frame::new(hop.destination_mac, hop.source_mac, packet)
+    let tags = hop.tags.into_iter().filter(|tag| *tag != [0; 4]).collect();
+    Frame { tags, ..Frame::new(hop.destination_mac, hop.source_mac, packet) }
 }
 
 /// What is expected of a program.

@@ -52,9 +52,13 @@ fn each_is_encapsulated_to_its_target_and_routed_there() {
         for probe in
             [build::ip(source, vip, tcp(1, 80, flags::SYN)), build::ip(source, vip, udp(1, 80, b"?"))]
         {
-            let run = node.lab.egress(&outgoing(&HOP, probe.clone()).bytes(), PROBE_MARK | number).unwrap();
-            let expected = outgoing(&HOP, outer(number, &probe)).bytes();
-            assert_eq!((run.action, hex(&run.frame)), (REDIRECT, hex(&expected)), "{number:x} {vip}");
+            // From an interface of a VLAN it comes tagged; the one that it goes on by tags it anew.
+            for hop in [HOP, TAGGED[0], TAGGED[1]] {
+                let run =
+                    node.lab.egress(&outgoing(&hop, probe.clone()).bytes(), PROBE_MARK | number).unwrap();
+                let expected = outgoing(&HOP, outer(number, &probe)).bytes();
+                assert_eq!((run.action, hex(&run.frame)), (REDIRECT, hex(&expected)), "{number:x} {vip}");
+            }
         }
     }
 }

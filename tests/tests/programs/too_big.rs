@@ -63,7 +63,7 @@ fn up_to_the_limit_it_is_forwarded() {
         let packet = packet_of(usize::from(NARROW_MTU) - 20, vip, port::NARROW, UDP);
         let frame = incoming(packet.clone()).tagged(vlans).bytes();
         let inner = IpPacket { ttl: 32, ..packet };
-        let out = outgoing(&HOP, build::ipip(ip(TUNNELS[0]), ip(FAR[0]), &inner)).tagged(vlans).bytes();
+        let out = outgoing(&HOP, build::ipip(ip(TUNNELS[0]), ip(FAR[0]), &inner)).bytes();
         let (service, backend) = counted(vip, port::NARROW, UDP);
         let counts = Counts::of_forward(service, backend, frame.len(), false);
         node.row("as big as may be", &frame, Then::Transmit(out), counts);

@@ -9,7 +9,7 @@ use fairlead_tests::load::Load;
 use fairlead_tests::world::{Federation, Host, PINS, Plan, bpf_elf};
 use serde_json::json;
 
-use crate::served::{NEW_ONLY, PATIENCE, Served, failures, wait, wait_for_requests};
+use crate::served::{NEW_ONLY, PATIENCE, Served, assert_nothing_failed, failures, wait, wait_for_requests};
 
 fn gateway(served: &Served) -> &Host {
     &served.world.layout.gateways[0]
@@ -111,6 +111,45 @@ fn next_hops_follow_neighbours_and_routes() {
     for report in record.per_event() {
         assert_eq!(report.failed_after_recovery, 0, "{report:?}: {:?}", failures(&record));
     }
+}
+
+#[test]
+fn endpoints_behind_another_interface() {
+    let served = Served::build(&Plan::small(), &Federation::default());
+    served.wait_until_served();
+    let own = served.world.namespace(&served.world.layout.gateways[0].name).unwrap();
+    let router = &served.world.router.namespace;
+    let (outer, inner) = (router.name(), own.name());
+    router
+        .ip(&[
+            format!("link add second netns {outer} type veth peer name eth1 netns {inner}"),
+            "addr add 198.51.100.200/31 dev second".to_owned(),
+            "addr add 2001:db8:200:ff::1/64 dev second nodad".to_owned(),
+            "link set dev second up".to_owned(),
+        ])
+        .unwrap();
+    // Without it nothing takes what XDP sends over a veth.
+    router.command("ethtool", &["-K", "second", "gro", "on"]).unwrap();
+    let mut lines = vec![
+        "addr add 198.51.100.201/31 dev eth1".to_owned(),
+        "addr add 2001:db8:200:ff::2/64 dev eth1 nodad".to_owned(),
+        "link set dev eth1 up".to_owned(),
+    ];
+    for pod in served.world.pods() {
+        let (v4, v6) = pod.seat.address;
+        lines.push(format!("route add {v4}/32 via 198.51.100.200"));
+        lines.push(format!("route add {v6}/128 via 2001:db8:200:ff::1"));
+    }
+    own.ip(&lines).unwrap();
+    let came_in = || {
+        let devices = router.command("cat", &["/proc/net/dev"]).unwrap();
+        let counts = devices.lines().find_map(|line| line.trim().strip_prefix("second:")).unwrap();
+        counts.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    wait("the other way", || served.is_served_by(&served.service, &served.pods()) && came_in() > 500);
+    let load = served.load(NEW_ONLY);
+    wait_for_requests(&load, 120);
+    assert_nothing_failed(load);
 }
 
 #[test]

@@ -29,24 +29,14 @@ pub struct Tables {
 pub type Links = BTreeMap<IpAddr, Route>;
 
 /// The way to an outer destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Of the neighbour.
-    pub destination_mac: [u8; 6],
-    /// Of the interface.
-    pub source_mac: [u8; 6],
-    /// The interface; not 0.
-    pub ifindex: u32,
+    /// What stands in `HOPS`; its interface is not 0.
+    pub hop: Hop,
+    /// The interface that the kernel's route names: a VLAN's, where the hop has tags.
+    pub routed_by: u32,
     /// Of the path, outer headers included; bytes.
     pub mtu: u16,
-}
-
-impl Route {
-    /// The part of it that stands in `HOPS`.
-    #[must_use]
-    pub const fn hop(&self) -> Hop {
-        Hop { destination_mac: self.destination_mac, source_mac: self.source_mac, ifindex: self.ifindex }
-    }
 }
 
 /// One port of one VIP; or, with port 0 and no protocol, the VIP by itself, which has no backends.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairlead_abi::{Address, Encap, Family, ServiceEntry, ServiceKey};
+use fairlead_abi::{Address, Encap, Family, Hop, ServiceEntry, ServiceKey};
 
 use super::*;
 use crate::fixtures::*;
@@ -369,7 +369,7 @@ fn no_tunnel_is_taken_for_wider_than_all_are() {
     let mut declared = declarations(1);
     declared.here.tunnel_mtu = 1450;
     let mut model = merged(&Arc::new(declared.clone()), &states([(0, shard(0, 2))]), None);
-    let route = |mtu| Route { destination_mac: [2; 6], source_mac: [4; 6], ifindex: 7, mtu };
+    let route = |mtu| Route { hop: Hop { ifindex: 7, ..Hop::default() }, routed_by: 7, mtu };
     let links = Arc::new(Links::from([(pod(0, 1).into(), route(9000)), (pod(0, 2).into(), route(1400))]));
     let mut planner = Planner::new();
     let mut plan = |model: &Model, links: &Arc<Links>| {

@@ -9,7 +9,7 @@ use rtnetlink::{
     packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
     packet_route::{
         RouteNetlinkMessage,
-        link::{LinkAttribute, LinkFlags, LinkMessage},
+        link::{InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, VlanProtocol},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
         route::{
             RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteNextHop, RouteType,
@@ -20,7 +20,7 @@ use rtnetlink::{
 
 use tokio::task::AbortHandle;
 
-use super::table::{Link, Neighbour, NextHop, RouteEntry, RouteTable, Via};
+use super::table::{Link, Neighbour, NextHop, RouteEntry, RouteTable, Via, Vlan};
 
 /// What netlink refused.
 #[derive(Debug, thiserror::Error)]
@@ -150,7 +150,8 @@ fn add(table: &mut RouteTable, message: &RouteNetlinkMessage) {
 }
 
 fn link(message: &LinkMessage) -> Link {
-    let mut link = Link { mac: [0; 6], mtu: 0, up: message.header.flags.contains(LinkFlags::LowerUp) };
+    let up = message.header.flags.contains(LinkFlags::LowerUp);
+    let mut link = Link { mac: [0; 6], mtu: 0, up, vlan: vlan(message) };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::Address(bytes) => link.mac = mac(bytes).unwrap_or_default(),
@@ -159,6 +160,27 @@ fn link(message: &LinkMessage) -> Link {
         }
     }
     link
+}
+
+/// What the interface is the VLAN of.
+fn vlan(message: &LinkMessage) -> Option<Vlan> {
+    let data = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.iter().find_map(|info| match info {
+            LinkInfo::Data(InfoData::Vlan(data)) => Some(data),
+            _ => None,
+        }),
+        _ => None,
+    })?;
+    let elsewhere = message.attributes.iter().any(|a| matches!(a, LinkAttribute::LinkNetNsId(_)));
+    let device = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Link(ifindex) if !elsewhere => Some(*ifindex),
+        _ => None,
+    });
+    let id = data.iter().find_map(|part| if let InfoVlan::Id(id) = part { Some(*id) } else { None })?;
+    let provider = data.iter().any(|part| matches!(part, InfoVlan::Protocol(VlanProtocol::Ieee8021Ad)));
+    let [a, b] = (if provider { 0x88a8_u16 } else { 0x8100 }).to_be_bytes();
+    let [c, d] = id.to_be_bytes();
+    Some(Vlan { device: device.unwrap_or(0), tag: [a, b, c, d] })
 }
 
 /// A neighbour that the kernel resolves; others, such as multicast groups, are none.
@@ -253,4 +275,31 @@ fn via(hop: &RouteNextHop) -> Via {
         _ => None,
     });
     Via { ifindex: hop.interface_index, router }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vlan_says_its_tag_and_its_device() {
+        let message = |parts: Vec<InfoVlan>, others: &[LinkAttribute]| {
+            let mut message = LinkMessage::default();
+            let data = LinkInfo::Data(InfoData::Vlan(parts));
+            message.attributes = [&[LinkAttribute::LinkInfo(vec![data])], others].concat();
+            message
+        };
+        let customer = vec![InfoVlan::Id(100)];
+        let provider = vec![InfoVlan::Id(4094), InfoVlan::Protocol(VlanProtocol::Ieee8021Ad)];
+        let on_2 = LinkAttribute::Link(2);
+        for (parts, others, expected) in [
+            (customer.clone(), vec![on_2.clone()], Vlan { device: 2, tag: [0x81, 0, 0, 100] }),
+            (provider, vec![on_2.clone()], Vlan { device: 2, tag: [0x88, 0xa8, 0x0f, 0xfe] }),
+            // The device is in another namespace, where its index is another's.
+            (customer, vec![on_2, LinkAttribute::LinkNetNsId(0)], Vlan { device: 0, tag: [0x81, 0, 0, 100] }),
+        ] {
+            assert_eq!(vlan(&message(parts, &others)), Some(expected));
+        }
+        assert_eq!(vlan(&LinkMessage::default()), None);
+    }
 }

@@ -5,6 +5,7 @@ use std::{
     net::IpAddr,
 };
 
+use fairlead_abi::Hop;
 use fairlead_core::planner::Route;
 use ipnet::IpNet;
 
@@ -98,6 +99,24 @@ pub struct Link {
     pub mtu: u32,
     /// Up, with a carrier.
     pub up: bool,
+    /// What it is the VLAN of.
+    pub vlan: Option<Vlan>,
+}
+
+/// A VLAN of another interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vlan {
+    /// The other interface's index; 0: it is not to be seen from here.
+    pub device: u32,
+    /// As in [`Hop::tags`].
+    pub tag: [u8; 4],
+}
+
+/// What frames leave by.
+struct Device {
+    ifindex: u32,
+    tags: [[u8; 4]; 2],
+    mtu: u32,
 }
 
 /// Everything that was read.
@@ -141,14 +160,15 @@ impl RouteTable {
         let Some(chosen) = spread(outer, &known) else {
             return hops.collect::<Vec<_>>().first().map(|hop| Err(*hop));
         };
-        let link = self.links.get(&chosen.ifindex)?;
-        let mtu = entry.mtu.unwrap_or(link.mtu).min(link.mtu);
-        Some(Ok(Route {
+        let device = self.device(chosen.ifindex)?;
+        let mtu = entry.mtu.unwrap_or(device.mtu).min(device.mtu);
+        let hop = Hop {
             destination_mac: self.mac(&chosen)?,
-            source_mac: link.mac,
-            ifindex: chosen.ifindex,
-            mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
-        }))
+            source_mac: self.links.get(&chosen.ifindex)?.mac,
+            ifindex: device.ifindex,
+            tags: device.tags,
+        };
+        Some(Ok(Route { hop, routed_by: chosen.ifindex, mtu: u16::try_from(mtu).unwrap_or(u16::MAX) }))
     }
 
     /// The next hops of `outers`, known or not: those to keep fresh.
@@ -160,6 +180,22 @@ impl RouteTable {
 
     fn mac(&self, hop: &NextHop) -> Option<[u8; 6]> {
         self.neighbours.get(hop).copied().and_then(Neighbour::mac)
+    }
+
+    /// What frames for an interface leave by: XDP can't send by a VLAN's. `None` where that is not to be seen, or has
+    /// more tags than a frame may have here.
+    fn device(&self, ifindex: u32) -> Option<Device> {
+        let mut device = Device { ifindex, tags: [[0; 4]; 2], mtu: u32::MAX };
+        let mut room = 0;
+        loop {
+            let link = self.links.get(&device.ifindex)?;
+            // As long as what the tags add: XDP lets a frame have one beyond the MTU of what it leaves by.
+            device.mtu = device.mtu.min(link.mtu.saturating_sub(room));
+            let Some(vlan) = link.vlan else { return Some(device) };
+            let [inner, [0, ..]] = device.tags else { return None };
+            room = if inner == [0; 4] { 0 } else { 4 };
+            device = Device { ifindex: vlan.device, tags: [vlan.tag, inner], ..device };
+        }
     }
 
     fn is_up(&self, ifindex: u32) -> bool {
@@ -194,9 +230,13 @@ mod tests {
 
     fn table() -> RouteTable {
         let mut table = RouteTable::default();
-        table.add_link(2, Link { mac: OWN, mtu: 1500, up: true });
-        table.add_link(3, Link { mac: OWN, mtu: 9000, up: true });
+        table.add_link(2, link(1500, true));
+        table.add_link(3, link(9000, true));
         table
+    }
+
+    const fn link(mtu: u32, up: bool) -> Link {
+        Link { mac: OWN, mtu, up, vlan: None }
     }
 
     fn via(ifindex: u32, router: Option<&str>) -> Via {
@@ -215,7 +255,11 @@ mod tests {
         let hop = NextHop { ifindex: 3, address: "198.51.100.2".parse().unwrap() };
         assert_eq!(table.resolve("198.18.1.7".parse().unwrap()), Some(Err(hop)));
         table.add_neighbour(hop, Neighbour::Known(MAC));
-        let route = Route { destination_mac: MAC, source_mac: OWN, ifindex: 3, mtu: 9000 };
+        let route = Route {
+            hop: Hop { destination_mac: MAC, source_mac: OWN, ifindex: 3, ..Hop::default() },
+            routed_by: 3,
+            mtu: 9000,
+        };
         assert_eq!(table.resolve("198.18.1.7".parse().unwrap()), Some(Ok(route)));
     }
 
@@ -228,10 +272,36 @@ mod tests {
     }
 
     #[test]
+    fn frames_for_a_vlan_leave_by_what_it_is_the_vlan_of() {
+        const VLAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
+        let vlan = |device, tag| Link { mac: VLAN_MAC, vlan: Some(Vlan { device, tag }), ..link(1500, true) };
+        let (provider, customer) = ([0x88, 0xa8, 0, 7], [0x81, 0, 0, 100]);
+        let mut table = table();
+        table.add_link(4, vlan(2, provider));
+        table.add_link(5, vlan(4, customer));
+        table.add_link(6, vlan(5, customer));
+        table.add_link(7, vlan(0, customer));
+        let mut resolved = |ifindex| {
+            let hop = NextHop { ifindex, address: format!("192.0.2.{ifindex}").parse().unwrap() };
+            table.add_route(format!("{}/32", hop.address).parse().unwrap(), entry(vec![via(ifindex, None)]));
+            table.add_neighbour(hop, Neighbour::Known(MAC));
+            table.resolve(hop.address).map(Result::unwrap)
+        };
+        let hop = |tags| Hop { destination_mac: MAC, source_mac: VLAN_MAC, ifindex: 2, tags };
+        let once = Route { hop: hop([provider, [0; 4]]), routed_by: 4, mtu: 1500 };
+        assert_eq!(resolved(4), Some(once));
+        // The second tag is beyond what a frame may be longer.
+        let twice = Route { hop: hop([provider, customer]), routed_by: 5, mtu: 1496 };
+        assert_eq!(resolved(5), Some(twice));
+        assert_eq!(resolved(6), None, "three tags");
+        assert_eq!(resolved(7), None, "a VLAN of what is in another namespace");
+    }
+
+    #[test]
     fn no_route_or_only_links_that_are_down_is_no_way() {
         let mut table = table();
         assert_eq!(table.resolve("192.0.2.1".parse().unwrap()), None);
-        table.add_link(4, Link { mac: OWN, mtu: 1500, up: false });
+        table.add_link(4, link(1500, false));
         table.add_route("192.0.2.0/24".parse().unwrap(), entry(vec![via(4, None)]));
         assert_eq!(table.resolve("192.0.2.1".parse().unwrap()), None);
     }
@@ -247,7 +317,7 @@ mod tests {
             Neighbour::Known(MAC),
         );
         let route = table.resolve("192.0.2.1".parse().unwrap()).unwrap().unwrap();
-        assert_eq!((route.ifindex, route.mtu), (2, 1400));
+        assert_eq!((route.hop.ifindex, route.mtu), (2, 1400));
     }
 
     #[test]
@@ -261,7 +331,7 @@ mod tests {
         );
         for host in 1..9 {
             let outer = IpAddr::from([198, 18, 0, host]);
-            assert_eq!(table.resolve(outer).unwrap().unwrap().ifindex, 3);
+            assert_eq!(table.resolve(outer).unwrap().unwrap().hop.ifindex, 3);
         }
     }
 
@@ -279,7 +349,7 @@ mod tests {
         let mut macs = Macs::default();
         let mut seen = |mut table: RouteTable| {
             let asked = !macs.recall(&mut table, &used).is_empty();
-            (table.resolve(outer).and_then(Result::ok).map(|route| route.destination_mac), asked)
+            (table.resolve(outer).and_then(Result::ok).map(|route| route.hop.destination_mac), asked)
         };
         let other = [2, 0, 0, 0, 0, 9];
         assert_eq!(seen(read(None)), (None, false), "never known: asked since it can't be resolved");
@@ -291,7 +361,7 @@ mod tests {
         assert_eq!(seen(read(None)), (None, false), "it didn't answer");
         assert_eq!(seen(read(Some(Neighbour::Known(MAC)))), (Some(MAC), false));
         let mut down = read(None);
-        down.add_link(2, Link { mac: OWN, mtu: 1500, up: false });
+        down.add_link(2, link(1500, false));
         assert_eq!(seen(down), (None, false));
         assert_eq!(seen(read(None)), (None, false), "the link may lead elsewhere");
     }

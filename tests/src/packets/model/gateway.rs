@@ -138,10 +138,10 @@ impl Model {
                 ([0x86, 0xdd], outer)
             }
         };
-        let tags = &frame[12..ip.at - 2];
+        let tags: Vec<u8> = hop.tags.into_iter().filter(|tag| *tag != [0; 4]).flatten().collect();
         let mut inner = frame[ip.at..].to_vec();
         lower_ttl(&mut inner, ip.family);
-        [&hop.destination_mac, &hop.source_mac, tags, &kind, &outer, &between, &inner].concat()
+        [&hop.destination_mac[..], &hop.source_mac, &tags, &kind, &outer, &between, &inner].concat()
     }
 
     /// An address of the prefix: the hash fills the bits that vary.

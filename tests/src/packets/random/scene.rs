@@ -53,7 +53,7 @@ fn ip(text: &str) -> IpAddr {
 #[must_use]
 pub fn scene() -> Tables {
     let mut tables = Tables {
-        hops: vec![hop(1, 1), hop(2, 1), hop(3, 7), Hop::default()],
+        hops: vec![hop(1, 1), hop(2, 1), hop(3, 7), Hop::default(), tagged(5, 1, 1), tagged(6, 7, 2)],
         gateways: ["198.51.100.0/24", "2001:db8:77::/48"]
             .map(|prefix| prefix.parse().expect("a prefix"))
             .into(),
@@ -86,6 +86,8 @@ fn add_services(tables: &mut Tables, vip: IpAddr, id: u32) {
         backend(ip("192.0.2.77"), Encap::Local, 0, 0),    // this node's, not delivered
         backend(ip("2001:db8:200::2"), Encap::Local, 0, 0),
         backend(ip("2001:db8:200::106"), Encap::Ipip, 99, 1500), // a next hop outside the table
+        backend(ip("192.0.2.107"), Encap::Ipip, 5, 1500),        // next hops in VLANs
+        backend(ip("2001:db8:200::107"), Encap::Gue, 6, 1500),
     ];
     let add = |tables: &mut Tables, number: u32, port: u16, protocol: u8, backends: Vec<Backend>| {
         let key = service_key(vip, port, protocol);
@@ -130,7 +132,18 @@ fn as_it_is((key, delivery): (DeliveryKey, Delivery), own: Delivery) -> (Deliver
 }
 
 fn hop(number: u8, ifindex: u32) -> Hop {
-    Hop { destination_mac: [2, 0, 0, 0, 1, number], source_mac: [2, 0, 0, 0, 0, number], ifindex }
+    Hop {
+        destination_mac: [2, 0, 0, 0, 1, number],
+        source_mac: [2, 0, 0, 0, 0, number],
+        ifindex,
+        ..Hop::default()
+    }
+}
+
+/// With one tag or two.
+fn tagged(number: u8, ifindex: u32, tags: u8) -> Hop {
+    let second = if tags == 2 { [0x81, 0, 0, 200] } else { [0; 4] };
+    Hop { tags: [[0x88, 0xa8, 0, 100], second], ..hop(number, ifindex) }
 }
 
 /// The address and port that a service's endpoints have, for packets that they send.

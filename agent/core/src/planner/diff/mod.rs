@@ -9,7 +9,7 @@ mod receiver;
 mod service;
 mod space;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -210,10 +210,8 @@ fn too_much(wanted: &Tables, installed: &Installed) -> Option<Full> {
     // Index 0 of these is never used.
     let backends = 1 + wanted.services.values().map(|table| table.backends.len()).sum::<usize>();
     let outers = wanted.services.values().flat_map(|table| &table.backends).map(|backend| backend.outer);
-    let hops: BTreeSet<_> = outers
-        .filter_map(|outer| wanted.links.get(&outer))
-        .map(|r| (r.destination_mac, r.source_mac, r.ifindex))
-        .collect();
+    let hops: HashSet<_> =
+        outers.filter_map(|outer| wanted.links.get(&outer)).map(|route| route.hop).collect();
     let entries = u64::from(c.buckets) * BUCKET_ENTRIES as u64;
     [
         fits(Map::Services, services, u32::try_from(entries).unwrap_or(u32::MAX)),

@@ -158,9 +158,9 @@ impl Work<'_> {
             family: Family::of(&wanted.outer) as u8,
         };
         if let Some(route) = self.wanted.links.get(&wanted.outer) {
-            let (index, is_new) = self.space.hop(route)?;
+            let (index, is_new) = self.space.hop(&route.hop)?;
             if is_new {
-                self.actions.push(Action::WriteHop { index, hop: route.hop() });
+                self.actions.push(Action::WriteHop { index, hop: route.hop });
             }
             (backend.hop, backend.mtu) = (index, route.mtu);
         }

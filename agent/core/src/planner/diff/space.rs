@@ -1,13 +1,13 @@
 //! What is free, less what the plan in the making has taken.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use fairlead_abi::{BUCKET_ENTRIES, MAX_PROBE, ServiceKey, bucket_of};
+use fairlead_abi::{BUCKET_ENTRIES, Hop, MAX_PROBE, ServiceKey, bucket_of};
 
 use crate::planner::installed::{Blocks, Spot};
-use crate::planner::{Full, Installed, Map, Route};
+use crate::planner::{Full, Installed, Map};
 
 /// A view of [`Installed`]'s room. Copies only what it takes from: most plans take nothing.
 pub(super) struct Space<'a> {
@@ -18,7 +18,7 @@ pub(super) struct Space<'a> {
     ids: Cow<'a, Blocks>,
     hops: Cow<'a, Blocks>,
     /// Hops that the plan writes.
-    new_hops: BTreeMap<Route, u32>,
+    new_hops: HashMap<Hop, u32>,
     /// Hops that backends will name when the plan is done, as far as it touches them.
     pub(super) used_hops: BTreeSet<u32>,
     /// Service entries that the plan publishes.
@@ -36,7 +36,7 @@ enum Taken {
     Slots(u32, u32),
     Region(u32, u32),
     Id(u32),
-    Hop(Route, u32),
+    Hop(Hop, u32),
     Entry(Spot),
     Passing(u32),
     Overflowed(u32),
@@ -51,7 +51,7 @@ impl<'a> Space<'a> {
             regions: Cow::Borrowed(&installed.regions),
             ids: Cow::Borrowed(&installed.ids),
             hops: Cow::Borrowed(&installed.free_hops),
-            new_hops: BTreeMap::new(),
+            new_hops: HashMap::new(),
             used_hops: BTreeSet::new(),
             entries: BTreeSet::new(),
             overflowed: BTreeSet::new(),
@@ -72,8 +72,8 @@ impl<'a> Space<'a> {
                 Taken::Slots(first, length) => self.slots.to_mut().release(first, length),
                 Taken::Region(first, length) => self.regions.to_mut().release(first, length),
                 Taken::Id(id) => self.ids.to_mut().release(id, 1),
-                Taken::Hop(way, index) => {
-                    self.new_hops.remove(&way);
+                Taken::Hop(hop, index) => {
+                    self.new_hops.remove(&hop);
                     self.hops.to_mut().release(index, 1);
                 }
                 Taken::Entry(spot) => drop(self.entries.remove(&spot)),
@@ -120,20 +120,19 @@ impl<'a> Space<'a> {
         Ok(id)
     }
 
-    /// Where the hop of a route stands or will stand; true where the plan has to write it.
-    pub(super) fn hop(&mut self, route: &Route) -> Result<(u32, bool), Full> {
-        let way = Route { mtu: 0, ..*route };
-        if let Some(&index) = self.new_hops.get(&way) {
+    /// Where a hop stands or will stand; true where the plan has to write it.
+    pub(super) fn hop(&mut self, hop: &Hop) -> Result<(u32, bool), Full> {
+        if let Some(&index) = self.new_hops.get(hop) {
             return Ok((index, false));
         }
-        if let Some(index) = self.installed.find_hop(&route.hop()) {
+        if let Some(index) = self.installed.find_hop(hop) {
             self.used_hops.insert(index);
             return Ok((index, false));
         }
         let index = take(&mut self.hops, 1, self.now)
             .ok_or_else(|| full(Map::Hops, &self.hops, 1, self.installed.capacities.hops))?;
-        self.new_hops.insert(way, index);
-        self.taken.push(Taken::Hop(way, index));
+        self.new_hops.insert(*hop, index);
+        self.taken.push(Taken::Hop(*hop, index));
         Ok((index, true))
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fairlead_abi::{Backend, Hop, Ring, ServiceEntry, ServiceKey};
 
-use super::{GRACE, Installed, Live, Spot, fields, in_use};
+use super::{GRACE, Installed, Live, Spot, in_use};
 use crate::planner::Action;
 
 impl Installed {
@@ -47,13 +47,13 @@ impl Installed {
     fn write_hop(&mut self, index: u32, hop: Hop) {
         self.free_hops.claim(index, 1);
         self.hops[index as usize] = hop;
-        self.hop_index.insert(fields(&hop), index);
+        self.hop_index.insert(hop, index);
     }
 
     fn clear_hop(&mut self, index: u32) {
         let hop = std::mem::take(&mut self.hops[index as usize]);
-        if self.hop_index.get(&fields(&hop)) == Some(&index) {
-            self.hop_index.remove(&fields(&hop));
+        if self.hop_index.get(&hop) == Some(&index) {
+            self.hop_index.remove(&hop);
         }
         self.quiet_hops.remove(&index);
         self.free_hops.release(index, 1);

@@ -9,7 +9,7 @@ mod blocks;
 mod raw;
 mod read;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,8 +57,8 @@ pub struct Installed {
     pub(super) hop_users: Vec<u32>,
     /// Hops that no backend names any more, and from when on no packet reads them.
     pub(super) quiet_hops: BTreeMap<u32, Duration>,
-    /// Where a hop stands; by its fields, for it has no order of its own.
-    hop_index: BTreeMap<HopFields, u32>,
+    /// Where a hop stands.
+    hop_index: HashMap<Hop, u32>,
     pub(super) deliveries: BTreeMap<DeliveryKey, Delivery>,
     pub(super) gateways: BTreeSet<IpNet>,
     /// What the hops of all settled services follow.
@@ -67,8 +67,6 @@ pub struct Installed {
 
 /// A place in the service table: bucket and entry.
 pub(super) type Spot = (u32, usize);
-
-type HopFields = ([u8; 6], [u8; 6], u32);
 
 /// A published service.
 #[derive(Clone, Debug)]
@@ -110,7 +108,7 @@ impl Installed {
             free_hops: Blocks::new(1..capacities.hops),
             hop_users: Vec::new(),
             quiet_hops: BTreeMap::new(),
-            hop_index: BTreeMap::new(),
+            hop_index: HashMap::new(),
             deliveries: BTreeMap::new(),
             gateways: BTreeSet::new(),
             links: None,
@@ -181,7 +179,7 @@ impl Installed {
     }
 
     pub(super) fn find_hop(&self, hop: &Hop) -> Option<u32> {
-        self.hop_index.get(&fields(hop)).copied()
+        self.hop_index.get(hop).copied()
     }
 
     pub(super) const fn mask(&self) -> u32 {
@@ -198,8 +196,4 @@ impl Installed {
 /// Whether an entry of `BACKENDS` is taken.
 pub(super) const fn in_use(backend: &Backend) -> bool {
     backend.encap != 0
-}
-
-const fn fields(hop: &Hop) -> HopFields {
-    (hop.destination_mac, hop.source_mac, hop.ifindex)
 }

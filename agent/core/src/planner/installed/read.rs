@@ -11,7 +11,7 @@ use fairlead_abi::{
     Address, BUCKET_ENTRIES, Backend, Family, MAX_PROBE, NO_BACKEND, RING_SIZES, ServiceKey, Slot, bucket_of,
 };
 
-use super::{Capacities, GRACE, Installed, Live, Raw, ReadSlots, Spot, fields, in_use};
+use super::{Capacities, GRACE, Installed, Live, Raw, ReadSlots, Spot, in_use};
 use crate::planner::diff::room_for;
 use crate::planner::maglev::identity;
 use crate::planner::service::ring_hash;
@@ -47,7 +47,7 @@ impl Installed {
         for (index, hop) in (0u32..).zip(&self.hops).skip(1) {
             if hop.ifindex != 0 {
                 self.free_hops.claim(index, 1);
-                self.hop_index.entry(fields(hop)).or_insert(index);
+                self.hop_index.entry(*hop).or_insert(index);
             }
         }
         let named: Vec<u32> = self.backends.iter().filter(|b| in_use(b)).map(|b| b.hop).collect();

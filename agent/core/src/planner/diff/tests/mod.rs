@@ -6,12 +6,12 @@ mod properties;
 mod repair;
 mod rows;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairlead_abi::ServiceKey;
+use fairlead_abi::{Hop, ServiceKey};
 use kernel::Kernel;
 
 use super::*;
@@ -110,7 +110,7 @@ impl Bench {
                 let stands = self.kernel.backends[index as usize];
                 let route = wanted.links.get(&backend.outer);
                 let hop = self.kernel.hops[stands.hop as usize];
-                assert_eq!(hop, route.map(Route::hop).unwrap_or_default());
+                assert_eq!(hop, route.map(|route| route.hop).unwrap_or_default());
                 assert_eq!(stands.mtu, route.map_or(u16::MAX, |route| route.mtu));
                 assert_eq!(stands.encap, backend.encap as u8);
             }
@@ -128,10 +128,8 @@ impl Bench {
         let backends: usize = wanted.services.values().map(|table| table.backends.len()).sum();
         assert_eq!(self.kernel.backends.iter().filter(|b| b.encap != 0).count(), backends);
         let outers = wanted.services.values().flat_map(|table| &table.backends).map(|b| b.outer);
-        let hops: BTreeSet<_> = outers
-            .filter_map(|outer| wanted.links.get(&outer))
-            .map(|r| (r.destination_mac, r.source_mac, r.ifindex))
-            .collect();
+        let hops: HashSet<_> =
+            outers.filter_map(|outer| wanted.links.get(&outer)).map(|route| route.hop).collect();
         assert_eq!(self.kernel.hops.iter().skip(1).filter(|hop| hop.ifindex != 0).count(), hops.len());
         let mask = self.kernel.capacities.buckets - 1;
         let passed = |bucket: u32| {
@@ -197,12 +195,13 @@ impl Wish {
     fn links(&self) -> Links {
         let way = |n: u8| {
             let version = if n.is_multiple_of(2) { self.links } else { 0 };
-            let route = Route {
+            let hop = Hop {
                 destination_mac: [2, 0, 0, 0, version, n % 4],
                 source_mac: [2, 0, 0, 0, 0, 1],
                 ifindex: 7,
-                mtu: 1500 + u16::from(self.links),
+                ..Hop::default()
             };
+            let route = Route { hop, routed_by: 7, mtu: 1500 + u16::from(self.links) };
             (IpAddr::from(Ipv4Addr::new(10, 0, 0, n + 1)), route)
         };
         // One pod in five can't be reached yet.
