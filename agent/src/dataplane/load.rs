@@ -12,7 +12,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapData, ProgramArray},
-    programs::Program,
+    programs::{Program, ProgramInfo},
 };
 use fairlead_abi::{Backend, Bucket, Hop, Roles, Settings, Slot, map, program};
 
@@ -114,6 +114,7 @@ impl Dataplane {
         fs::create_dir_all(root).map_err(Error::pin(root))?;
         // What was left half built holds nothing that programs in use need by its pin.
         pins::remove(&instance.staging())?;
+        instance.remove_unused_programs()?;
         let current = instance.maps();
         let staged = current.exists() && !fits(&current, capacities);
         let fresh = staged || !current.exists();
@@ -128,8 +129,10 @@ impl Dataplane {
             take_along(former, &folder, &capacities.of_flows())?;
         }
         let taken = Taken::in_folder(&folder);
-        let table = instance.fresh_programs();
-        let ebpf = load((&folder, &table), programs, settings, capacities)?;
+        let next = instance.next_programs();
+        let ebpf = load((&folder, &next), programs, settings, capacities)?;
+        let table = instance.programs_of(ingress(&ebpf)?.id());
+        fs::rename(&next, &table).map_err(Error::pin(&next))?;
         let mut dataplane = Self {
             services: mapped(&ebpf, map::SERVICES)?,
             slots: Windowed::new(map::SLOTS, array(&ebpf, map::SLOTS)?)?,
@@ -157,11 +160,7 @@ impl Dataplane {
 
     /// The kernel's tag of the program that packets enter by: a hash of its instructions.
     pub fn tag(&self) -> Result<String, Error> {
-        let Some(Program::Xdp(ingress)) = self.ebpf.program(program::INGRESS) else {
-            return Err(missing(map::PROGRAMS));
-        };
-        let info = ingress.info().map_err(Error::program(program::INGRESS))?;
-        Ok(format!("{:016x}", info.tag()))
+        Ok(format!("{:016x}", ingress(&self.ebpf)?.tag()))
     }
 
     /// A program, for what only tests and benches do with it.
@@ -269,6 +268,14 @@ fn link_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
     let table = ebpf.map_mut(map::PROGRAMS).ok_or_else(|| missing(map::PROGRAMS))?;
     let mut table = ProgramArray::try_from(table).map_err(Error::map(map::PROGRAMS))?;
     table.set(program::SLOW_INDEX, &slow, 0).map_err(Error::map(map::PROGRAMS))
+}
+
+/// What the kernel knows of the program that packets enter by.
+fn ingress(ebpf: &Ebpf) -> Result<ProgramInfo, Error> {
+    let Some(Program::Xdp(ingress)) = ebpf.program(program::INGRESS) else {
+        return Err(missing(map::PROGRAMS));
+    };
+    ingress.info().map_err(Error::program(program::INGRESS))
 }
 
 /// The static name of a program.

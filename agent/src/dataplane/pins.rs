@@ -1,6 +1,7 @@
 //! Where maps and links are pinned: `<bpffs>/fairlead/<instance>/`, with the maps of each ABI in a folder of their own.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     fs::{self, File},
     io,
@@ -8,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aya::programs::links::{FdLink, PinnedLink};
 use fairlead_abi::{ABI, FLOWS_LAYOUT, map};
 use nix::fcntl::{Flock, FlockArg};
 
@@ -20,8 +22,12 @@ const BPFFS: &str = "/sys/fs/bpf";
 /// is read by id, which an agent need not be allowed to.
 const LAYOUT: &str = "FLOWS_LAYOUT";
 
-/// What the pinned tables of programs are called, before their number.
+/// What the pinned tables of programs are called, of whatever version.
 const PROGRAMS: &str = "programs-";
+/// The same before the id of the program that goes on in one: the kernel tells by it whether a link needs the table.
+const PROGRAMS_OF: &str = "programs-of-";
+/// One whose program is not loaded yet.
+const PROGRAMS_NEXT: &str = "programs-next";
 
 /// The pins of one agent.
 #[derive(Clone, Debug)]
@@ -92,11 +98,34 @@ impl Instance {
         Ok(self.entries()?.iter().filter_map(|name| LinkPin::parse(name)).collect())
     }
 
-    /// A place for the table of programs that others go on in, where none stands: the programs in use keep theirs until
-    /// the links are on new ones.
-    pub(super) fn fresh_programs(&self) -> PathBuf {
-        let place = |number: u32| self.root.join(format!("{PROGRAMS}{number}"));
-        (1..).map(place).find(|place| !place.exists()).expect("numbers don't run out")
+    /// Where the table of programs is pinned while they are loaded.
+    pub(super) fn next_programs(&self) -> PathBuf {
+        self.root.join(PROGRAMS_NEXT)
+    }
+
+    /// Where the table is pinned that the program of this id goes on in. Programs in use keep theirs until the links are
+    /// on new ones.
+    pub(super) fn programs_of(&self, id: u32) -> PathBuf {
+        self.root.join(format!("{PROGRAMS_OF}{id}"))
+    }
+
+    /// Removes the tables of programs that are on no link: starts that failed leave them, each with a whole set of maps
+    /// that its programs use.
+    pub(super) fn remove_unused_programs(&self) -> Result<(), Error> {
+        let mut used = BTreeSet::new();
+        for link in self.links()? {
+            let path = self.link(&link);
+            let info = PinnedLink::from_pin(&path).and_then(|link| FdLink::from(link).info());
+            let info = info.map_err(|error| Error::pin(&path)(io::Error::other(error)))?;
+            used.insert(self.programs_of(info.program_id()));
+        }
+        for name in self.entries()? {
+            let path = self.root.join(&name);
+            if name == PROGRAMS_NEXT || (name.starts_with(PROGRAMS_OF) && !used.contains(&path)) {
+                fs::remove_file(&path).map_err(Error::pin(&path))?;
+            }
+        }
+        Ok(())
     }
 
     /// Names in the folder of all pins.

@@ -1,7 +1,7 @@
 //! Tables of flows that are replaced by others: what stood in them stands in the new ones before a packet comes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     env, fs,
     os::unix::fs::symlink,
     path::PathBuf,
@@ -78,6 +78,13 @@ impl Pins {
 
     fn id(&self, folder: &str, name: &str) -> u32 {
         MapData::from_pin(self.folder(folder).join(name)).unwrap().info().unwrap().id()
+    }
+
+    /// What is pinned beside maps and links.
+    fn programs(&self) -> BTreeSet<String> {
+        let names =
+            fs::read_dir(self.0.root()).unwrap().map(|pin| pin.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("programs-")).collect()
     }
 
     fn rename(&self, from: &str, to: &str) {
@@ -243,6 +250,41 @@ fn what_came_while_the_links_were_switched_comes_after() {
         assert_eq!(pins.flows("v1", map::FLOWS), flows);
         assert_eq!(pins.flows("v1", map::HALF_OPEN), [(key(300), known)].into());
         assert_eq!(new.carry_flows().unwrap(), [], "all is settled");
+    };
+    std::thread::spawn(story).join().unwrap();
+}
+
+#[test]
+fn starts_that_failed_leave_one_table_of_programs_at_most() {
+    let story = || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let pins = Pins::new();
+        let mut first = pins.load(SMALL, SMALL);
+        first.attach("lo", Mode::Generic).unwrap();
+        first.settle(&["lo"]).unwrap();
+        drop(first);
+        let used = pins.programs();
+        assert_eq!(used.len(), 1);
+        for _ in 0..3 {
+            drop(pins.load(LARGE, SMALL));
+            let all = pins.programs();
+            assert!(all.is_superset(&used) && all.len() == 2, "{used:?} are in use: {all:?}");
+        }
+        // These end when one of their interfaces has the programs.
+        for _ in 0..3 {
+            let used = pins.programs();
+            let mut new = pins.load(LARGE, SMALL);
+            let all = pins.programs();
+            assert!(
+                all.intersection(&used).count() == 1 && all.len() == 2,
+                "of {used:?} one is in use: {all:?}"
+            );
+            new.attach("lo", Mode::Generic).unwrap();
+        }
+        let mut last = pins.load(LARGE, SMALL);
+        last.attach("lo", Mode::Generic).unwrap();
+        last.settle(&["lo"]).unwrap();
+        assert_eq!(pins.programs().len(), 1);
     };
     std::thread::spawn(story).join().unwrap();
 }

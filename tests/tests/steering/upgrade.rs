@@ -51,7 +51,7 @@ fn assert_clean(served: &Served) {
     for agent in served.agents.iter() {
         let pinned = pinned(agent);
         let kinds: Vec<_> = pinned.iter().filter_map(|name| name.split(char::is_numeric).next()).collect();
-        assert_eq!(kinds, ["link-eth", "link-eth", "programs-", "v"], "{}: {pinned:?}", agent.host());
+        assert_eq!(kinds, ["link-eth", "link-eth", "programs-of-", "v"], "{}: {pinned:?}", agent.host());
         assert!(pinned.contains("v1"), "{pinned:?}");
         wait("tables as planned", || agent.ask(&["plan"]).unwrap()["actions"] == json!([]));
     }
