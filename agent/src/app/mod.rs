@@ -18,7 +18,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{oneshot, watch},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
@@ -113,7 +113,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
     )))?;
     let mut stages = Stages::start(&options, &config, (instance, lock), status)?;
     let admin = tokio::spawn(admin.serve(status_seen.clone(), Arc::clone(&stages.probes_counted)));
-    let keeper = tokio::spawn(status::keep(config.state_directory(), status_seen));
+    let (end, ended) = oneshot::channel();
+    let keeper = tokio::spawn(status::keep(config.state_directory(), status_seen, ended));
     let then = if options.detach { "forwarding ends too" } else { "forwarding goes on" };
     tokio::select! {
         outcome = steer(&mut stages) => outcome?,
@@ -121,7 +122,11 @@ pub async fn run(options: Options) -> Result<(), Error> {
         _ = interrupt.recv() => tracing::info!("SIGINT: ending; {then}"),
     }
     admin.abort();
-    keeper.abort();
+    // What it is writing is finished first: the last status comes last.
+    drop(end);
+    if let Err(error) = keeper.await {
+        tracing::error!(%error, "keeping the status has failed");
+    }
     // One that has planned nothing yet knows less than what was kept before.
     if stages.planned.is_some() {
         status::keep_last(&config.state_directory(), &stages);

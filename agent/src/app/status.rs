@@ -14,7 +14,7 @@ use fairlead_core::{
     planner::{Links, ServiceTable},
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::{Moment, Unserved, interfaces::Interface, start::Stages};
 use crate::config::{Config, types::Role};
@@ -240,16 +240,27 @@ impl Ways {
     }
 }
 
-/// Writes the latest status to the state directory whenever it changed.
-pub(super) async fn keep(directory: PathBuf, mut status: watch::Receiver<Arc<Status>>) {
-    while status.changed().await.is_ok() {
+/// Writes the latest status to the state directory whenever it changed, until `ended`; nothing is being written then.
+pub(super) async fn keep(
+    directory: PathBuf,
+    mut status: watch::Receiver<Arc<Status>>,
+    mut ended: oneshot::Receiver<()>,
+) {
+    loop {
+        tokio::select! {
+            changed = status.changed() => if changed.is_err() { return },
+            _ = &mut ended => return,
+        }
         let latest = Arc::clone(&status.borrow_and_update());
         let directory = directory.clone();
         let written = tokio::task::spawn_blocking(move || write_status(&directory, &latest)).await;
         if let Ok(Err(error)) = written {
             tracing::warn!(%error, "the status is not kept; commands show an old one");
         }
-        tokio::time::sleep(WRITE_EVERY).await;
+        tokio::select! {
+            () = tokio::time::sleep(WRITE_EVERY) => {}
+            _ = &mut ended => return,
+        }
     }
 }
 
@@ -298,6 +309,27 @@ mod tests {
         let error = write_status(directory.path(), &Status::starting(&config)).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
         assert_eq!(read_status(directory.path()).unwrap().pid, pid);
+    }
+
+    #[tokio::test]
+    async fn the_keeper_ends_when_it_writes_no_more() {
+        let directory = tempfile::tempdir().unwrap();
+        // Nothing can be written there until somebody reads.
+        let pipe = directory.path().join(".status.new");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let status = Arc::new(Status::starting(&crate::config::tests::good()));
+        let (sender, seen) = watch::channel(Arc::clone(&status));
+        let (end, ended) = oneshot::channel();
+        sender.send_replace(status);
+        let mut keeper = tokio::spawn(keep(directory.path().to_owned(), seen, ended));
+        let begun = tokio::time::timeout(Duration::from_millis(100), &mut keeper).await;
+        assert!(begun.is_err(), "it waits for a change or writes");
+        drop(end);
+        let ended = tokio::time::timeout(Duration::from_millis(100), &mut keeper).await;
+        assert!(ended.is_err(), "it still writes");
+        let written = tokio::task::spawn_blocking(move || fs::read(pipe)).await.unwrap().unwrap();
+        assert!(serde_json::from_slice::<Status>(&written).is_ok());
+        keeper.await.unwrap();
     }
 
     #[test]
