@@ -108,10 +108,10 @@ impl Federation {
     /// # Panics
     /// Where there is no cluster; a configuration has at least one.
     pub async fn changed(&mut self) {
-        let waits = self.sources.iter_mut().map(|(cluster, source)| {
+        let waits = self.sources.values_mut().map(|source| {
             Box::pin(async move {
+                // A follower ends only with the runtime.
                 if source.receiver.changed().await.is_err() {
-                    tracing::error!(%cluster, "the cluster is not followed any more");
                     std::future::pending::<()>().await;
                 }
                 source.receiver.mark_changed();
@@ -150,11 +150,11 @@ impl Federation {
         self.sources.values().all(|source| source.seen.read)
     }
 
-    /// When the state of a cluster was written that counts until its source is read.
+    /// Where a cluster's source can't be read: when it was read last, or what counts instead was written.
     #[must_use]
     pub fn restored(&self, cluster: &str) -> Option<SystemTime> {
         let source = self.sources.get(cluster)?;
-        source.restored.filter(|_| !source.seen.state.reachable)
+        source.seen.last_read.or(source.restored).filter(|_| !source.seen.state.reachable)
     }
 
     /// Everything that is wrong with the sources, by cluster.

@@ -128,15 +128,22 @@ async fn the_last_good_state_serves_where_the_source_can_not_be_read() {
     drop(federation);
 
     fs::rename(root.join("a"), root.join("away")).unwrap();
+    let day = Duration::from_secs(24 * 3600);
+    let file = fs::File::open(root.join("last-good/a.json")).unwrap();
+    file.set_modified(file.metadata().unwrap().modified().unwrap() - 10 * day).unwrap();
     let mut federation = Federation::start(&config, Some(last_good));
     assert_eq!((port(&federation, "a", "web"), reachable(&federation, "a")), (Some(80), false));
-    assert!(federation.restored("a").is_some() && !federation.all_read());
+    let age = |f: &Federation| f.restored("a").map(|then| then.elapsed().unwrap());
+    assert!(age(&federation).unwrap() >= 10 * day && !federation.all_read());
     until(&mut federation, "the source was tried", Federation::all_read).await;
     assert_eq!((port(&federation, "a", "web"), reachable(&federation, "a")), (Some(80), false));
     fs::rename(root.join("away"), root.join("a")).unwrap();
     fs::write(root.join("a/web.yaml"), service("web", 81)).unwrap();
     until(&mut federation, "the source is back", |f| port(f, "a", "web") == Some(81)).await;
-    assert!(federation.restored("a").is_none());
+    assert!(age(&federation).is_none());
+    fs::rename(root.join("a"), root.join("away")).unwrap();
+    until(&mut federation, "it is away again", |f| !reachable(f, "a")).await;
+    assert!(age(&federation).unwrap() < day, "what was known before the start doesn't count any more");
 }
 
 #[tokio::test]
