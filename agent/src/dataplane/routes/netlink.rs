@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use futures::{StreamExt as _, channel::mpsc::UnboundedReceiver};
+use futures::{Stream, StreamExt as _, channel::mpsc::UnboundedReceiver};
 use ipnet::IpNet;
 use rtnetlink::{
     Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection,
@@ -25,12 +25,15 @@ use super::table::{Link, Neighbour, NextHop, RouteEntry, RouteTable, Via, Vlan};
 /// What netlink refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// No socket.
+    /// No socket, or a list that could not be made to the end.
     #[error("netlink: {0}")]
-    Open(#[from] std::io::Error),
+    System(#[from] std::io::Error),
     /// A request failed.
     #[error("netlink: {0}")]
     Request(#[from] rtnetlink::Error),
+    /// A list ended before its end.
+    #[error("netlink: a list was cut off")]
+    CutOff,
     /// The kernel closed it.
     #[error("netlink: the connection was closed")]
     Closed,
@@ -63,7 +66,9 @@ impl Netlink {
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
         ];
-        let (connection, handle, changes) = new_multicast_connection(&groups)?;
+        let (mut connection, handle, changes) = new_multicast_connection(&groups)?;
+        // A list that merely ends may have been cut off.
+        connection.set_forward_done(true);
         let task = tokio::spawn(connection).abort_handle();
         Ok((Self { handle, task }, changes))
     }
@@ -103,18 +108,7 @@ impl Netlink {
     async fn dump(&self, request: RouteNetlinkMessage, table: &mut RouteTable) -> Result<bool, Error> {
         let mut request = NetlinkMessage::from(request);
         request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        let mut answers = self.handle.clone().request(request)?;
-        let mut whole = true;
-        while let Some(answer) = answers.next().await {
-            let (header, payload) = answer.into_parts();
-            whole &= header.flags & NLM_F_DUMP_INTR == 0;
-            match payload {
-                NetlinkPayload::InnerMessage(message) => add(table, &message),
-                NetlinkPayload::Error(error) => return Err(rtnetlink::Error::NetlinkError(error).into()),
-                _ => {}
-            }
-        }
-        Ok(whole)
+        collect(self.handle.clone().request(request)?, table).await
     }
 
     /// Has the kernel find out a neighbour's MAC address, or see whether it is still right.
@@ -130,6 +124,28 @@ impl Netlink {
             tracing::debug!(neighbour = %hop.address, ifindex = hop.ifindex, %error, "asking for a neighbour");
         }
     }
+}
+
+/// Takes the answers to a request for a list into `table`; false where it changed meanwhile.
+async fn collect(
+    mut answers: impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin,
+    table: &mut RouteTable,
+) -> Result<bool, Error> {
+    let mut whole = true;
+    while let Some(answer) = answers.next().await {
+        let (header, payload) = answer.into_parts();
+        whole &= header.flags & NLM_F_DUMP_INTR == 0;
+        match payload {
+            NetlinkPayload::InnerMessage(message) => add(table, &message),
+            NetlinkPayload::Error(error) => return Err(rtnetlink::Error::NetlinkError(error).into()),
+            NetlinkPayload::Done(done) if done.code < 0 => {
+                return Err(std::io::Error::from_raw_os_error(-done.code).into());
+            }
+            NetlinkPayload::Done(_) => return Ok(whole),
+            _ => {}
+        }
+    }
+    Err(Error::CutOff)
 }
 
 fn add(table: &mut RouteTable, message: &RouteNetlinkMessage) {
@@ -279,6 +295,8 @@ fn via(hop: &RouteNextHop) -> Via {
 
 #[cfg(test)]
 mod tests {
+    use rtnetlink::packet_core::{DoneMessage, NetlinkHeader};
+
     use super::*;
 
     #[test]
@@ -301,5 +319,47 @@ mod tests {
             assert_eq!(vlan(&message(parts, &others)), Some(expected));
         }
         assert_eq!(vlan(&LinkMessage::default()), None);
+    }
+
+    type Answer = NetlinkMessage<RouteNetlinkMessage>;
+
+    fn header(flags: u16) -> NetlinkHeader {
+        let mut header = NetlinkHeader::default();
+        header.flags = flags;
+        header
+    }
+
+    fn a_link(flags: u16) -> Answer {
+        let mut message = LinkMessage::default();
+        message.header.index = 7;
+        NetlinkMessage::new(header(flags), RouteNetlinkMessage::NewLink(message).into())
+    }
+
+    fn done(flags: u16, code: i32) -> Answer {
+        let mut message = DoneMessage::default();
+        message.code = code;
+        NetlinkMessage::new(header(flags), NetlinkPayload::Done(message))
+    }
+
+    async fn collected(answers: Vec<Answer>) -> Result<bool, Error> {
+        collect(futures::stream::iter(answers), &mut RouteTable::default()).await
+    }
+
+    #[tokio::test]
+    async fn the_kernel_s_lists_have_an_end() {
+        let (netlink, _changes) = Netlink::open().unwrap();
+        assert!(netlink.read_into(&mut RouteTable::default()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_list_counts_where_its_end_was_seen() {
+        assert!(collected(vec![a_link(0), done(0, 0)]).await.unwrap());
+        for answers in [vec![a_link(NLM_F_DUMP_INTR), done(0, 0)], vec![a_link(0), done(NLM_F_DUMP_INTR, 0)]]
+        {
+            assert!(!collected(answers).await.unwrap(), "it changed meanwhile");
+        }
+        assert!(matches!(collected(vec![a_link(0)]).await, Err(Error::CutOff)));
+        let error = collected(vec![a_link(0), done(0, -105)]).await.unwrap_err();
+        assert!(error.to_string().starts_with("netlink: No buffer space available"), "{error}");
     }
 }
