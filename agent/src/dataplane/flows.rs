@@ -1,7 +1,10 @@
 //! Sweeps the receiver's table of flows: the kernel never evicts from it, so the agent takes out what has ended
 //! or has been silent for long.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::ErrorKind,
+    time::{Duration, Instant},
+};
 
 use aya::{
     TestRun as _, TestRunOptions,
@@ -103,15 +106,14 @@ fn sweep(flows: &mut Table, ticks: u32, rate: u32) -> Result<(usize, usize), Err
         match entry {
             Ok((key, flow)) if is_over(&key, &flow, ticks, rate) => ended.push(key),
             Ok(_) => stay += 1,
-            // Removed by somebody else meanwhile.
-            Err(MapError::KeyNotFound) => {}
             Err(source) => return Err(error(source)),
         }
     }
     for key in &ended {
         match flows.remove(key) {
-            Ok(()) | Err(MapError::KeyNotFound) => {}
-            Err(source) => return Err(error(source)),
+            // Removed by somebody else meanwhile.
+            Err(MapError::SyscallError(removal)) if removal.io_error.kind() == ErrorKind::NotFound => {}
+            removed => removed.map_err(&error)?,
         }
     }
     Ok((stay, ended.len()))

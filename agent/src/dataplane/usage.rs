@@ -5,7 +5,7 @@ use std::{fs, os::fd::AsRawFd};
 
 use aya::{
     Pod,
-    maps::{HashMap, Map, MapData, MapError},
+    maps::{HashMap, Map, MapData},
 };
 use fairlead_abi::{FlowEntry, FlowKey, ProbeTarget, map};
 
@@ -27,13 +27,10 @@ fn filled_of<K: Pod, V: Pod>(name: &'static str, map: Map) -> Result<(&'static s
     let capacity = data.info().map_err(Error::map(name))?.max_entries();
     let table = HashMap::<_, K, V>::try_from(map).map_err(Error::map(name))?;
     let mut used = 0;
-    for key in table.keys() {
-        match key {
-            Ok(_) => used += 1,
-            // It went while the table was read.
-            Err(MapError::KeyNotFound) => {}
-            Err(error) => return Err(Error::map(name)(error)),
-        }
+    // The kernel begins anew where the last key was evicted meanwhile, again and again under a flood.
+    for key in table.keys().take(capacity as usize) {
+        key.map_err(Error::map(name))?;
+        used += 1;
     }
     Ok((name, used, capacity.into()))
 }

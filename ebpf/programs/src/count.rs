@@ -60,7 +60,7 @@ pub fn forwarded_ahead(packet: &Parsed, service: Ahead<ServiceCounters>, backend
     let bytes = packet.ip.l3 + packet.ip.length;
     let connections = packet.carried.opens() as u64;
     if let Some(counter) = service.0 {
-        // SAFETY: as in `dropped_as`.
+        // SAFETY: as in `dropped`.
         unsafe {
             (*counter).packets += 1;
             (*counter).bytes += bytes as u64;
@@ -68,7 +68,7 @@ pub fn forwarded_ahead(packet: &Parsed, service: Ahead<ServiceCounters>, backend
         }
     }
     if let Some(counter) = backend.0 {
-        // SAFETY: as in `dropped_as`.
+        // SAFETY: as in `dropped`.
         unsafe {
             (*counter).packets += 1;
             (*counter).connections += connections;

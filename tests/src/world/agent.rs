@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::maps::{HashMap, Map, MapData};
 use fairlead::dataplane::Instance;
 use fairlead_abi::{FlowEntry, FlowKey, map};
 
@@ -169,14 +169,7 @@ impl Agent {
         for name in [map::FLOWS, map::HALF_OPEN] {
             let data = Map::from_map_data(MapData::from_pin(maps.join(name))?)?;
             let table = HashMap::<_, FlowKey, FlowEntry>::try_from(data)?;
-            for flow in table.iter() {
-                match flow {
-                    Ok(flow) => flows.push(flow),
-                    // It went while the table was read.
-                    Err(MapError::KeyNotFound) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
+            flows.extend(table.iter().collect::<Result<Vec<_>, _>>()?);
         }
         Ok(flows)
     }
