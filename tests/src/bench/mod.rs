@@ -100,7 +100,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     if wanted(Part::Live) {
         eprintln!("live frames on a veth pair");
-        let (rounds, turn) = if options.quick { (6, 100) } else { (12, 250) };
+        let (rounds, turn) = if options.quick { (5, 100) } else { (12, 250) };
         let effort = live::Effort { rounds, turn: Duration::from_millis(turn) };
         live::measure(&footprint, &options.elf, &cases, effort, |row| results.live.push(row))?;
     }
@@ -125,7 +125,7 @@ fn measure_packets(
     cases: &[Case],
     rows: &mut Vec<packets::Row>,
 ) -> Result<()> {
-    let (rounds, packets) = if options.quick { (12, 25_000) } else { (40, 100_000) };
+    let (rounds, packets) = if options.quick { (12, 20_000) } else { (40, 100_000) };
     let effort = packets::Effort { rounds, packets };
     for services in SERVICES.into_iter().filter(|&n| options.services.is_none_or(|only| n == only)) {
         eprintln!("packets, {services} services");

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use fairlead_abi::FlowState;
+use fairlead_abi::{FlowState, protocol};
 use serde_json::Value;
 
 use super::stage::Stage;
@@ -88,6 +88,9 @@ fn pods_of_connection<'a>(stage: &'a Stage, request: &Request, client: SocketAdd
         let seen = flows.into_iter().filter(|(flow, entry)| {
             IpAddr::from(flow.client) == client.ip()
                 && u16::from_be_bytes(flow.client_port) == client.port()
+                && flow.protocol == protocol::TCP
+                && IpAddr::from(entry.vip) == request.server.ip()
+                && u16::from_be_bytes(entry.port) == request.server.port()
                 && entry.state != FlowState::Unproven as u8
         });
         endpoints.extend(seen.map(|(flow, _)| IpAddr::from(flow.endpoint)));
