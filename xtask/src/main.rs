@@ -76,7 +76,7 @@ enum Command {
     Test {
         /// Only the tests of this part; without it, also format, lints, documentation and licences
         part: Option<Part>,
-        /// Also what takes too long for CI
+        /// Also what takes too long for CI; without it, the summary says what was left out
         #[arg(long)]
         full: bool,
         /// Form of standard output

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::served::{PATIENCE, Served, assert_nothing_failed, load, wait};
 
-/// Kills, over all agents.
+/// Kills, over all agents, unless `FAIRLEAD_KILLS` says otherwise.
 const KILLS: usize = 50;
 /// Services that come and go together.
 const CROWD: u8 = 24;
@@ -19,7 +19,8 @@ const CROWD: u8 = 24;
 #[test]
 fn agents_killed_at_random_moments_of_an_apply_lose_nothing() {
     let seed = std::env::var("FAIRLEAD_SEED").map_or_else(|_| clock_seed(), |seed| seed.parse().unwrap());
-    println!("FAIRLEAD_SEED={seed}");
+    let kills = std::env::var("FAIRLEAD_KILLS").map_or(KILLS, |kills| kills.parse().unwrap());
+    println!("FAIRLEAD_SEED={seed} FAIRLEAD_KILLS={kills}");
     // What is asked: a service whose slots stay, for a connection lives longer than a datagram, and one whose slots don't.
     let (still, moving) = (ServiceSpec::new("still", 1), ServiceSpec::new("moving", 2));
     let plan = Plan::default().region("us-central1", &["a", "b"], 2).gateways(2);
@@ -37,7 +38,7 @@ fn agents_killed_at_random_moments_of_an_apply_lose_nothing() {
         served.agents.iter().filter(|agent| !agent.host().starts_with("node-us-central1-a")).collect();
     let mut rng = Rng::new(seed);
     let mut undone = 0;
-    for round in 0..KILLS.div_ceil(agents.len()) {
+    for round in 0..kills.div_ceil(agents.len()) {
         let seeds: Vec<u64> = agents.iter().map(|_| rng.next()).collect();
         undone += thread::scope(|scope| {
             let killers: Vec<_> = agents
@@ -56,7 +57,7 @@ fn agents_killed_at_random_moments_of_an_apply_lose_nothing() {
             wait("all that is wanted", || additions(agent) == 0);
         }
     }
-    assert!(undone > KILLS / 10, "{undone} of {KILLS} kills hit an apply");
+    assert!(undone > kills / 10, "{undone} of {kills} kills hit an apply");
     println!("{undone} of the kills left something to be added");
     for agent in &agents {
         assert_as_planned(agent);

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use self::advisories::Outcome;
 use self::listen::Heard;
 pub(crate) use self::parts::Part;
-use self::parts::{LINTS, Lint, SUITES, Suite};
+use self::parts::{LINTS, Lint, MATRICES, Matrix, SUITES, Suite};
 use self::report::Report;
 use crate::output::Output;
 use crate::workspace::Workspace;
@@ -88,9 +88,15 @@ fn run(workspace: &Workspace, choice: Choice, suite: &Suite, heard: &mut Heard) 
         process::run(workspace.cargo().args(suite.build))?;
     }
     let mut command = workspace.cargo();
-    command.args(suite.cargo()).env_remove("FAIRLEAD_FULL");
-    if choice.full {
-        command.env("FAIRLEAD_FULL", "1");
+    command.args(suite.cargo());
+    // What the caller has set himself goes before both.
+    let unset = |matrix: &&Matrix| std::env::var_os(matrix.variable).is_none();
+    for matrix in MATRICES.iter().filter(|matrix| matrix.part == suite.part).filter(unset) {
+        if choice.full {
+            command.env(matrix.variable, matrix.full);
+        } else {
+            heard.left_out.push(matrix.rest.to_owned());
+        }
     }
     let status = process::lines(&mut command, |line| {
         if heard.line(line) {

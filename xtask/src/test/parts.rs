@@ -120,6 +120,41 @@ pub(crate) const SUITES: &[Suite] = &[
     },
 ];
 
+/// What takes too long for CI: a run without `--full` does the share of it that the tests choose themselves.
+#[derive(Debug)]
+pub(crate) struct Matrix {
+    /// Whose suites read the variable.
+    pub(crate) part: Part,
+    /// Of the environment, as the tests read it.
+    pub(crate) variable: &'static str,
+    /// Its value with `--full`.
+    pub(crate) full: &'static str,
+    /// What is left out without.
+    pub(crate) rest: &'static str,
+}
+
+/// All that `--full` does.
+pub(crate) const MATRICES: &[Matrix] = &[
+    Matrix {
+        part: Part::Core,
+        variable: "PROPTEST_CASES",
+        full: "2048",
+        rest: "1792 or more of 2048 cases of each property",
+    },
+    Matrix {
+        part: Part::Programs,
+        variable: "FAIRLEAD_PACKETS",
+        full: "6700000",
+        rest: "17.7 of 20.1 million random packets through programs and model",
+    },
+    Matrix {
+        part: Part::World,
+        variable: "FAIRLEAD_KILLS",
+        full: "400",
+        rest: "350 of 400 kills of agents that write",
+    },
+];
+
 const PROGRAMS_OF_THE_WORLD: &[&str] = &["build", "--package", AGENT, "--package", WORLD, "--bins"];
 
 const AGENT: &str = "fairlead";

@@ -89,8 +89,6 @@ fn plan(planner: &mut Planner, model: &Model, health: &Health, demand: u64, ms: 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
-
     #[test]
     fn the_order_of_input_does_not_matter(
         sketches in prop::collection::vec(sketch(), 1..12),

@@ -59,8 +59,13 @@ fn carry_out_watched(bench: &mut Bench, plan: &Plan, after: &Tables) {
     }
 }
 
+/// Fewer than usual, because each is slow, unless the variable that is proptest's own says otherwise.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").map_or(96, |cases| cases.parse().unwrap())
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
     fn applying_the_difference_gives_what_is_wanted(steps in steps(7)) {

@@ -49,8 +49,6 @@ fn damage(kernel: &mut Kernel, kind: u8, at: usize, to: u32) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
-
     #[test]
     fn any_damage_is_repaired(
         pods in prop::array::uniform6(prop::option::weighted(0.8, (any::<u32>(), Just(0)))),
