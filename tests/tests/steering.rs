@@ -27,5 +27,7 @@ mod places;
 mod served;
 #[path = "steering/serving.rs"]
 mod serving;
+#[path = "steering/tables.rs"]
+mod tables;
 #[path = "steering/upgrade.rs"]
 mod upgrade;

@@ -35,6 +35,8 @@ pub struct Federation {
     pub probe_rise: u32,
     /// `ipip` or `gue`.
     pub encapsulation: String,
+    /// `native` or `generic`.
+    pub xdp_mode: String,
     /// Distances between regions.
     pub distances: Vec<(String, String, u32)>,
     /// Nodes are gateways too, by the same interface; who routes VIPs to them is up to the test.
@@ -68,6 +70,7 @@ impl Default for Federation {
             probe_fall: 3,
             probe_rise: 2,
             encapsulation: "ipip".to_owned(),
+            xdp_mode: "native".to_owned(),
             distances: vec![
                 distance("us-central1", "europe-west1", 100),
                 distance("us-central1", "asia-east1", 150),
@@ -288,7 +291,7 @@ fn configuration_file(
     };
     let capacities: String =
         federation.capacities.iter().map(|(table, entries)| format!("  {table}: {entries}\n")).collect();
-    let Federation { seed, probe_fall, probe_rise, encapsulation, more, .. } = federation;
+    let Federation { seed, probe_fall, probe_rise, encapsulation, xdp_mode, more, .. } = federation;
     let interval = federation.probe_interval.as_millis();
     let federated = federated(&world.layout, &world.directory(), federation);
     let (name, state) = (&host.name, directory.join("state"));
@@ -303,6 +306,7 @@ node:
   name: {name}
   {place}
   interfaces: [eth0]
+  xdpMode: {xdp_mode}
 probes:
   interval: {interval}ms
   timeout: {interval}ms

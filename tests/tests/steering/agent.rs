@@ -1,8 +1,10 @@
 //! Agents that die, restart, and stand in each other's way.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use fairlead_tests::world::{Federation, Plan};
+use fairlead_abi::DropReason;
+use fairlead_tests::world::{Federation, Plan, other_elf};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -55,6 +57,35 @@ fn an_agent_that_comes_anew_goes_on_spilling() {
         assert!(spills(), "after {end}");
     }
     assert_only_moves_broke(load);
+}
+
+#[test]
+fn programs_that_log_are_heard_in_the_agents_log() {
+    let served = Served::build(&Plan::small(), &Federation::default());
+    served.wait_until_served();
+    let agent = served.gateway();
+    let (configuration, elf) = (agent.configuration().display().to_string(), other_elf().unwrap());
+    let programs = elf.display().to_string();
+    agent.process().kill().unwrap();
+    agent.process().replace_arguments(&[
+        "run",
+        "--config",
+        &configuration,
+        "--programs",
+        &programs,
+        "--log",
+        "debug",
+    ]);
+    agent.process().start_again().unwrap();
+    agent.wait_until_ready(PATIENCE).unwrap();
+    let dropped = format!("dropped 66 bytes, reason {}", DropReason::PortNotServed as u32);
+    let told = || agent.process().log().lines().filter(|line| line.contains(&dropped)).count();
+    assert_eq!(told(), 0);
+    // 14 bytes of Ethernet, 20 of IPv4, 8 of UDP.
+    let unserved = SocketAddr::new(served.service.vips[0], 81);
+    served.client().datagram(unserved, &[0; 24]).unwrap_err();
+    wait("the drop's line", || told() > 0);
+    assert_eq!(served.answering(), served.pods());
 }
 
 #[test]

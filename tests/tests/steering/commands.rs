@@ -1,11 +1,14 @@
 //! What the commands print, for people and for programs, with an agent and without, and what they say to wrong input.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 
-use fairlead_tests::world::{Agent, Condition, Federation, Plan};
+use fairlead_tests::world::{Agent, Condition, Federation, Plan, Process, own_program};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::served::{Served, wait};
+use crate::served::{PATIENCE, Served, wait};
 
 /// What is asked; `explain` has its flow.
 const QUESTIONS: [&[&str]; 7] = [
@@ -128,6 +131,92 @@ fn wrong_input_is_told_and_fails() {
 }
 
 #[test]
+fn counters_are_watched_until_ctrl_c() {
+    let served = Served::build(&Plan::small(), &Federation::default());
+    served.wait_until_served();
+    let agent = served.gateway();
+    let configuration = agent.configuration().display().to_string();
+    let printed = agent.configuration().with_file_name("watched");
+    let watch = Process::start(
+        "fairlead counters",
+        served.world.namespace(agent.host()).unwrap(),
+        &own_program("fairlead", "FAIRLEAD_BIN").unwrap(),
+        &["counters", "--watch", "-o", "json", "--config", &configuration],
+        &printed,
+    )
+    .unwrap();
+    let lines = || fs::read_to_string(&printed).unwrap().lines().count();
+    wait("a first reading", || lines() > 0);
+    let asked = served.answering().len();
+    assert_eq!(asked, 2);
+    let first = lines();
+    wait("more readings", || lines() > first);
+    watch.signal(Signal::SIGINT).unwrap();
+    let ended = watch.wait(PATIENCE).unwrap();
+    assert!(ended.signal() == Some(2) || ended.code() == Some(130) || ended.success(), "{ended}");
+    let text = fs::read_to_string(&printed).unwrap();
+    let readings: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let connections = |reading: &Value| {
+        let services = reading["services"].as_array().unwrap().iter();
+        services.map(|service| service["connections"].as_u64().unwrap()).sum::<u64>()
+    };
+    assert!(connections(&readings[first]) >= connections(&readings[0]) + 120, "{text}");
+    assert_eq!(readings[0]["seconds"], Value::Null);
+    assert!((0.9..20.0).contains(&readings[1]["seconds"].as_f64().unwrap()), "{text}");
+}
+
+fn fairlead(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let program = own_program("fairlead", "FAIRLEAD_BIN").unwrap();
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn a_configuration_is_checked_and_described() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/config.example.yaml");
+    assert_eq!(
+        fairlead(&["config", "check", example]),
+        (Some(0), format!("{example}: no problem\n"), String::new())
+    );
+    let text = fs::read_to_string(example).unwrap();
+    let spoilt = std::env::temp_dir().join(format!("fairlead-spoilt-{}.yaml", std::process::id()));
+    fs::write(&spoilt, text.replace("seed:", "sead:").replace("[gateway, receiver]", "[gatewya]")).unwrap();
+    let name = spoilt.display().to_string();
+    let (code, problems, error) = fairlead(&["config", "check", &name]);
+    let (_, json, _) = fairlead(&["config", "check", &name, "-o", "json"]);
+    fs::remove_file(spoilt).unwrap();
+    assert_eq!(code, Some(1), "{problems}");
+    assert!(error.contains("problems"), "{error}");
+    let line = |words: &str| 1 + text.lines().position(|line| line.contains(words)).unwrap();
+    for (line, field) in [(line("seed:"), "sead"), (line("roles:"), "node.roles")] {
+        let is_told = |told: &str| told.starts_with(&format!("{name}:{line}:")) && told.contains(field);
+        assert!(problems.lines().any(is_told), "line {line}, {field}: {problems}");
+    }
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["problems"].as_array().unwrap().len(), problems.lines().count());
+
+    let (code, schema, _) = fairlead(&["config", "schema"]);
+    let schema: Value = serde_json::from_str(&schema).unwrap();
+    assert_eq!((code, &schema["additionalProperties"]), (Some(0), &json!(false)));
+    for section in ["node", "clusters", "gateways", "vipPools", "distances", "probes", "capacities", "seed"] {
+        assert!(schema["properties"][section].is_object(), "{section} is not in {schema:#}");
+    }
+}
+
+#[test]
+fn bash_completes_commands() {
+    let (code, script, _) = fairlead(&["completion", "bash"]);
+    assert_eq!(code, Some(0));
+    let ask = format!(
+        "{script}\nCOMP_WORDS=(fairlead co); COMP_CWORD=1; _fairlead fairlead co fairlead; echo ${{COMPREPLY[@]}}"
+    );
+    let output = Command::new("bash").args(["--norc", "-c", &ask]).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said, "config counters completion\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn gateways_of_a_group_steer_alike_however_their_manifests_are_laid_out() {
     let served = Served::build(
         &Plan::default().region("us-central1", &["a", "b"], 3).gateways(2),
@@ -167,7 +256,7 @@ fn gateways_of_a_group_steer_alike_however_their_manifests_are_laid_out() {
     // As a new agent makes it, too: histories differ, slots don't.
     other.process().kill().unwrap();
     other.process().start_again().unwrap();
-    other.wait_until_ready(crate::served::PATIENCE).unwrap();
+    other.wait_until_ready(PATIENCE).unwrap();
     let (one, other) = fingerprints();
     assert_eq!(one, other);
 }

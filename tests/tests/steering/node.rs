@@ -80,6 +80,29 @@ fn a_strangers_program_is_neither_replaced_nor_hidden() {
 }
 
 #[test]
+fn generic_mode_serves_and_is_warned_of() {
+    let federation = Federation { xdp_mode: "generic".to_owned(), ..Federation::default() };
+    let served = Served::build(&Plan::small(), &federation);
+    served.wait_until_served();
+    assert_eq!(served.answering(), served.pods());
+    for agent in served.agents.iter() {
+        let links =
+            served.world.namespace(agent.host()).unwrap().command("ip", &["link", "show", "dev", "eth0"]);
+        assert!(links.as_ref().unwrap().contains(" xdpgeneric "), "{links:?}");
+        let log = agent.process().log();
+        let is_warning = |line: &str| {
+            line.contains(" WARN ") && line.contains("generic XDP mode") && line.contains("eth0")
+        };
+        assert!(log.lines().any(is_warning), "{log}");
+        assert_eq!(agent.ask(&["status"]).unwrap()["interfaces"][0]["mode"], "generic");
+    }
+    // Who didn't ask for it has native mode, and no warning: the agents of all other tests, as here of one.
+    let served = Served::build(&Plan::small(), &Federation::default());
+    assert_eq!(served.gateway().ask(&["status"]).unwrap()["interfaces"][0]["mode"], "native");
+    assert!(!served.gateway().process().log().contains("generic"));
+}
+
+#[test]
 fn next_hops_follow_neighbours_and_routes() {
     let served = Served::build(&Plan::small(), &Federation::default());
     served.wait_until_served();
