@@ -7,6 +7,8 @@ mod agent;
 mod carried;
 #[path = "steering/clocks.rs"]
 mod clocks;
+#[path = "steering/cni.rs"]
+mod cni;
 #[path = "steering/commands.rs"]
 mod commands;
 #[path = "steering/explained.rs"]
