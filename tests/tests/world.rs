@@ -338,6 +338,27 @@ fn nothing_is_left_of_a_demo_that_is_interrupted() {
 }
 
 #[test]
+fn the_bench_writes_one_json_document() {
+    let programs = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/bench.bpf.o");
+    let bench = Command::new(env!("CARGO_BIN_EXE_fairlead-bench"))
+        .args(["--elf", programs, "--quick", "--part", "packets", "--services", "1", "--case", "udp4"])
+        .args(["-o", "json"])
+        .output()
+        .unwrap();
+    assert!(bench.status.success(), "{}", String::from_utf8_lossy(&bench.stderr));
+    let document: serde_json::Value = serde_json::from_slice(&bench.stdout).unwrap();
+    let rows = document["packets"].as_array().unwrap();
+    assert!(!rows.is_empty(), "{document}");
+    for row in rows {
+        assert_eq!((&row["case"], &row["services"]), (&"udp4".into(), &1.into()), "{row}");
+        let number = |name: &str| row[name].as_f64().unwrap();
+        assert!(number("ns_median") >= number("ns_min") && number("floor_ns_min") > 0.0, "{row}");
+        assert!(number("ratio_min") > 0.0 && number("flows") >= 1.0 && number("busy") == 1.0, "{row}");
+    }
+    assert!(document["live"].is_array() && document["control"].is_array(), "{document}");
+}
+
+#[test]
 fn what_a_killed_run_left_is_removed_by_the_next() {
     let (mut killed, left) = start_child("wait");
     killed.kill().unwrap();

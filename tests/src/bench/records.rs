@@ -4,11 +4,11 @@ use anyhow::{Context, Result, ensure};
 use aya::maps::{PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 use fairlead::dataplane::Dataplane;
-use fairlead_abi::Encap;
+use fairlead_abi::{Backend, Encap, Hop};
 
 use super::case::{Case, FRAME};
 
-const WORDS: usize = 29;
+const WORDS: usize = FASTEST + 1;
 const MAP: &str = "BENCH";
 
 /// Offsets, in words, of what follows the headers.
@@ -16,13 +16,13 @@ const FLOWS: usize = 10;
 const ENDS: usize = 11;
 const V6: usize = 12;
 const BACKEND: usize = 13;
-const HOP: usize = 16;
-const RUNS: usize = 18;
-const VERDICTS: usize = 19;
-const LENGTH: usize = 24;
-const ARRIVED: usize = 25;
-const STRANGE: usize = 26;
-const FASTEST: usize = 28;
+const HOP: usize = BACKEND + size_of::<Backend>() / 8;
+const RUNS: usize = HOP + size_of::<Hop>() / 8;
+const VERDICTS: usize = RUNS + 1;
+const LENGTH: usize = VERDICTS + 5;
+const ARRIVED: usize = LENGTH + 1;
+const STRANGE: usize = ARRIVED + 1;
+const FASTEST: usize = STRANGE + 2;
 
 /// Packets that the sink times together.
 pub(super) const BLOCK: u64 = 4096;
@@ -42,7 +42,7 @@ impl Record {
         words[V6] = u64::from(case.is_v6());
         words[FLOWS] = pair(flows - 1, busy);
         words[ENDS] = pair(source, destination);
-        words[BACKEND..BACKEND + 3].copy_from_slice(&backend(case.is_v6()));
+        words[BACKEND..HOP].copy_from_slice(&backend(case.is_v6()));
         words[HOP..HOP + 2].copy_from_slice(&[0x0200_0100_0000_0002, 0x0000_0001_0200_0000]);
         words[LENGTH] = (FRAME + if case.is_v6() { 40 } else { 20 }) as u64;
         Self(words)
