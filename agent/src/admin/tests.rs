@@ -23,7 +23,7 @@ fn status() -> Status {
              "restored": {"secs_since_epoch": 1690000000, "nanos_since_epoch": 0}}
         ],
         "problems": [], "refused": [], "failure": null,
-        "usage": [["SERVICES", 2, 98304]],
+        "usage": [["SERVICES", 2, 32768]],
         "services": [{
             "name": {"namespace": "shop", "name": "web"}, "port_name": "http", "vip": "203.0.113.10", "port": 80,
             "protocol": "tcp", "flags": 0, "ring_hash": 1,
@@ -102,7 +102,7 @@ fn metrics_have_all_that_the_maps_and_the_agent_say() {
         r#"fairlead_probes_total{result="timed_out"} 4"#.to_owned(),
         r#"fairlead_map_entries{map="SERVICES"} 2"#.to_owned(),
         r#"fairlead_map_entries{map="FLOWS"} 11"#.to_owned(),
-        r#"fairlead_map_capacity_entries{map="SERVICES"} 98304"#.to_owned(),
+        r#"fairlead_map_capacity_entries{map="SERVICES"} 32768"#.to_owned(),
         r#"fairlead_map_capacity_entries{map="FLOWS"} 262144"#.to_owned(),
         "fairlead_maps_readable 1".to_owned(),
         r#"fairlead_map_memory_bytes{map="SERVICES"} 4096"#.to_owned(),

@@ -147,21 +147,23 @@ impl Installed {
         region.map(|index| (index, &self.backends[index as usize])).filter(|(_, backend)| in_use(backend))
     }
 
-    /// How much of each map is in use, and its size, for metrics. What cools counts as in use.
+    /// How much of each map is in use, and its size, for metrics. What cools counts as in use. Services and their ids are
+    /// counted as services, which is what the configuration bounds; buckets have more room than that.
     #[must_use]
     pub fn usage(&self) -> Vec<(super::Map, u64, u64)> {
         use super::Map;
         let of =
             |blocks: &Blocks, size: u32| (u64::from(size).saturating_sub(blocks.free()), u64::from(size));
         let c = &self.capacities;
+        // The first id is no service's.
+        let most = c.service_ids.saturating_sub(1);
         let services = self.live.len() + self.strays.len();
-        let entries = u64::from(c.buckets) * fairlead_abi::BUCKET_ENTRIES as u64;
         let rows = [
-            (Map::Services, (services as u64, entries)),
+            (Map::Services, (services as u64, u64::from(most))),
             (Map::Slots, of(&self.slots, c.slots)),
             (Map::Backends, of(&self.regions, c.backends)),
             (Map::Hops, of(&self.free_hops, c.hops)),
-            (Map::ServiceIds, of(&self.ids, c.service_ids)),
+            (Map::ServiceIds, of(&self.ids, most)),
             (Map::Deliveries, (self.deliveries.len() as u64, u64::from(c.deliveries))),
             (Map::Gateways, (self.gateways.len() as u64, u64::from(c.gateways))),
         ];

@@ -336,6 +336,19 @@ fn roles_given_up_empty_the_tables() {
 }
 
 #[test]
+fn services_are_counted_against_as_many_as_there_can_be() {
+    let mut bench = Bench::new(capacities());
+    bench.converge(&Wish::of(0b110).tables());
+    let services = bench.installed.services().count() as u64;
+    assert!(services > 1, "{services}");
+    let used: Vec<_> = bench.installed.usage();
+    for map in [Map::Services, Map::ServiceIds] {
+        let row = used.iter().find(|(of, ..)| *of == map).unwrap();
+        assert_eq!(*row, (map, services, u64::from(capacities().service_ids) - 1));
+    }
+}
+
+#[test]
 fn what_is_listed_is_what_stands_there() {
     let mut bench = Bench::new(capacities());
     bench.converge(&Wish::of(0b110).tables());
