@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::address::{Client, Vip};
 use super::node::{Freshness, Node};
-use super::output::Output;
+use super::output::{Format, Output};
 use super::picture::{Numbers, Picture, Service};
 use super::row::{BackendRow, backend_table, percent};
 use super::table::{Cell, Style, Table};
@@ -25,8 +25,11 @@ struct Explanation {
     client: IpAddr,
     client_port: Option<u16>,
     vip: IpAddr,
-    port: u16,
+    /// Where it is known.
+    port: Option<u16>,
     protocol: String,
+    /// Why it is not steered at all, in words.
+    not_steered: Option<String>,
     service: Option<String>,
     port_name: Option<Arc<str>>,
     ring_size: u32,
@@ -49,6 +52,12 @@ struct Explanation {
 struct Drop {
     reason: &'static str,
     description: &'static str,
+}
+
+impl From<DropReason> for Drop {
+    fn from(reason: DropReason) -> Self {
+        Self { reason: reason.name(), description: reason.description().trim() }
+    }
 }
 
 /// The source ports of a client that go to one backend.
@@ -84,9 +93,16 @@ pub(super) fn explain(node: &Node, client: Client, vip: Vip, output: Output) -> 
     let picture = node.picture(&view)?;
     let explanation = explanation(&picture, node.config.seed.0, client, vip, &numbers)?;
     let document = Document { freshness: node.freshness(), explanation };
-    Ok(output.show(&document, |document, colour| {
-        document.explanation.text(colour) + &Style::Dim.paint(&document.freshness.line(), colour)
-    })?)
+    // What is not steered has no table for people: the error says all.
+    if document.explanation.not_steered.is_none() || output.format == Format::Json {
+        output.show(&document, |document, colour| {
+            document.explanation.text(colour) + &Style::Dim.paint(&document.freshness.line(), colour)
+        })?;
+    }
+    match document.explanation.not_steered {
+        Some(why) => bail!(why),
+        None => Ok(()),
+    }
 }
 
 fn explanation(
@@ -100,12 +116,17 @@ fn explanation(
         bail!("{} and {} are of different IP versions", client.ip, vip.ip);
     }
     let all = picture.services();
-    let service = find(picture, &all, vip)?;
+    let service = match find(picture, &all, vip)? {
+        Found::Service(service) => service,
+        Found::Nothing { drop, why } => return Ok(Explanation::not_steered(client, vip, drop, why)),
+    };
     let Some(entry) = service.entry else {
-        bail!(
+        let why = format!(
             "{} is not in the maps yet: the agent wants it, and packets for it pass by or are dropped",
             service.address()
         );
+        let unknown = Explanation::not_steered(client, vip, None, why);
+        return Ok(Explanation { service: service.name(), shards: shards(picture, service), ..unknown });
     };
     let endpoints = BackendRow::all(picture, service, numbers)?;
     let to_slot = |port| slot_of(flow_hash(seed, &flow(client.ip, port, service.key.port)), entry.ring.size);
@@ -127,14 +148,15 @@ fn explanation(
         client: client.ip,
         client_port: client.port,
         vip: service.vip(),
-        port: service.key.port,
+        port: Some(service.key.port),
         protocol: service.protocol_name(),
+        not_steered: None,
         service: service.name(),
         port_name: service.table.map(|table| Arc::clone(&table.port_name)),
         ring_size: entry.ring.size,
         slot,
         backend: chosen.and_then(Result::ok).cloned(),
-        drop: drop.map(|reason| Drop { reason: reason.name(), description: reason.description().trim() }),
+        drop: drop.map(Drop::from),
         ports,
         shards: shards(picture, service),
         endpoints,
@@ -202,8 +224,18 @@ fn shards(picture: &Picture<'_>, service: &Service<'_>) -> Vec<Shard> {
     shards
 }
 
-/// The service that is meant; where none is, what becomes of the packet.
-fn find<'s, 'a>(picture: &Picture<'_>, all: &'s [Service<'a>], vip: Vip) -> Result<&'s Service<'a>> {
+/// What a VIP and port are.
+enum Found<'s, 'a> {
+    Service(&'s Service<'a>),
+    /// No service: what becomes of the packet, and why.
+    Nothing {
+        drop: Option<DropReason>,
+        why: String,
+    },
+}
+
+/// The service that is meant.
+fn find<'s, 'a>(picture: &Picture<'_>, all: &'s [Service<'a>], vip: Vip) -> Result<Found<'s, 'a>> {
     let here: Vec<&Service<'_>> = all.iter().filter(|service| service.vip() == vip.ip).collect();
     let fits = |service: &&&Service<'_>| {
         vip.port.is_none_or(|port| port == service.key.port)
@@ -216,11 +248,11 @@ fn find<'s, 'a>(picture: &Picture<'_>, all: &'s [Service<'a>], vip: Vip) -> Resu
     }
     let served: Vec<String> =
         here.iter().map(|service| format!("{}/{}", service.key.port, service.protocol_name())).collect();
-    match (meant.as_slice(), vip.port) {
-        ([service], _) => Ok(service),
-        ([], _) if here.is_empty() => bail!("{}", no_vip(picture, vip.ip)),
-        ([], _) => bail!("{}", not_served(picture, vip, &served)),
-        (_, _) => bail!("{} has several ports: name one of {}", vip.ip, served.join(", ")),
+    match meant.as_slice() {
+        [service] => Ok(Found::Service(service)),
+        [] if here.is_empty() => Ok(Found::Nothing { drop: None, why: no_vip(picture, vip.ip) }),
+        [] => Ok(not_served(picture, vip, &served)),
+        _ => bail!("{} has several ports: name one of {}", vip.ip, served.join(", ")),
     }
 }
 
@@ -228,27 +260,51 @@ fn no_vip(picture: &Picture<'_>, vip: IpAddr) -> String {
     let vips: Vec<String> = picture.vips().map(|vip| vip.to_string()).collect();
     match vips.as_slice() {
         [] => format!("{vip} is no VIP: no service is steered here"),
+        [only] => format!("{vip} is no VIP; there is {only}"),
         _ if vips.len() > 10 => format!("{vip} is no VIP; `fairlead services` lists them"),
         _ => format!("{vip} is no VIP; there are {}", vips.join(", ")),
     }
 }
 
-fn not_served(picture: &Picture<'_>, vip: Vip, served: &[String]) -> String {
+fn not_served(picture: &Picture<'_>, vip: Vip, served: &[String]) -> Found<'static, 'static> {
     let protocol = vip.protocol.unwrap_or(Protocol::Tcp);
     let port = vip.port.map_or_else(String::new, |port| format!(" port {port}"));
     let flags = picture.vip_entry(vip.ip).map_or(0, |entry| entry.flags);
-    let fate = if flags & ServiceEntry::PASS_UNSERVED != 0 {
-        "packets go up to the gateway's own stack".to_owned()
-    } else {
-        format!("packets are dropped ({})", DropReason::PortNotServed.name())
+    let drop = (flags & ServiceEntry::PASS_UNSERVED == 0).then_some(DropReason::PortNotServed);
+    let fate = match drop {
+        None => "packets go up to the gateway's own stack".to_owned(),
+        Some(reason) => format!("packets are dropped ({})", reason.name()),
     };
-    format!("{}{port} is not served over {protocol}: {fate}; there is {}", vip.ip, served.join(", "))
+    let (are, served) = (if served.len() == 1 { "is" } else { "are" }, served.join(", "));
+    let why = format!("{}{port} is not served over {protocol}: {fate}; there {are} {served}", vip.ip);
+    Found::Nothing { drop, why }
 }
 
 impl Explanation {
+    fn not_steered(client: Client, vip: Vip, drop: Option<DropReason>, why: String) -> Self {
+        Self {
+            client: client.ip,
+            client_port: client.port,
+            vip: vip.ip,
+            port: vip.port,
+            protocol: vip.protocol.unwrap_or(Protocol::Tcp).to_string(),
+            not_steered: Some(why),
+            service: None,
+            port_name: None,
+            ring_size: 0,
+            slot: None,
+            backend: None,
+            drop: drop.map(Drop::from),
+            ports: Vec::new(),
+            shards: Vec::new(),
+            endpoints: Vec::new(),
+            differences: Vec::new(),
+        }
+    }
+
     fn text(&self, colour: bool) -> String {
         let client = Client { ip: self.client, port: self.client_port };
-        let vip = std::net::SocketAddr::new(self.vip, self.port);
+        let vip = Client { ip: self.vip, port: self.port };
         let name = self.service.as_deref().unwrap_or("(the agent's state doesn't know it)");
         let mut text = format!("{client} to {vip}/{} is service {name}\n", self.protocol);
         text += &self.way(colour);
@@ -431,7 +487,7 @@ mod tests {
     #[test]
     fn what_is_dropped_says_why() {
         let found = explained(&Sample::new(), "192.0.2.7:1", "203.0.113.11").unwrap();
-        assert_eq!((found.protocol.as_str(), found.port), ("udp", 53), "the only port of that VIP");
+        assert_eq!((found.protocol.as_str(), found.port), ("udp", Some(53)), "the only port of that VIP");
         assert_eq!(found.drop.as_ref().map(|drop| drop.reason), Some("no_backend"));
         assert!(
             found.text(false).contains("packets are dropped (no_backend): The service has no backend.\n")
@@ -443,20 +499,26 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_steered_is_an_error_that_says_what_is() {
-        let error = |client, vip| explained(&Sample::new(), client, vip).unwrap_err().to_string();
+    fn what_is_not_steered_says_what_is() {
+        let told = |sample: &Sample, vip| {
+            let found = explained(sample, "192.0.2.7:1", vip).unwrap();
+            (found.not_steered.clone().unwrap(), serde_json::to_value(&found).unwrap())
+        };
+        let sample = Sample::new();
+        let (why, json) = told(&sample, "203.0.113.12:80");
+        assert_eq!(why, "203.0.113.12 is no VIP; there are 203.0.113.10, 203.0.113.11");
+        assert_eq!((&json["drop"], &json["service"]), (&serde_json::Value::Null, &serde_json::Value::Null));
+        let (why, json) = told(&sample, "203.0.113.10:443");
         assert_eq!(
-            error("192.0.2.7:1", "203.0.113.12:80"),
-            "203.0.113.12 is no VIP; there are 203.0.113.10, 203.0.113.11"
-        );
-        assert_eq!(
-            error("192.0.2.7:1", "203.0.113.10:443"),
+            why,
             "203.0.113.10 port 443 is not served over tcp: packets are dropped (port_not_served); there is 80/tcp"
         );
-        assert_eq!(
-            error("2001:db8::7", "203.0.113.10"),
-            "2001:db8::7 and 203.0.113.10 are of different IP versions"
-        );
+        assert_eq!((&json["drop"]["reason"], &json["port"]), (&"port_not_served".into(), &443.into()));
+        assert_eq!(json["not_steered"], why);
+        let (_, json) = told(&sample, "203.0.113.10/udp");
+        assert_eq!((&json["port"], &json["protocol"]), (&serde_json::Value::Null, &"udp".into()));
+        let two_versions = explained(&sample, "2001:db8::7", "203.0.113.10").unwrap_err().to_string();
+        assert_eq!(two_versions, "2001:db8::7 and 203.0.113.10 are of different IP versions");
     }
 
     #[test]

@@ -197,6 +197,16 @@ impl Agent {
         serde_json::from_str(&text).with_context(|| format!("fairlead {arguments:?} printed {text}"))
     }
 
+    /// As [`Agent::ask`] of something that must fail: what it prints nevertheless.
+    pub fn ask_in_vain(&self, arguments: &[&str]) -> Result<serde_json::Value> {
+        let program = own_program("fairlead", "FAIRLEAD_BIN")?;
+        let configuration = self.configuration.display().to_string();
+        let script = ["-c", "if \"$@\"; then exit 1; fi", "sh", &program.to_string_lossy()];
+        let arguments = [&script[..], arguments, &["--config", &configuration, "-o", "json"]].concat();
+        let text = self.namespace.command("sh", &arguments)?;
+        serde_json::from_str(&text).with_context(|| format!("fairlead {arguments:?} printed {text}"))
+    }
+
     /// Whether `/readyz` says that it serves.
     #[must_use]
     pub fn is_ready(&self) -> bool {

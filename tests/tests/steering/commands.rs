@@ -128,6 +128,12 @@ fn wrong_input_is_told_and_fails() {
             "{arguments:?}: {error}"
         );
     }
+    // Programs get a document all the same.
+    for (vip, drop) in [("203.0.113.1:81", json!("port_not_served")), ("203.0.113.99:80", Value::Null)] {
+        let told = agent.ask_in_vain(&["explain", "192.0.2.1:40000", vip]).unwrap();
+        assert_eq!((&told["drop"]["reason"], &told["service"]), (&drop, &Value::Null), "{told:#}");
+        assert!(told["not_steered"].as_str().unwrap().contains(&vip[..11]), "{told:#}");
+    }
 }
 
 #[test]
