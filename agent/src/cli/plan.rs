@@ -16,12 +16,13 @@ use fairlead_core::planner::{
 };
 use serde::Serialize;
 
-use super::node::{Node, age, age_text};
+use super::node::{Error, Node, age, age_text};
 use super::output::Output;
 use super::table::{Cell, Style, Table};
-use crate::app::{Remembered, Status};
+use crate::app::{self, Remembered, Status};
 use crate::config;
 use crate::config::types::Role;
+use crate::dataplane::View;
 use crate::federation::{Federation, LastGood};
 
 /// How long sources may take.
@@ -35,8 +36,8 @@ struct Report {
     actions: Vec<Row>,
     /// What the slots would resolve to.
     fingerprint: String,
-    /// What they resolve to.
-    installed_fingerprint: String,
+    /// What they resolve to, where there are any.
+    installed_fingerprint: Option<String>,
     /// Why the plan would not be carried out.
     refused: Option<String>,
     problems: Vec<Problem>,
@@ -57,10 +58,22 @@ struct Row {
 
 /// Shows what would change.
 pub(super) fn plan(node: &Node, output: Output) -> Result<()> {
-    let view = node.view()?;
-    let raw = view.observe()?;
-    let installed = Installed::read(&raw, view.capacities(), None, Duration::ZERO);
     let mut notes = Vec::new();
+    let view = match node.view() {
+        Ok(view) => Some(view),
+        // Then an agent makes them.
+        Err(Error::NoTables { instance, others, .. }) => {
+            notes.push(format!("there are no tables of instance {instance} yet: everything is new.{others}"));
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let raw = view.as_ref().map(View::observe).transpose()?;
+    let hops = raw.as_ref().map_or(&[][..], |raw| raw.hops);
+    let installed = match (&view, &raw) {
+        (Some(view), Some(raw)) => Installed::read(raw, view.capacities(), None, Duration::ZERO),
+        _ => Installed::empty(app::capacities(&node.config).tables),
+    };
     let (states, mut problems) = sources(node, &mut notes)?;
     let declared = Arc::new(config::declarations(&node.config));
     let remembered = node.status.as_ref().map(|status| Remembered::of(status.clone())).unwrap_or_default();
@@ -69,7 +82,7 @@ pub(super) fn plan(node: &Node, output: Output) -> Result<()> {
     let model = merge(&declared, &states, health, Some(&known));
     problems.extend(model.problems.iter().cloned());
     problems.sort();
-    let links = Arc::new(links(&installed, raw.hops));
+    let links = Arc::new(links(&installed, hops));
     let inputs =
         Inputs { model: &model, health, demand: &remembered.demand, links: &links, now: Duration::ZERO };
     let tables = remembered.planner(&declared.tuning).plan(&inputs).tables;
@@ -93,7 +106,7 @@ pub(super) fn plan(node: &Node, output: Output) -> Result<()> {
         instance: node.instance.name().to_owned(),
         actions,
         fingerprint: format!("{:016x}", tables.fingerprint()),
-        installed_fingerprint: format!("{:016x}", installed.fingerprint()),
+        installed_fingerprint: raw.is_some().then(|| format!("{:016x}", installed.fingerprint())),
         refused,
         problems,
         notes,
@@ -361,13 +374,17 @@ impl Report {
             for Row { action, subject, place, detail } in &self.actions {
                 table.row(vec![Cell::new(action), Cell::new(subject), Cell::new(place), Cell::new(detail)]);
             }
-            text += &format!("{}\n{} actions\n", table.render(colour), self.actions.len());
+            let count = self.actions.len();
+            let actions = if count == 1 { "action" } else { "actions" };
+            text += &format!("{}\n{count} {actions}\n", table.render(colour));
         }
         if let Some(refused) = &self.refused {
             text += &(Style::Bad.paint(&format!("not all of it now: {refused}"), colour) + "\n");
         }
-        if self.fingerprint != self.installed_fingerprint {
-            text += &format!("slots {}, planned {}\n", self.installed_fingerprint, self.fingerprint);
+        match &self.installed_fingerprint {
+            Some(installed) if *installed == self.fingerprint => {}
+            Some(installed) => text += &format!("slots {installed}, planned {}\n", self.fingerprint),
+            None => text += &format!("slots none, planned {}\n", self.fingerprint),
         }
         for problem in &self.problems {
             text += &(Style::Warning.paint(&format!("problem: {problem}"), colour) + "\n");
@@ -457,7 +474,7 @@ mod tests {
     fn what_the_agent_found_failing_counts_as_failing() {
         let mut sample = Sample::new();
         let failing = |sample: &Sample| {
-            let health = crate::app::last_health(&sample.tables);
+            let health = app::last_health(&sample.tables);
             let results: Vec<_> = health.services.values().flat_map(|service| service.iter()).collect();
             assert!(
                 results.iter().all(|(_, port, probe)| &***port == "http" && probe.state == ProbeState::Bad)

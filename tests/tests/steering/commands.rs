@@ -223,6 +223,29 @@ fn bash_completes_commands() {
 }
 
 #[test]
+fn a_plan_needs_no_tables() {
+    let served = Served::build(&Plan::small(), &Federation::default());
+    served.wait_until_served();
+    let agent = served.gateway();
+    let text = fs::read_to_string(agent.configuration()).unwrap();
+    // Beside the agent's own file: paths in it are relative.
+    let new = agent.configuration().with_file_name("new.yaml");
+    fs::write(&new, text.replace(agent.instance(), "new")).unwrap();
+    let plan = ["plan", "--config", &new.display().to_string()];
+    let told: Value =
+        serde_json::from_str(&agent.fairlead(&[&plan[..], &["-o", "json"]].concat()).unwrap()).unwrap();
+    let published = |row: &&Value| {
+        row["action"] == "publish service" && row["subject"].as_str().unwrap().ends_with(":80/tcp")
+    };
+    let actions = told["actions"].as_array().unwrap();
+    assert_eq!(actions.iter().filter(published).count(), 2, "in each IP version: {told:#}");
+    assert_eq!((&told["installed_fingerprint"], &told["refused"]), (&Value::Null, &Value::Null));
+    let told = agent.fairlead(&plan).unwrap();
+    assert!(told.contains("note: there are no tables of instance new yet: everything is new."), "{told}");
+    assert!(told.contains(&format!("{} actions\n", actions.len())), "{told}");
+}
+
+#[test]
 fn gateways_of_a_group_steer_alike_however_their_manifests_are_laid_out() {
     let served = Served::build(
         &Plan::default().region("us-central1", &["a", "b"], 3).gateways(2),
