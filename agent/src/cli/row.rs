@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::Result;
-use fairlead_core::planner::Verdict;
+use fairlead_core::planner::{Distance, Verdict};
 use serde::Serialize;
 
 use super::picture::{Member, Numbers, Picture, Service};
@@ -101,6 +101,9 @@ pub(super) struct BackendRow {
     pub(super) region: Option<Arc<str>>,
     pub(super) zone: Option<Arc<str>>,
     pub(super) distance: Option<String>,
+    /// By which rows are sorted.
+    #[serde(skip)]
+    how_far: Option<Distance>,
     pub(super) encapsulation: Option<&'static str>,
     pub(super) mtu: Option<u16>,
     pub(super) hop_known: bool,
@@ -142,6 +145,7 @@ impl BackendRow {
             zone: cluster.as_ref().and_then(|cluster| picture.places.zone(cluster)),
             cluster,
             distance: shard.map(|shard| shard.distance.to_string()),
+            how_far: shard.map(|shard| shard.distance),
             encapsulation: member.encapsulation(),
             mtu: member.pinned.filter(|_| member.hop_known).map(|(_, backend)| backend.mtu),
             hop_known: member.hop_known,
@@ -176,6 +180,7 @@ impl BackendRow {
             zone: cluster.as_ref().and_then(|cluster| picture.places.zone(cluster)),
             cluster,
             distance: shard.map(|shard| shard.distance.to_string()),
+            how_far: shard.map(|shard| shard.distance),
             encapsulation: None,
             mtu: None,
             hop_known: false,
@@ -190,7 +195,7 @@ impl BackendRow {
         }
     }
 
-    /// Every endpoint of a service: those that hold slots first, most slots first.
+    /// Every endpoint of a service, the closest first, then by cluster and name.
     pub(super) fn all(
         picture: &Picture<'_>,
         service: &Service<'_>,
@@ -201,9 +206,11 @@ impl BackendRow {
             rows.push(Self::new(picture, service, member, numbers)?);
         }
         rows.extend(service.not_taken().iter().map(|of| Self::not_taken(picture, service, of)));
+        // What the agent's state doesn't know stands last.
         rows.sort_by(|a, b| {
-            (b.slots > 0)
-                .cmp(&(a.slots > 0))
+            let by = |row: &'_ Self| (row.how_far.is_none(), row.how_far);
+            by(a)
+                .cmp(&by(b))
                 .then_with(|| (&a.cluster, &a.pod, a.address).cmp(&(&b.cluster, &b.pod, b.address)))
         });
         Ok(rows)
@@ -220,51 +227,39 @@ impl BackendRow {
             Some(Verdict::Draining | Verdict::NotReady) => Style::Warning,
             Some(_) => Style::Bad,
         };
-        let no_hop = self.slots > 0 && !self.hop_known;
-        let text = if no_hop { format!("{}; next hop not known", self.reason) } else { self.reason.clone() };
+        let note = match self.installed {
+            true if self.hop_known => "",
+            true => "; next hop not known",
+            false if self.weight.is_some() => "; not in the maps yet",
+            false => "",
+        };
+        let text = format!("{}{note}", self.reason);
         Cell::new(text).style(style)
     }
 }
 
-/// Endpoints as a table.
+/// Endpoints as a table; zones only where they are not called as their clusters are.
 pub(super) fn backend_table(rows: &[BackendRow], colour: bool) -> String {
-    let mut table = Table::new(&[
-        "ADDRESS",
-        "POD",
-        "CLUSTER",
-        "ZONE",
-        "DISTANCE",
-        ">WEIGHT",
-        ">SLOTS",
-        ">SHARE",
-        "HOP",
-        ">CONNECTIONS",
-        ">PACKETS",
-        "VERDICT",
-    ])
-    .indent(2);
+    let zones = rows.iter().any(|row| row.zone != row.cluster);
+    let place: &[&str] = if zones { &["CLUSTER", "ZONE"] } else { &["CLUSTER"] };
+    let numbers = ["DISTANCE", ">WEIGHT", ">SLOTS", ">SHARE", ">CONNECTIONS", ">PACKETS", "VERDICT"];
+    let mut table = Table::new(&[&["ADDRESS", "POD"], place, &numbers].concat()).indent(2);
     for row in rows {
-        let hop = if !row.installed {
-            "-"
-        } else if row.hop_known {
-            "known"
-        } else {
-            "unknown"
-        };
-        table.row(vec![
-            Cell::maybe(row.address),
-            Cell::maybe(row.pod.as_ref()),
-            Cell::maybe(row.cluster.as_ref()),
-            Cell::maybe(row.zone.as_ref()),
+        let mut cells =
+            vec![Cell::maybe(row.address), Cell::maybe(row.pod.as_ref()), Cell::maybe(row.cluster.as_ref())];
+        if zones {
+            cells.push(Cell::maybe(row.zone.as_ref()));
+        }
+        cells.extend([
             Cell::maybe(row.distance.as_ref()),
             Cell::maybe(row.weight),
             Cell::new(row.slots),
             Cell::new(percent(row.share)),
-            Cell::new(hop),
             Cell::new(row.connections),
             Cell::new(row.packets),
             row.verdict_cell(),
         ]);
+        table.row(cells);
     }
     table.render(colour)
 }

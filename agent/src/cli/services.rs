@@ -20,6 +20,8 @@ struct Services {
     services: Vec<ServiceRow>,
 }
 
+const NO_SERVICE: &str = "no service is steered here\n";
+
 /// Shows the ports of all VIPs.
 pub(super) fn services(node: &Node, output: Output) -> Result<()> {
     let (view, numbers) = (node.view()?, node.counters()?);
@@ -29,10 +31,10 @@ pub(super) fn services(node: &Node, output: Output) -> Result<()> {
         document.services.push(ServiceRow::new(&service, &numbers)?);
     }
     Ok(output.show(&document, |document, colour| {
-        if document.services.is_empty() {
-            return format!("no service is steered here\n{}", document.freshness.line());
-        }
         let footer = Style::Dim.paint(&document.freshness.line(), colour);
+        if document.services.is_empty() {
+            return NO_SERVICE.to_owned() + &footer;
+        }
         service_table(&document.services, colour) + &footer
     })?)
 }
@@ -51,7 +53,10 @@ fn service_table(rows: &[ServiceRow], colour: bool) -> String {
     ]);
     let mut notes = String::new();
     for row in rows {
-        let taking = format!("{}/{}", row.taking, row.backends);
+        let taking = match row.backends {
+            0 => "none".to_owned(),
+            backends => format!("{} of {backends}", row.taking),
+        };
         let style = if row.taking == 0 { Style::Bad } else { Style::Plain };
         let name = row.port_name.as_ref().filter(|name| !name.is_empty());
         table.row(vec![
@@ -73,14 +78,18 @@ fn service_table(rows: &[ServiceRow], colour: bool) -> String {
     table.render(colour) + &notes
 }
 
+/// How wide a list of clusters is before it goes on below.
+const LIST: usize = 64;
+
 fn served_by(row: &ServiceRow) -> Cell {
     if row.served_by.is_empty() {
-        return Cell::new("nobody").style(Style::Bad);
+        let why = if row.backends == 0 { "nobody, it has no backend" } else { "nobody, no backend is taken" };
+        return Cell::new(why).style(Style::Bad);
     }
     let part = |part: &super::row::ClusterShare| {
         format!("{} {}", part.cluster.as_deref().unwrap_or("(unknown)"), percent(part.share))
     };
-    Cell::new(row.served_by.iter().map(part).collect::<Vec<_>>().join(", "))
+    Cell::list(&row.served_by.iter().map(part).collect::<Vec<_>>(), LIST)
 }
 
 /// What `fairlead backends` shows.
@@ -110,6 +119,9 @@ pub(super) fn backends(node: &Node, filter: Option<&str>, output: Output) -> Res
     }
     Ok(output.show(&document, |document, colour| {
         let footer = Style::Dim.paint(&document.freshness.line(), colour);
+        if document.services.is_empty() {
+            return NO_SERVICE.to_owned() + &footer;
+        }
         document.services.iter().map(|backed| backed.text(colour)).collect::<String>() + &footer
     })?)
 }
@@ -172,8 +184,8 @@ mod tests {
             service_table(&rows.unwrap(), false),
             "\
 SERVICE   VIP           PORT    NAME  BACKENDS  RING  CONNECTIONS  PACKETS  SERVED BY
-shop/dns  203.0.113.11  53/udp  -          0/0     0         4000    40000  nobody
-shop/web  203.0.113.10  80/tcp  http       3/5   251         2000    20000  eu-b 100.0 %
+shop/dns  203.0.113.11  53/udp  -         none     0         4000    40000  nobody, it has no backend
+shop/web  203.0.113.10  80/tcp  http    3 of 5   251         2000    20000  eu-b 100.0 %
 "
         );
     }
@@ -194,11 +206,61 @@ shop/web  203.0.113.10  80/tcp  http       3/5   251         2000    20000  eu-b
         let header = "  ADDRESS   POD  CLUSTER  ZONE  DISTANCE";
         assert!(lines[1].starts_with(header), "{}", lines[1]);
         assert!(lines[2].starts_with("  10.2.0.1  p1   eu-b     b     same zone   65535"), "{}", lines[2]);
-        assert!(lines[2].ends_with("known           20      201  taken"), "{}", lines[2]);
+        assert!(lines[2].ends_with("         20      201  taken"), "{}", lines[2]);
         assert!(lines[5].ends_with("its probes fail"), "{}", lines[5]);
         assert!(lines[6].ends_with("its node has no receiver"), "{}", lines[6]);
         assert!(lines[7].contains("us-a") && lines[7].ends_with("standby, closer shards have room"));
         assert_eq!(lines[8..], [""], "an empty line between services");
+    }
+
+    #[test]
+    fn the_closest_backends_stand_first_whatever_their_clusters_are_called() {
+        let mut sample = Sample::new();
+        for table in &mut sample.tables {
+            table
+                .shards
+                .iter_mut()
+                .filter(|shard| &*shard.cluster == "eu-b")
+                .for_each(|shard| shard.cluster = "z".into());
+        }
+        let picture = sample.picture();
+        let all = picture.services();
+        let rows = backed(&picture, chosen(&all, Some("web")).unwrap()[0], &Fixed).unwrap().rows;
+        let told: Vec<String> = rows
+            .iter()
+            .map(|row| format!("{} {}", row.cluster.as_deref().unwrap(), row.pod.as_deref().unwrap()))
+            .collect();
+        assert_eq!(told, ["z p1", "z p2", "z p3", "z p4", "z p5", "us-a p1"]);
+    }
+
+    #[test]
+    fn many_clusters_and_long_names_fit_on_a_wide_terminal() {
+        let mut sample = Sample::new();
+        let name = |name: &str| std::sync::Arc::from(name);
+        for table in &mut sample.tables {
+            table.shards.iter_mut().for_each(|shard| shard.cluster = name("europe-west1-b"));
+            table.backends.iter_mut().for_each(|backend| backend.pod = name("pod-europe-west1-b-1"));
+            table.not_taken.iter_mut().for_each(|of| of.pod = name("pod-europe-west1-b-1"));
+        }
+        let picture = sample.picture();
+        let all = picture.services();
+        let web = chosen(&all, Some("web")).unwrap()[0];
+        let mut row = ServiceRow::new(web, &Fixed).unwrap();
+        let share = super::super::row::ClusterShare { cluster: Some(name("europe-west1-b")), share: 0.111 };
+        row.served_by = vec![share; 9];
+        let mut backed = backed(&picture, web, &Fixed).unwrap();
+        for row in &mut backed.rows {
+            // The longest that the demo has.
+            row.address = Some("2001:db8:f:21::1234".parse().unwrap());
+            row.zone = Some(name("europe-west1-b"));
+            row.distance = Some("same region".to_owned());
+        }
+        let services = service_table(&[row], false);
+        assert_eq!(services.matches("europe-west1-b 11.1 %").count(), 9, "{services}");
+        for text in [services, backed.text(false)] {
+            let widest = text.lines().map(|line| line.chars().count()).max().unwrap();
+            assert!(widest <= 160, "{widest}: {text}");
+        }
     }
 
     #[test]

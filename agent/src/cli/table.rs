@@ -58,6 +58,25 @@ impl Cell {
         self
     }
 
+    /// Parts separated by commas, in lines of at most `width` characters where they fit.
+    pub(super) fn list(parts: &[String], width: usize) -> Self {
+        let mut text = String::new();
+        let mut used = 0;
+        for (index, part) in parts.iter().enumerate() {
+            let length = part.chars().count();
+            if index > 0 {
+                text.push(',');
+                // A comma may follow.
+                let fits = used + 2 + length < width;
+                text.push(if fits { ' ' } else { '\n' });
+                used = if fits { used + 2 } else { 0 };
+            }
+            text.push_str(part);
+            used += length;
+        }
+        Self::new(text)
+    }
+
     fn width(&self) -> usize {
         self.text.chars().count()
     }
@@ -94,9 +113,20 @@ impl Table {
         self
     }
 
+    /// A cell of several lines goes on below.
     pub(super) fn row(&mut self, cells: Vec<Cell>) {
         debug_assert_eq!(cells.len(), self.columns.len(), "a cell for each column");
-        self.rows.push(cells);
+        let lines = cells.iter().map(|cell| cell.text.split('\n').count()).max().unwrap_or(1);
+        if lines == 1 {
+            return self.rows.push(cells);
+        }
+        for line in 0..lines {
+            let part = |cell: &Cell| {
+                let text = cell.text.split('\n').nth(line).unwrap_or_default();
+                Cell { text: text.to_owned(), style: cell.style }
+            };
+            self.rows.push(cells.iter().map(part).collect());
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -155,6 +185,22 @@ mod tests {
             "NAME      SLOTS  STATE\n\
              web           7  ok\n\
              längster      -\n"
+        );
+    }
+
+    #[test]
+    fn a_long_list_goes_on_below_its_first_line() {
+        let mut table = Table::new(&["NAME", "LIST", ">END"]);
+        let parts = ["one", "two", "three", "a long one indeed"].map(ToOwned::to_owned);
+        table.row(vec![Cell::new("web"), Cell::list(&parts, 9), Cell::new(7)]);
+        table.row(vec![Cell::new("dns"), Cell::list(&parts[..1], 9), Cell::new(8)]);
+        assert_eq!(
+            table.render(false),
+            "NAME  LIST               END\n\
+             web   one, two,            7\n      \
+                   three,\n      \
+                   a long one indeed\n\
+             dns   one                  8\n"
         );
     }
 
