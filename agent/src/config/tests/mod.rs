@@ -69,6 +69,39 @@ fn the_example_holds_and_says_what_it_should() {
     assert_eq!(declared.tuning, fairlead_core::model::Tuning::default(), "the defaults are the core's");
 }
 
+/// A line that is an option when its `# ` is taken away.
+fn uncommented(line: &str) -> String {
+    let Some((before, after)) = line.split_once("# ") else { return line.to_owned() };
+    let word = after.trim_start();
+    let name = word.split(':').next().unwrap_or_default();
+    let is_option = before.trim().is_empty()
+        && (word.starts_with(&format!("{name}: ")) || word == format!("{name}:"))
+        && name.chars().all(char::is_alphanumeric);
+    if is_option { format!("{before}{after}") } else { line.to_owned() }
+}
+
+#[test]
+fn the_example_has_every_field_with_its_default() {
+    let path = Path::new("/etc/fairlead/config.yaml");
+    let text: String = EXAMPLE.lines().map(|line| uncommented(line) + "\n").collect();
+    let config = parse(&text, path).unwrap();
+    let example = parse(EXAMPLE, path).unwrap();
+    assert_eq!(declarations(&config), declarations(&example), "what stands behind # changes nothing");
+    assert_eq!(config.state_directory(), example.state_directory());
+    let numbers = |config: &Config| (config.capacities.clone(), config.probes.clone(), config.admin.clone());
+    assert_eq!(numbers(&config), numbers(&example));
+    let value: Value = crate::yaml::from_node(&Objects::single(&text).unwrap()).unwrap();
+    let mut known = BTreeSet::new();
+    fields(&schema(), "", &mut known);
+    for field in &known {
+        let has = |index: usize| {
+            let pointer = format!("/{}", field.replace("[]", &format!("/{index}")).replace('.', "/"));
+            value.pointer(&pointer).is_some()
+        };
+        assert!((0..3).any(has), "{field} is not in the example");
+    }
+}
+
 #[test]
 fn a_group_plans_from_what_its_gateways_share() {
     let text = GOOD.replace("  region: r2\n  tunnel", "  group: g\n  region: r1\n  zone: z9\n  tunnel");
