@@ -1,4 +1,4 @@
-//! Text that people write and read: durations, and names that are nearly right.
+//! Text that people write and read: durations, numbers of things, and names that are nearly right.
 
 use std::time::Duration;
 
@@ -33,6 +33,15 @@ pub fn show_duration(duration: Duration) -> String {
     format!("{milliseconds}ms")
 }
 
+/// `1 slot`, `2 slots`.
+#[must_use]
+pub fn counted(count: impl Into<u64>, what: &str) -> String {
+    match count.into() {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    }
+}
+
 /// Which of `names` was probably meant by `word`; case, `-` and `_` don't count.
 #[must_use]
 pub fn nearest<'n>(word: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
@@ -47,6 +56,11 @@ pub fn nearest<'n>(word: &str, names: impl IntoIterator<Item = &'n str>) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_singular() {
+        assert_eq!([0u32, 1, 2].map(|count| counted(count, "slot")), ["0 slots", "1 slot", "2 slots"]);
+    }
 
     #[test]
     fn durations_go_there_and_back() {

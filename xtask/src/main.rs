@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::handover::HasTold;
 use crate::interrupt::Interrupted;
 use crate::output::Output;
 use crate::setup::Purpose;
@@ -89,17 +90,21 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match perform(&arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => match error.downcast_ref::<Interrupted>() {
-            Some(interrupted) => {
-                eprintln!("{interrupted}");
-                ExitCode::from(interrupted.exit_code())
-            }
-            None => {
-                eprintln!("error: {error:#}");
-                ExitCode::FAILURE
-            }
-        },
+        Err(error) => ExitCode::from(told(&error)),
     }
+}
+
+/// Says what went wrong, where nobody has yet; the exit code.
+fn told(error: &anyhow::Error) -> u8 {
+    if let Some(HasTold(code)) = error.downcast_ref() {
+        return *code;
+    }
+    if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
+        eprintln!("{interrupted}");
+        return interrupted.exit_code();
+    }
+    eprintln!("error: {error:#}");
+    1
 }
 
 fn perform(command: &Command) -> Result<()> {

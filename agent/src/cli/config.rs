@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::output::{Output, print};
 use crate::config;
+use crate::text::counted;
 
 /// What to do with it.
 #[derive(Debug, Subcommand)]
@@ -62,7 +63,6 @@ fn check(file: &Path, output: Output) -> Result<()> {
     })?;
     match report.problems.len() {
         0 => Ok(()),
-        1 => bail!("1 problem"),
-        count => bail!("{count} problems"),
+        count => bail!(counted(count as u64, "problem")),
     }
 }

@@ -20,6 +20,7 @@ use fairlead_core::planner::{Capacities, Installed, NotTaken, Raw, ReadSlots, Se
 
 use crate::config::Config;
 use crate::dataplane::Counters;
+use crate::text::counted;
 
 /// A reader of counters.
 pub(super) trait Numbers {
@@ -272,7 +273,9 @@ impl<'a> Service<'a> {
             }
         }
         if self.unresolved > 0 {
-            differences.push(format!("{} slots name no backend", self.unresolved));
+            let one = self.unresolved == 1;
+            let slots = counted(self.unresolved, "slot");
+            differences.push(format!("{slots} {} no backend", if one { "names" } else { "name" }));
         }
         differences
     }

@@ -24,6 +24,7 @@ use crate::config;
 use crate::config::types::Role;
 use crate::dataplane::View;
 use crate::federation::{Federation, LastGood};
+use crate::text::counted;
 
 /// How long sources may take.
 const READ_SOURCES: Duration = Duration::from_secs(10);
@@ -209,7 +210,8 @@ fn limits(
         let unknown = backends.filter(remote).map(|backend| backend.outer).collect::<BTreeSet<_>>().len();
         if unknown > 0 {
             notes.push(format!(
-                "next hops of {unknown} backends are not in the maps; an agent would look them up"
+                "next hops of {} are not in the maps; an agent would look them up",
+                counted(unknown as u64, "backend")
             ));
         }
     }
@@ -277,12 +279,9 @@ fn row(action: &Action, at: impl Fn(u32, usize) -> String) -> Row {
             format!("HOPS {index}"),
             format!("interface {}", hop.ifindex),
         ),
-        Action::ClearBackendCounters { first, count } => (
-            "clear counters",
-            String::new(),
-            format!("BACKEND_COUNTERS {first}"),
-            format!("{count} backends"),
-        ),
+        Action::ClearBackendCounters { first, count } => {
+            ("clear counters", String::new(), format!("BACKEND_COUNTERS {first}"), counted(*count, "backend"))
+        }
         Action::WriteBackend { index, backend } => {
             ("write backend", ip(backend.outer), format!("BACKENDS {index}"), hop_text(backend))
         }
@@ -290,7 +289,7 @@ fn row(action: &Action, at: impl Fn(u32, usize) -> String) -> Row {
             ("set next hop", ip(backend.outer), format!("BACKENDS {index}"), hop_text(backend))
         }
         Action::WriteSlots { first, slots } => {
-            ("write slots", String::new(), format!("SLOTS {first}"), format!("{} slots", slots.len()))
+            ("write slots", String::new(), format!("SLOTS {first}"), counted(slots.len() as u64, "slot"))
         }
         Action::ClearServiceCounters { id } => {
             ("clear counters", String::new(), format!("SERVICE_COUNTERS {id}"), String::new())
@@ -374,9 +373,7 @@ impl Report {
             for Row { action, subject, place, detail } in &self.actions {
                 table.row(vec![Cell::new(action), Cell::new(subject), Cell::new(place), Cell::new(detail)]);
             }
-            let count = self.actions.len();
-            let actions = if count == 1 { "action" } else { "actions" };
-            text += &format!("{}\n{count} {actions}\n", table.render(colour));
+            text += &format!("{}\n{}\n", table.render(colour), counted(self.actions.len() as u64, "action"));
         }
         if let Some(refused) = &self.refused {
             text += &(Style::Bad.paint(&format!("not all of it now: {refused}"), colour) + "\n");

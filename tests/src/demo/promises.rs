@@ -24,12 +24,15 @@ pub(super) fn broken(promise: Promise, report: &EventReport) -> Vec<String> {
         report;
     let mut broken = Vec::new();
     if *requests < FEWEST_REQUESTS {
-        broken.push(format!("{name}: only {requests} requests, which is too few to tell"));
+        broken.push(format!("{name}: only {}, which is too few to tell", counted(*requests, "request")));
     }
     match promise {
         Promise::Recovers => {
             if *failed_after_recovery > 0 {
-                broken.push(format!("{name}: {failed_after_recovery} requests failed after recovery"));
+                broken.push(format!(
+                    "{name}: {} failed after recovery",
+                    counted(*failed_after_recovery, "request")
+                ));
             }
             if u128::from(*recovery_ms) > RECOVERY.as_millis() {
                 broken.push(format!("{name}: recovery took {recovery_ms} ms"));
@@ -37,14 +40,22 @@ pub(super) fn broken(promise: Promise, report: &EventReport) -> Vec<String> {
         }
         Promise::NothingFails => {
             if *failed > 0 {
-                broken.push(format!("{name}: {failed} requests failed, and none may"));
+                broken.push(format!("{name}: {} failed, and none may", counted(*failed, "request")));
             }
             if *broken_by_move > 0 {
-                broken.push(format!("{name}: {broken_by_move} connections were moved, and none may be"));
+                broken.push(format!(
+                    "{name}: {} broken by a moved slot, and none may be",
+                    counted(*broken_by_move, "connection")
+                ));
             }
         }
     }
     broken
+}
+
+/// `1 request`, `2 requests`.
+pub(super) fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Fewer would say nothing.

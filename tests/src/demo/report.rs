@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use super::promises::counted;
 use super::stage::Stage;
 use super::story::Act;
 use crate::load::EventReport;
@@ -78,10 +79,9 @@ impl Teller {
         }
         let moved = match report.broken_by_move {
             0 => String::new(),
-            1 => ", 1 connection broken by a moved slot".to_owned(),
-            moved => format!(", {moved} connections broken by a moved slot"),
+            moved => format!(", {} broken by a moved slot", counted(moved, "connection")),
         };
-        self.say(&format!("{:<20} {} requests, {failures}{moved}", "", report.requests));
+        self.say(&format!("{:<20} {}, {failures}{moved}", "", counted(report.requests, "request")));
         self.say(&format!("{:<20} {}", "", served.join("; ")));
     }
 
