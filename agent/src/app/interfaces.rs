@@ -63,7 +63,11 @@ impl Stages {
             self.attach(at)?;
         }
         for Carried { map, found, left_out, capacity } in self.carry_flows() {
-            tracing::info!(map, carried = found - left_out, "flows carried over into the new table");
+            tracing::info!(
+                map,
+                carried = found.saturating_sub(left_out),
+                "flows carried over into the new table"
+            );
             if left_out > 0 {
                 tracing::warn!(
                     map,

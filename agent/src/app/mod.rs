@@ -127,8 +127,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
     if let Err(error) = keeper.await {
         tracing::error!(%error, "keeping the status has failed");
     }
-    // One that has planned nothing yet knows less than what was kept before.
-    if stages.planned.is_some() {
+    // One that has told nothing yet knows less than what was kept before.
+    if stages.status.borrow().fingerprint.is_some() {
         status::keep_last(&config.state_directory(), &stages);
     }
     if options.detach {

@@ -117,6 +117,10 @@ impl Stages {
 
     /// Counts new connections; whether the demand to plan with has changed.
     pub(super) fn sample(&mut self) -> bool {
+        // Counters that no packet passes yet say nothing of the demand that is remembered.
+        if !self.taken_up {
+            return false;
+        }
         let (Some(model), Some(planned)) = (&self.model, &self.planned) else { return false };
         let (now, gateways) = (self.now(), self.gateways_of_group());
         let observed = self.dataplane.counters().and_then(|counters| {

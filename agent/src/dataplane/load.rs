@@ -116,8 +116,10 @@ impl Dataplane {
         pins::remove(&instance.staging())?;
         instance.remove_unused_programs()?;
         let current = instance.maps();
-        let staged = current.exists() && !fits(&current, capacities);
-        let fresh = staged || !current.exists();
+        let fresh = !current.exists() || !fits(&current, capacities);
+        // Beside others until it serves, those of another ABI too: should this agent end before, the next one must not
+        // take a set that no packet was steered by for the one in use.
+        let staged = fresh && (current.exists() || !instance.links()?.is_empty());
         let folder = if staged { instance.staging() } else { current };
         fs::create_dir_all(&folder).map_err(Error::pin(&folder))?;
         pins::record_layout(&folder)?;

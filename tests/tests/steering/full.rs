@@ -174,6 +174,14 @@ fn full_tables_are_replaced_only_by_such_that_serve_as_much() {
     told("less would be served than by the programs and tables in use, so these stay");
     restart(agent, || {});
     told("less would be served than by the programs and tables in use, so these stay");
+    // So do those of another version, which `status` can't read.
+    for change in [&another_version as &dyn Fn(), &|| {}] {
+        restart(agent, change);
+        wait("word of the tables that stay", || {
+            let status = agent.ask_in_vain(&["status"]).unwrap_or_default();
+            status["failure"].as_str().is_some_and(|told| told.contains("in use, so these stay"))
+        });
+    }
     assert!(!agent.is_ready());
     for service in [&served.service, &other] {
         assert!(served.is_served_by(service, &all), "{}", service.name);

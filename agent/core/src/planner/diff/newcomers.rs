@@ -59,7 +59,9 @@ impl<'a> Work<'a> {
         if outcome.is_err() {
             self.actions.truncate(actions);
             self.settled.truncate(settled);
-            self.moved_or_new.retain(|key| !added.contains(key));
+            for key in &added {
+                self.moved_or_new.remove(key);
+            }
             self.space.give_back();
         }
         outcome
