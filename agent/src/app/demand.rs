@@ -36,7 +36,8 @@ impl Sampler {
         self.filter.retune(tuning);
     }
 
-    /// The demand as of `now`, if it can be told yet, of the services whose capacity is limited. What this gateway counts stands for each of the `gateways` of its group.
+    /// The demand as of `now`, if it can be told yet, of the services whose capacity is limited. What this gateway
+    /// counts stands for each of the `gateways` of its group.
     pub(super) fn observe<M: std::borrow::Borrow<aya::maps::MapData>>(
         &mut self,
         counters: &Counters<M>,
