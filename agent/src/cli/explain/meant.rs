@@ -1,0 +1,95 @@
+//! Which service is meant by a VIP, with or without a port and a protocol; where it is none, what becomes of the packets.
+
+use std::net::IpAddr;
+
+use anyhow::{Result, bail};
+use fairlead_abi::{DropReason, ServiceEntry};
+use fairlead_core::model::Protocol;
+
+use crate::cli::address::Vip;
+use crate::cli::picture::{Picture, Service};
+
+/// What a VIP and port are.
+pub(super) enum Found<'s, 'a> {
+    Service(&'s Service<'a>),
+    /// No service: what becomes of the packet, and why.
+    Nothing {
+        drop: Option<DropReason>,
+        why: String,
+    },
+}
+
+/// The service that is meant.
+pub(super) fn find<'s, 'a>(picture: &Picture<'_>, all: &'s [Service<'a>], vip: Vip) -> Result<Found<'s, 'a>> {
+    let here: Vec<&Service<'_>> = all.iter().filter(|service| service.vip() == vip.ip).collect();
+    let fits = |service: &&&Service<'_>| {
+        vip.port.is_none_or(|port| port == service.key.port)
+            && vip.protocol.is_none_or(|protocol| Some(protocol) == service.protocol())
+    };
+    let mut meant: Vec<&Service<'_>> = here.iter().filter(fits).copied().collect();
+    // Without a protocol TCP is meant, where there is a choice.
+    if vip.protocol.is_none() && (vip.port.is_some() || meant.len() > 1) {
+        meant.retain(|service| service.protocol() == Some(Protocol::Tcp));
+    }
+    let served: Vec<String> =
+        here.iter().map(|service| format!("{}/{}", service.key.port, service.protocol_name())).collect();
+    match meant.as_slice() {
+        [service] => Ok(Found::Service(service)),
+        [] if here.is_empty() => Ok(Found::Nothing { drop: None, why: no_vip(picture, vip.ip) }),
+        [] => Ok(not_served(picture, vip, &served)),
+        _ => bail!("{} has several ports: name one of {}", vip.ip, served.join(", ")),
+    }
+}
+
+fn no_vip(picture: &Picture<'_>, vip: IpAddr) -> String {
+    let vips: Vec<String> = picture.vips().map(|vip| vip.to_string()).collect();
+    match vips.as_slice() {
+        [] => format!("{vip} is no VIP: no service is steered here"),
+        [only] => format!("{vip} is no VIP; there is {only}"),
+        _ if vips.len() > 10 => format!("{vip} is no VIP; `fairlead services` lists them"),
+        _ => format!("{vip} is no VIP; there are {}", vips.join(", ")),
+    }
+}
+
+fn not_served(picture: &Picture<'_>, vip: Vip, served: &[String]) -> Found<'static, 'static> {
+    let protocol = vip.protocol.unwrap_or(Protocol::Tcp);
+    let port = vip.port.map_or_else(String::new, |port| format!(" port {port}"));
+    let flags = picture.vip_entry(vip.ip).map_or(0, |entry| entry.flags);
+    let drop = (flags & ServiceEntry::PASS_UNSERVED == 0).then_some(DropReason::PortNotServed);
+    let fate = match drop {
+        None => "packets go up to the gateway's own stack".to_owned(),
+        Some(reason) => format!("packets are dropped ({})", reason.name()),
+    };
+    let (are, served) = (if served.len() == 1 { "is" } else { "are" }, served.join(", "));
+    let why = format!("{}{port} is not served over {protocol}: {fate}; there {are} {served}", vip.ip);
+    Found::Nothing { drop, why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::way::explained;
+    use crate::cli::sample::Sample;
+
+    #[test]
+    fn what_is_not_steered_says_what_is() {
+        let told = |sample: &Sample, vip| {
+            let found = explained(sample, "192.0.2.7:1", vip).unwrap();
+            (found.not_steered.clone().unwrap(), serde_json::to_value(&found).unwrap())
+        };
+        let sample = Sample::new();
+        let (why, json) = told(&sample, "203.0.113.12:80");
+        assert_eq!(why, "203.0.113.12 is no VIP; there are 203.0.113.10, 203.0.113.11");
+        assert_eq!((&json["drop"], &json["service"]), (&serde_json::Value::Null, &serde_json::Value::Null));
+        let (why, json) = told(&sample, "203.0.113.10:443");
+        assert_eq!(
+            why,
+            "203.0.113.10 port 443 is not served over tcp: packets are dropped (port_not_served); there is 80/tcp"
+        );
+        assert_eq!((&json["drop"]["reason"], &json["port"]), (&"port_not_served".into(), &443.into()));
+        assert_eq!(json["not_steered"], why);
+        let (_, json) = told(&sample, "203.0.113.10/udp");
+        assert_eq!((&json["port"], &json["protocol"]), (&serde_json::Value::Null, &"udp".into()));
+        let two_versions = explained(&sample, "2001:db8::7", "203.0.113.10").unwrap_err().to_string();
+        assert_eq!(two_versions, "2001:db8::7 and 203.0.113.10 are of different IP versions");
+    }
+}

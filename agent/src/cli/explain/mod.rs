@@ -1,0 +1,109 @@
+//! `fairlead explain`: where a connection goes, and why not elsewhere.
+//!
+//! The pinned maps and the agent's state come in; the way of a connection is found on the maps ([`way`]), shown, and the
+//! command fails where what is asked for is not steered.
+
+mod meant;
+mod text;
+mod way;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use fairlead_abi::DropReason;
+use fairlead_core::planner::ShardReport;
+use serde::Serialize;
+
+use super::address::{Client, Vip};
+use super::node::{Freshness, Node};
+use super::output::{Format, Output};
+use super::row::BackendRow;
+use super::table::Style;
+use way::explanation;
+
+/// Everything about one connection, or about all of one client.
+#[derive(Debug, Serialize)]
+struct Explanation {
+    client: IpAddr,
+    client_port: Option<u16>,
+    vip: IpAddr,
+    /// Where it is known.
+    port: Option<u16>,
+    protocol: String,
+    /// Why it is not steered at all, in words.
+    not_steered: Option<String>,
+    service: Option<String>,
+    port_name: Option<Arc<str>>,
+    ring_size: u32,
+    /// Where the client's port is known.
+    slot: Option<u32>,
+    /// Where that slot's connections go.
+    backend: Option<BackendRow>,
+    /// Why the packet is dropped instead.
+    drop: Option<Drop>,
+    /// Where the client's port is not known: how many of its ports go to which backend, most first.
+    ports: Vec<Ports>,
+    shards: Vec<Shard>,
+    /// Every endpoint.
+    endpoints: Vec<BackendRow>,
+    /// What the maps and the agent's state disagree about; the maps are right.
+    differences: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Drop {
+    reason: &'static str,
+    description: &'static str,
+}
+
+impl From<DropReason> for Drop {
+    fn from(reason: DropReason) -> Self {
+        Self { reason: reason.name(), description: reason.description().trim() }
+    }
+}
+
+/// The source ports of a client that go to one backend.
+#[derive(Debug, Serialize)]
+struct Ports {
+    address: Option<IpAddr>,
+    pod: Option<Arc<str>>,
+    cluster: Option<Arc<str>>,
+    ports: u32,
+    share: f64,
+}
+
+/// A shard, with its place.
+#[derive(Debug, Serialize)]
+struct Shard {
+    region: Option<Arc<str>>,
+    zone: Option<Arc<str>>,
+    #[serde(flatten)]
+    report: ShardReport,
+}
+
+#[derive(Serialize)]
+struct Document {
+    #[serde(flatten)]
+    freshness: Freshness,
+    #[serde(flatten)]
+    explanation: Explanation,
+}
+
+/// Says where a connection goes.
+pub(super) fn explain(node: &Node, client: Client, vip: Vip, output: Output) -> Result<()> {
+    let (view, numbers) = (node.view()?, node.counters()?);
+    let picture = node.picture(&view)?;
+    let explanation = explanation(&picture, node.config.seed.0, client, vip, &numbers)?;
+    let document = Document { freshness: node.freshness(), explanation };
+    // What is not steered has no table for people: the error says all.
+    if document.explanation.not_steered.is_none() || output.format == Format::Json {
+        output.show(&document, |document, colour| {
+            document.explanation.text(colour) + &Style::Dim.paint(&document.freshness.line(), colour)
+        })?;
+    }
+    match document.explanation.not_steered {
+        Some(why) => bail!(why),
+        None => Ok(()),
+    }
+}
