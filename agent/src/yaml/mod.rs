@@ -4,9 +4,11 @@
 //! where it is. JSON is read by the same parser. Nothing here knows what the fields mean.
 
 mod deserialize;
+mod objects;
 mod path;
 mod tree;
 
 pub use deserialize::{DeserializeError, from_node};
+pub use objects::{Objects, YamlError};
 pub use path::{Path, Step};
-pub use tree::{Node, Objects, Place, Scalar, Value, YamlError};
+pub use tree::{Node, Place, Scalar, Value};
