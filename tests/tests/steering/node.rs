@@ -6,13 +6,29 @@ use std::path::Path;
 use std::time::Duration;
 
 use fairlead_tests::load::Load;
-use fairlead_tests::world::{Federation, Host, PINS, Plan, bpf_elf};
+use fairlead_tests::world::{Federation, Host, Namespace, PINS, Plan, bpf_elf};
 use serde_json::json;
 
 use crate::served::{NEW_ONLY, PATIENCE, Served, assert_nothing_failed, failures, wait, wait_for_requests};
 
 fn gateway(served: &Served) -> &Host {
     &served.world.layout.gateways[0]
+}
+
+/// Both ends of the first gateway's link: its own namespace, and the router's with the interface there.
+fn uplink(served: &Served) -> (&Namespace, &Namespace, &str) {
+    let host = gateway(served);
+    let own = served.world.namespace(&host.name).unwrap();
+    (own, &served.world.router.namespace, &host.uplink.router_interface)
+}
+
+/// A small world that serves, and clients that ask all the time.
+fn under_load() -> (Served, Load) {
+    let served = Served::build(&Plan::small(), &Federation::default());
+    served.wait_until_served();
+    let load = served.load(NEW_ONLY);
+    wait_for_requests(&load, 30);
+    (served, load)
 }
 
 #[test]
@@ -104,14 +120,9 @@ fn generic_mode_serves_and_is_warned_of() {
 
 #[test]
 fn next_hops_follow_neighbours_and_routes() {
-    let served = Served::build(&Plan::small(), &Federation::default());
-    served.wait_until_served();
-    let host = gateway(&served);
-    let (own, router) = (served.world.namespace(&host.name).unwrap(), &served.world.router.namespace);
-    let load = served.load(NEW_ONLY);
-    wait_for_requests(&load, 30);
+    let (served, load) = under_load();
+    let (own, router, interface) = uplink(&served);
     // The router gets another MAC address, and says so as routers do when they take over from each other.
-    let interface = &host.uplink.router_interface;
     load.event("neighbour");
     router.sysctl(&format!("ipv4/conf/{interface}/arp_notify"), "1").unwrap();
     router.sysctl(&format!("ipv6/conf/{interface}/ndisc_notify"), "1").unwrap();
@@ -140,8 +151,7 @@ fn next_hops_follow_neighbours_and_routes() {
 fn endpoints_behind_another_interface() {
     let served = Served::build(&Plan::small(), &Federation::default());
     served.wait_until_served();
-    let own = served.world.namespace(&served.world.layout.gateways[0].name).unwrap();
-    let router = &served.world.router.namespace;
+    let (own, router, _) = uplink(&served);
     let (outer, inner) = (router.name(), own.name());
     router
         .ip(&[
@@ -177,14 +187,9 @@ fn endpoints_behind_another_interface() {
 
 #[test]
 fn a_forgotten_neighbour_is_used_while_it_is_asked() {
-    let served = Served::build(&Plan::small(), &Federation::default());
-    served.wait_until_served();
-    let host = gateway(&served);
-    let (own, router) = (served.world.namespace(&host.name).unwrap(), &served.world.router.namespace);
-    let load = served.load(NEW_ONLY);
-    wait_for_requests(&load, 30);
+    let (served, load) = under_load();
+    let (own, router, interface) = uplink(&served);
     // The router's answer takes longer than the kernel needs to forget, and less than it asks.
-    let interface = &host.uplink.router_interface;
     router.sysctl(&format!("ipv4/conf/{interface}/arp_ignore"), "8").unwrap();
     own.ip(&["neigh flush dev eth0".to_owned()]).unwrap();
     assert_recovers(&load);
