@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use notices::Route;
+use notices::{Route, SOURCES, Sources};
 use notify::Event;
 use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RemoveKind};
 use tokio::sync::Notify;
@@ -79,6 +79,16 @@ impl DirectoryWatch {
     /// Where the kernel grants no watch, for instance because its limit is reached. A directory that doesn't
     /// exist is not an error.
     pub fn new(directory: &Path, deep: bool, of_interest: fn(&Path) -> bool) -> notify::Result<Self> {
+        Self::with(&SOURCES, directory, deep, of_interest)
+    }
+
+    /// As [`new`](Self::new), with notices from `sources`.
+    fn with(
+        sources: &'static Sources,
+        directory: &Path,
+        deep: bool,
+        of_interest: fn(&Path) -> bool,
+    ) -> notify::Result<Self> {
         let pending = Arc::new(Pending::default());
         let sink = Arc::clone(&pending);
         let itself = directory.to_owned();
@@ -93,7 +103,7 @@ impl DirectoryWatch {
                 sink.arrived.notify_one();
             }
         };
-        let route = Route::new(on_event)?;
+        let route = sources.route(on_event)?;
         let this = Self { directory: directory.to_owned(), deep, pending, route };
         this.renew()?;
         Ok(this)
@@ -234,11 +244,19 @@ impl Changes {
 mod tests {
     use std::fs;
     use std::io::Write;
+    use std::os::unix::fs::MetadataExt;
 
     use super::*;
 
     fn yaml(path: &Path) -> bool {
         path.extension().is_some_and(|extension| extension == "yaml")
+    }
+
+    /// What a test lacks where the kernel grants no instance.
+    const LACKING: &str = "an inotify instance: fs.inotify.max_user_instances says how many a user can have";
+
+    fn watching(directory: &Path) -> DirectoryWatch {
+        DirectoryWatch::new(directory, true, yaml).expect(LACKING)
     }
 
     async fn next(watch: &mut DirectoryWatch) -> Changed {
@@ -253,7 +271,7 @@ mod tests {
     async fn a_file_is_reported_when_it_is_closed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.yaml");
-        let mut watch = DirectoryWatch::new(dir.path(), true, yaml).unwrap();
+        let mut watch = watching(dir.path());
         let mut file = fs::File::create(&path).unwrap();
         file.write_all(b"half").unwrap();
         file.flush().unwrap();
@@ -269,7 +287,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.yaml");
         fs::write(&path, "").unwrap();
-        let mut watch = DirectoryWatch::new(dir.path(), true, yaml).unwrap();
+        let mut watch = watching(dir.path());
         let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(b"x").unwrap();
         file.flush().unwrap();
@@ -286,7 +304,7 @@ mod tests {
             (dir.path().join("a.yaml"), dir.path().join("b.yaml"), dir.path().join("a.tmp"));
         let hidden = dir.path().join(".a.yaml");
         fs::write(&b, "x").unwrap();
-        let mut watch = DirectoryWatch::new(dir.path(), true, yaml).unwrap();
+        let mut watch = watching(dir.path());
         fs::write(&temporary, "x").unwrap();
         let nothing = tokio::time::timeout(Duration::from_millis(200), watch.changed()).await;
         assert!(nothing.is_err(), "a file of no interest: {nothing:?}");
@@ -300,30 +318,30 @@ mod tests {
         assert_eq!(next(&mut watch).await, files(&[&a]));
     }
 
-    /// What the kernel limits: inotify instances of this process.
-    fn instances() -> usize {
-        let links =
-            fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
-        links.filter(|link| link.to_string_lossy() == "anon_inode:inotify").count()
+    /// What the kernel limits: inotify instances, here those of this process that watch `directory`.
+    fn instances(directory: &Path) -> usize {
+        let inode = format!(" ino:{:x} ", fs::metadata(directory).unwrap().ino());
+        let descriptors = fs::read_dir("/proc/self/fdinfo").unwrap();
+        let about = descriptors.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+        let watches = |line: &str| line.starts_with("inotify ") && line.contains(&inode);
+        about.filter(|about| about.lines().any(watches)).count()
     }
 
     #[tokio::test]
     async fn however_many_directories_the_instances_suffice_and_each_hears_of_its_own_files() {
+        // Far fewer than the agent's: other processes need some, too.
+        const MOST_OWN: usize = 3;
+        static FEW: Sources = Sources::new(MOST_OWN);
         let dir = tempfile::tempdir().unwrap();
         let roots: Vec<PathBuf> =
-            (0..notices::MOST_OWN + 20).map(|number| dir.path().join(format!("cluster-{number}"))).collect();
+            (0..MOST_OWN + 20).map(|number| dir.path().join(format!("cluster-{number}"))).collect();
         roots.iter().for_each(|root| fs::create_dir(root).unwrap());
         let mut watches: Vec<_> =
-            roots.iter().map(|root| DirectoryWatch::new(root, true, yaml).unwrap()).collect();
-        // Those of other tests among them; what was dropped may take a moment to end.
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while instances() > notices::MOST_OWN + 1 {
-            assert!(Instant::now() < deadline, "{} instances", instances());
-            tokio::task::yield_now().await;
-        }
+            roots.iter().map(|root| DirectoryWatch::with(&FEW, root, true, yaml).expect(LACKING)).collect();
+        assert_eq!(instances(dir.path()), MOST_OWN + 1, "all watch the directory that theirs stand in");
         // Others come and go.
         drop(watches.pop());
-        for (at, neighbour) in [(1, 2), (notices::MOST_OWN + 5, notices::MOST_OWN + 6)] {
+        for (at, neighbour) in [(1, 2), (MOST_OWN + 5, MOST_OWN + 6)] {
             let path = roots[at].join("a.yaml");
             fs::write(&path, "x").unwrap();
             assert_eq!(next(&mut watches[at]).await, files(&[&path]));
@@ -339,8 +357,8 @@ mod tests {
         let (one, other) = (dir.path().join("one"), dir.path().join("other"));
         fs::create_dir(&one).unwrap();
         std::os::unix::fs::symlink("one", &other).unwrap();
-        let mut first = DirectoryWatch::new(&one, true, yaml).unwrap();
-        let mut second = DirectoryWatch::new(&other, true, yaml).unwrap();
+        let mut first = watching(&one);
+        let mut second = watching(&other);
         fs::write(one.join("a.yaml"), "x").unwrap();
         assert_eq!(next(&mut first).await, files(&[&one.join("a.yaml")]));
         assert_eq!(next(&mut second).await, files(&[&other.join("a.yaml")]));
@@ -350,7 +368,7 @@ mod tests {
     async fn what_is_being_written_is_told_apart_whatever_else_changes() {
         let dir = tempfile::tempdir().unwrap();
         let (open, other) = (dir.path().join("open.yaml"), dir.path().join("other.yaml"));
-        let mut watch = DirectoryWatch::new(dir.path(), true, yaml).unwrap();
+        let mut watch = watching(dir.path());
         let mut file = fs::File::create(&open).unwrap();
         file.write_all(b"half").unwrap();
         fs::create_dir(dir.path().join("folder")).unwrap();
@@ -368,10 +386,10 @@ mod tests {
     async fn directories_that_come_and_go_are_noticed() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("cluster");
-        let mut watch = DirectoryWatch::new(&root, true, yaml).unwrap();
+        let mut watch = watching(&root);
         fs::create_dir(&root).unwrap();
         assert_eq!(next(&mut watch).await, Changed::Anything);
-        let mut watch = DirectoryWatch::new(&root, true, yaml).unwrap();
+        let mut watch = watching(&root);
         fs::create_dir(root.join("deep")).unwrap();
         assert_eq!(next(&mut watch).await, Changed::Anything);
         fs::remove_dir_all(&root).unwrap();

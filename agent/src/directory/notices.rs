@@ -14,12 +14,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use notify::{Config, Event, RecommendedWatcher, RecursiveMode, Watcher};
 
 /// Sources that serve one route, at most.
-pub(super) const MOST_OWN: usize = 32;
+const MOST_OWN: usize = 32;
 
-/// How many do.
-static OWN: AtomicUsize = AtomicUsize::new(0);
-/// The source of all others, if it is in use.
-static SHARED: Mutex<Weak<Notices>> = Mutex::new(Weak::new());
+/// Those of this process.
+pub(super) static SOURCES: Sources = Sources::new(MOST_OWN);
+
+/// Where routes get their notices from.
+pub(super) struct Sources {
+    most_own: usize,
+    /// How many serve one route.
+    own: AtomicUsize,
+    /// The source of all others, if it is in use.
+    shared: Mutex<Weak<Notices>>,
+}
 
 /// Takes each notice; `Err`: some were lost.
 type Sink = Box<dyn Fn(&notify::Result<Event>) + Send>;
@@ -32,19 +39,12 @@ struct Notices {
     _own: Option<Own>,
 }
 
-/// One of [`MOST_OWN`].
-struct Own;
-
-impl Own {
-    fn take() -> Option<Self> {
-        let more = |own| (own < MOST_OWN).then_some(own + 1);
-        OWN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Self)
-    }
-}
+/// One of those that serve one route.
+struct Own(&'static Sources);
 
 impl Drop for Own {
     fn drop(&mut self) {
-        OWN.fetch_sub(1, Ordering::Relaxed);
+        self.0.own.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -66,19 +66,44 @@ pub(super) struct Route {
     number: u64,
 }
 
-impl Route {
-    /// To `sink`, of the directories that it watches, and maybe of others.
-    pub(super) fn new(sink: impl Fn(&notify::Result<Event>) + Send + 'static) -> notify::Result<Self> {
-        let own = Own::take().and_then(|own| Notices::new(Some(own)).ok());
-        let notices = own.map_or_else(Notices::shared, |notices| Ok(Arc::new(notices)))?;
+impl Sources {
+    /// Of which `most_own` serve one route.
+    pub(super) const fn new(most_own: usize) -> Self {
+        Self { most_own, own: AtomicUsize::new(0), shared: Mutex::new(Weak::new()) }
+    }
+
+    /// To `sink`, of the directories that the route watches, and maybe of others.
+    pub(super) fn route(
+        &'static self,
+        sink: impl Fn(&notify::Result<Event>) + Send + 'static,
+    ) -> notify::Result<Route> {
+        let own = self.take_own().and_then(|own| Notices::new(Some(own)).ok());
+        let notices = own.map_or_else(|| self.shared(), |notices| Ok(Arc::new(notices)))?;
         let mut sinks = lock(&notices.sinks);
         sinks.next += 1;
         let number = sinks.next;
         sinks.by_number.insert(number, Box::new(sink));
         drop(sinks);
-        Ok(Self { notices, number })
+        Ok(Route { notices, number })
     }
 
+    fn take_own(&'static self) -> Option<Own> {
+        let more = |own| (own < self.most_own).then_some(own + 1);
+        self.own.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Own(self))
+    }
+
+    fn shared(&self) -> notify::Result<Arc<Notices>> {
+        let mut shared = lock(&self.shared);
+        if let Some(notices) = shared.upgrade() {
+            return Ok(notices);
+        }
+        let notices = Arc::new(Notices::new(None)?);
+        *shared = Arc::downgrade(&notices);
+        Ok(notices)
+    }
+}
+
+impl Route {
     /// Watches a directory as it stands there now; with `deep`, the directories in it too.
     pub(super) fn watch(&self, directory: &Path, deep: bool) -> notify::Result<()> {
         let mut watches = lock(&self.notices.watches);
@@ -98,16 +123,6 @@ impl Drop for Route {
 }
 
 impl Notices {
-    fn shared() -> notify::Result<Arc<Self>> {
-        let mut shared = lock(&SHARED);
-        if let Some(notices) = shared.upgrade() {
-            return Ok(notices);
-        }
-        let notices = Arc::new(Self::new(None)?);
-        *shared = Arc::downgrade(&notices);
-        Ok(notices)
-    }
-
     fn new(own: Option<Own>) -> notify::Result<Self> {
         let sinks = Arc::<Mutex<Sinks>>::default();
         let hand_out = {
