@@ -22,6 +22,10 @@ impl Interface {
         Self { name: name.to_owned(), ifindex: None, problem: None }
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn status(&self, mode: XdpMode) -> InterfaceStatus {
         InterfaceStatus {
             name: self.name.clone(),
@@ -53,7 +57,10 @@ impl Stages {
             return Ok(());
         }
         self.taken_up = true;
-        self.take_up_interfaces()
+        self.came_to = None;
+        self.take_up_interfaces()?;
+        self.begin_to_probe();
+        Ok(())
     }
 
     /// Attaches to all interfaces at the start; one that can't be attached to ends the agent.
@@ -78,7 +85,7 @@ impl Stages {
                 );
             }
         }
-        let interfaces: Vec<_> = self.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+        let interfaces: Vec<_> = self.interfaces.iter().map(Interface::name).collect();
         self.dataplane.settle(&interfaces)?;
         self.publish();
         Ok(())

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::IpAddr,
+    pin::Pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -10,7 +11,7 @@ use std::{
 use fairlead_abi::ServiceKey;
 use fairlead_core::{
     model::{Declarations, Demand, Health, Model, ProbeState, merge},
-    planner::{Installed, Links, Planned, Planner},
+    planner::{Installed, Links, Planned, Planner, Tables},
 };
 use tokio::{
     sync::watch,
@@ -67,6 +68,12 @@ pub(super) struct Stages {
     pub(super) unserved: BTreeSet<ServiceKey>,
     /// These programs and tables are those that packets meet.
     pub(super) taken_up: bool,
+    /// What was planned first, while packets meet others: roughly what those hold.
+    pub(super) came_to: Option<Tables>,
+    /// Those others lost a link.
+    pub(super) link_lost: bool,
+    /// Not begun while probes would not get anywhere.
+    probing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     pub(super) due: Option<Duration>,
     pub(super) status: watch::Sender<Arc<Status>>,
     pub(super) started: Instant,
@@ -98,12 +105,12 @@ impl Stages {
         tokio::spawn(routes::follow(wanted, found));
         let (targets, to_probe) = watch::channel(Arc::default());
         let remembered = Remembered::read(&config.state_directory());
+        let to_hops = links.clone();
         let (results, health) = watch::channel(Arc::new(remembered.health.clone()));
         let prober = prober(config, &mut dataplane, started)?;
         let probes_counted = prober.counters();
         let sweep = if config.has(Role::Receiver) { dataplane.take_sweep()? } else { None };
-        tokio::spawn(prober.run(to_probe, links.clone(), results));
-        Ok(Self {
+        let mut stages = Self {
             config_watch: ConfigWatch::new(&options.config, Arc::clone(config)),
             refused: Vec::new(),
             federation: Federation::start(config, Some(last_good)),
@@ -127,13 +134,25 @@ impl Stages {
             remembered,
             unserved: BTreeSet::new(),
             taken_up: false,
+            came_to: None,
+            link_lost: false,
+            probing: Some(Box::pin(prober.run(to_probe, to_hops, results))),
             due: None,
             status,
             started,
             config: Arc::clone(config),
             declared,
             _lock: lock,
-        })
+        };
+        if stages.dataplane.probes_pass() {
+            stages.begin_to_probe();
+        }
+        Ok(stages)
+    }
+
+    /// Once; until then, what is remembered of endpoints counts.
+    pub(super) fn begin_to_probe(&mut self) {
+        self.probing.take().map(tokio::spawn);
     }
 
     /// Waits for the first word of every input, so that a new agent doesn't undo what an earlier one had found out.

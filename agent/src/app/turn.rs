@@ -84,6 +84,9 @@ impl Stages {
         let targets = self.deriver.derive(&model, &planned.tables);
         self.targets.send_if_modified(|known| replace(known, targets));
         self.model = Some(model);
+        if !self.taken_up && self.dataplane.linked() == Linked::Elsewhere {
+            self.came_to.get_or_insert_with(|| planned.tables.clone());
+        }
         self.planned = Some(planned);
     }
 

@@ -348,6 +348,15 @@ impl Faults {
             self.add(at("probes").key("path"), message);
         }
         let capacities = &config.capacities;
+        if let (Some(room), Some(tunnels)) =
+            (capacities.gateways, all(&config.gateways, |g| g.tunnel.as_ref()))
+        {
+            let prefixes = tunnels.into_iter().map(Vec::len).sum::<usize>();
+            if prefixes > room as usize {
+                let message = format!("too few for the tunnel addresses of all gateways: {prefixes} or more");
+                self.add(at("capacities").key("gateways"), message);
+            }
+        }
         let Some(services) = capacities.services else { return };
         let smallest_ring = fairlead_abi::RING_SIZES[0];
         if capacities.slots.is_some_and(|slots| slots / smallest_ring < services) {

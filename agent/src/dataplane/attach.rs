@@ -88,20 +88,37 @@ impl Dataplane {
         self.unpin(|link| link.is_on(interface) && !wanted.contains(link))?;
         let [egress, ingress] = wanted.map(|link| self.instance.link(&link));
         self.links_switch()?;
+        if ingress.exists() {
+            // A driver may refuse it; then replies must stay with the program that packets come in by.
+            let attached = update_or_attach(self.xdp()?, &ingress, interface, mode)?;
+            update_or_attach(self.classifier()?, &egress, interface, mode)?;
+            return Ok(attached);
+        }
         // Replies first: an endpoint's answer must find its way back from the first packet on.
-        let first = update_or_attach(self.classifier()?, &egress, interface, mode)?;
-        let second = update_or_attach(self.xdp()?, &ingress, interface, mode);
-        if second.is_err() && first == Attached::New {
+        update_or_attach(self.classifier()?, &egress, interface, mode)?;
+        let attached = update_or_attach(self.xdp()?, &ingress, interface, mode);
+        if attached.is_err() {
             // Nothing is left on an interface that is refused: its link ends with its pin.
             fs::remove_file(&egress).map_err(Error::pin(&egress))?;
         }
-        second
+        attached
     }
 
     /// Which tables packets are steered by.
     #[must_use]
     pub fn linked(&self) -> Linked {
         self.linked
+    }
+
+    /// Whether an interface that packets were steered on has been replaced by another device of its name: nothing steers
+    /// there until it is attached to.
+    pub fn lost_link(&self, interfaces: &[&str]) -> Result<bool, Error> {
+        let links = self.instance.links()?;
+        Ok(interfaces.iter().any(|interface| {
+            let Ok(now) = if_nametoindex(*interface) else { return false };
+            let mut of_it = links.iter().filter(|link| link.is_on(interface)).peekable();
+            of_it.peek().is_some() && of_it.all(|link| link.ifindex() != now)
+        }))
     }
 
     /// The links of all `interfaces` are on the new programs: maps that were built beside others take their place, and

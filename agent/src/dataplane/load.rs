@@ -98,6 +98,8 @@ pub struct Dataplane {
     pub(super) staged: bool,
     /// Where packets go until these programs are attached.
     pub(super) linked: Linked,
+    /// Programs in use, if there are others, find their probes where these do.
+    shares_probes: bool,
     /// Flows of tables that are to be replaced.
     pub(super) carry: Option<Carry>,
 }
@@ -131,6 +133,7 @@ impl Dataplane {
             take_along(former, &folder, &capacities.of_flows())?;
         }
         let taken = Taken::in_folder(&folder);
+        let shares_probes = folder.join(map::PROBES).exists();
         let next = instance.next_programs();
         let ebpf = load((&folder, &next), programs, settings, capacities)?;
         let table = instance.programs_of(ingress(&ebpf)?.id());
@@ -146,6 +149,7 @@ impl Dataplane {
             unused_counters: Unused::new(if fresh { capacities.tables.backends } else { 0 }),
             staged,
             linked: Linked::of(instance, fresh)?,
+            shares_probes,
             carry: None,
         };
         if settings.roles & Roles::RECEIVER != 0 {
@@ -163,6 +167,12 @@ impl Dataplane {
     /// The kernel's tag of the program that packets enter by: a hash of its instructions.
     pub fn tag(&self) -> Result<String, Error> {
         Ok(format!("{:016x}", ingress(&self.ebpf)?.tag()))
+    }
+
+    /// Whether probes through tunnels find their way: the programs in use look for it where it is noted.
+    #[must_use]
+    pub fn probes_pass(&self) -> bool {
+        self.linked != Linked::Elsewhere || self.shares_probes
     }
 
     /// A program, for what only tests and benches do with it.

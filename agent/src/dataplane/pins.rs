@@ -137,7 +137,11 @@ impl Instance {
 
     /// Takes the instance and the agent's state directory, or says that another agent has one of them.
     pub fn lock(&self, state: &Path) -> Result<Lock, Error> {
-        fs::create_dir_all(&self.root).map_err(Error::pin(&self.root))?;
+        // Another instance, the last there was, may just be removing the folder of all instances.
+        let mut tries = (0..100).map(|_| fs::create_dir_all(&self.root));
+        let gone =
+            |made: &io::Result<()>| made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        tries.find(|made| !gone(made)).unwrap_or(Ok(())).map_err(Error::pin(&self.root))?;
         fs::create_dir_all(state).map_err(Error::pin(state))?;
         let file = state.join("lock");
         let opened = File::create(&file).map_err(Error::pin(&file))?;
@@ -169,9 +173,11 @@ impl Instance {
         Ok(())
     }
 
-    /// Removes every pin: programs are detached, maps are gone.
+    /// Removes every pin: programs are detached, maps are gone. With the last instance goes the folder of all.
     pub fn remove(&self) -> Result<(), Error> {
-        remove(&self.root)
+        remove(&self.root)?;
+        let _others_are_there = self.root.parent().map(fs::remove_dir);
+        Ok(())
     }
 }
 
@@ -194,6 +200,11 @@ impl LinkPin {
     /// Whether it is on this interface, or on a device that had its name.
     pub(super) fn is_on(&self, interface: &str) -> bool {
         self.interface == interface.replace('.', "%")
+    }
+
+    /// Of the device that it is on.
+    pub(super) fn ifindex(&self) -> u32 {
+        self.ifindex
     }
 
     fn parse(name: &str) -> Option<Self> {

@@ -175,9 +175,9 @@ fn unanswered(spec: &SourceSpec, last: &SourceState, message: String) -> SourceS
     };
     let mut state = SourceState { read: true, ..last.clone() };
     state.state.reachable = false;
-    if state.problems.first() != Some(&problem) {
-        state.problems.insert(0, problem);
-    }
+    // What was said of the directory itself before is out of date.
+    state.problems.retain(|old| (&old.file, &old.object) != (&problem.file, &problem.object));
+    state.problems.insert(0, problem);
     state
 }
 
@@ -280,6 +280,10 @@ mod tests {
             state.problems[0].to_string(),
             "cluster a: /m: the directory has not answered for 15 s; what is known of the cluster stays"
         );
+        let spec = SourceSpec { cluster: "a".into(), manifests: "/m".into(), defaults: Defaults::default() };
+        let then = unanswered(&spec, &state, "fails now".to_owned());
+        assert_eq!(then.problems.len(), 1, "one thing is said of it at a time");
+        assert_eq!(then.problems[0].message, "fails now");
         release.send(7).unwrap();
         assert_eq!(waiting.await.unwrap().unwrap().unwrap(), 7, "when it answers, that counts");
     }

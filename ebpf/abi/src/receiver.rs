@@ -2,7 +2,7 @@
 
 use core::mem::offset_of;
 
-use crate::{Address, DropReason};
+use crate::{Address, DropReason, ServiceKey};
 
 /// The endpoint owns the VIP: it gets the unwrapped packet as it is.
 pub const ENDPOINT_OWNS_VIP: u8 = 1;
@@ -30,6 +30,17 @@ impl DeliveryKey {
     #[must_use]
     pub const fn endpoint_only(outer: Address) -> Self {
         Self { outer, vip: Address { bytes: [0; 16] }, port: [0; 2], protocol: 0, family: 0, padding: 0 }
+    }
+
+    /// The service that it is a delivery of; none where it only says that an endpoint is here.
+    #[must_use]
+    pub const fn service(&self) -> Option<ServiceKey> {
+        let Self { vip, port, protocol, family, .. } = *self;
+        if protocol == 0 {
+            None
+        } else {
+            Some(ServiceKey { vip, port: u16::from_be_bytes(port), protocol, family })
+        }
     }
 }
 

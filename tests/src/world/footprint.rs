@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, Once, RwLock, RwLockReadGuard};
@@ -67,7 +67,7 @@ impl Footprint {
         }
         let _making = making();
         LIVING.lock().expect("never poisoned: nothing panics under it").insert(id.clone());
-        fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+        create_directory(&directory)?;
         let lock = File::create(directory.join("lock"))?;
         lock.lock().context("lock the world's directory")?;
         Ok(Self { id, _lock: lock })
@@ -180,13 +180,24 @@ fn instances(id: &str) -> Result<Vec<PathBuf>> {
         .collect())
 }
 
-fn remove_directory(path: &Path) -> Result<()> {
+/// Also while others come and go in the folder around it.
+pub(super) fn create_directory(path: &Path) -> Result<()> {
+    let mut tries = (0..100).map(|_| fs::create_dir_all(path));
+    let gone = |made: &io::Result<()>| made.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    let made = tries.find(|made| !gone(made)).unwrap_or(Err(ErrorKind::NotFound.into()));
+    made.with_context(|| format!("create {}", path.display()))
+}
+
+/// With the folder around it where it was the last in it.
+pub(super) fn remove_directory(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", path.display()))
+            return Err(error).with_context(|| format!("remove {}", path.display()));
         }
-        _ => Ok(()),
+        _ => {}
     }
+    let _others_are_there = path.parent().map(fs::remove_dir);
+    Ok(())
 }
 
 /// Kills every process whose network namespace is one of `inodes`, until there is none.

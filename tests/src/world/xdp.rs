@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use aya::EbpfLoader;
 use aya::programs::Xdp;
 
-use super::footprint::PINS;
+use super::footprint::{PINS, create_directory, remove_directory};
 
 /// The BPF programs: from the file that `FAIRLEAD_BPF_ELF` names, or where `cargo xtask build-ebpf` puts them.
 pub fn bpf_elf() -> Result<Vec<u8>> {
@@ -51,7 +51,7 @@ impl Pinned {
         program.load()?;
         let pinned = Self { folder: Path::new(PINS).join(name) };
         let why = || format!("pin {}; is bpffs mounted?", pinned.path().display());
-        fs::create_dir_all(&pinned.folder).with_context(why)?;
+        create_directory(&pinned.folder).with_context(why)?;
         program.pin(pinned.path()).with_context(why)?;
         Ok(pinned)
     }
@@ -64,6 +64,6 @@ impl Pinned {
 impl Drop for Pinned {
     fn drop(&mut self) {
         // Somebody else's removal is as good.
-        let _ = fs::remove_dir_all(&self.folder);
+        let _ = remove_directory(&self.folder);
     }
 }

@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::{
+    maps::{HashMap, Map, MapData, MapError},
+    programs::links::{FdLink, PinnedLink},
+};
 use fairlead::dataplane::{Attached, Capacities, Carried, Dataplane, Instance, Mode, Programs};
 use fairlead_abi::{Address, FLOWS_LAYOUT, FlowEntry, FlowKey, FlowState, Roles, map, protocol};
 use nix::sched::{CloneFlags, unshare};
@@ -285,6 +288,26 @@ fn starts_that_failed_leave_one_table_of_programs_at_most() {
         last.attach("lo", Mode::Generic).unwrap();
         last.settle(&["lo"]).unwrap();
         assert_eq!(pins.programs().len(), 1);
+    };
+    std::thread::spawn(story).join().unwrap();
+}
+
+#[test]
+fn an_update_that_is_refused_changes_no_link() {
+    let story = || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let pins = Pins::new();
+        let mut first = pins.load(SMALL, SMALL);
+        first.attach("lo", Mode::Generic).unwrap();
+        first.settle(&["lo"]).unwrap();
+        let link = |program| pins.folder(&format!("link-lo-{program}-1-generic"));
+        let open = || FdLink::from(PinnedLink::from_pin(link("egress")).unwrap());
+        let before = open().info().unwrap().program_id();
+        // No link of this kind takes an XDP program.
+        fs::remove_file(link("ingress")).unwrap();
+        open().pin(link("ingress")).unwrap();
+        pins.load(LARGE, SMALL).attach("lo", Mode::Generic).unwrap_err();
+        assert_eq!(open().info().unwrap().program_id(), before);
     };
     std::thread::spawn(story).join().unwrap();
 }

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use fairlead_tests::world::{Agent, Condition, Federation, PINS, Plan, ServiceSpec};
+use fairlead_tests::world::{Agent, Condition, Federation, PINS, Plan, ServiceSpec, bpf_elf};
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::served::{
     NEW_ONLY, PATIENCE, Served, assert_nothing_failed, wait, wait_for_requests, wait_for_status,
@@ -196,6 +196,71 @@ fn full_tables_are_replaced_only_by_such_that_serve_as_much() {
     wait_for_status(agent, "no failure", |status| status["failure"] == Value::Null);
 }
 
+/// Two services whose gateway starts again after `change`, with room for one of them.
+fn served_by_tables_that_stay(change: impl Fn(&Agent)) -> (Served, ServiceSpec) {
+    let federation = Federation::default().capacity("services", 18).capacity("slots", 4_600);
+    let served = Served::build(&Plan::default().region("us-central1", &["a"], 10), &federation);
+    served.wait_until_served();
+    let other = ServiceSpec::new("other", 2);
+    served.world.manifests("us-central1-a").add_service(&other).unwrap();
+    wait("the other service", || served.is_served_by(&other, &served.pods()));
+    let agent = served.gateway();
+    restart(agent, || {
+        let text = fs::read_to_string(agent.configuration()).unwrap();
+        let text = text.replace("slots: 4600", "slots: 3100").replace("services: 18", "services: 12");
+        fs::write(agent.configuration(), text).unwrap();
+        change(agent);
+    });
+    wait("word of the tables that stay", || told_in_state(agent).contains("in use, so these stay"));
+    (served, other)
+}
+
+/// What the agent says, also where its tables can't be read.
+fn told_in_state(agent: &Agent) -> String {
+    fs::read_to_string(agent.configuration().with_file_name("state").join("status.json")).unwrap()
+}
+
+#[test]
+fn tables_that_stay_are_left_when_most_of_their_endpoints_are_gone() {
+    let (served, other) = served_by_tables_that_stay(|_| {});
+    let (agent, manifests) = (served.gateway(), served.world.manifests("us-central1-a"));
+    let all = served.pods();
+    for pod in &served.world.pods()[..4] {
+        manifests.set(pod.name(), Condition::NotReady).unwrap();
+    }
+    wait("word of the endpoints", || told_in_state(agent).contains("not_ready"));
+    assert!(!agent.is_ready());
+    assert!(served.is_served_by(&served.service, &all) && served.is_served_by(&other, &all));
+    for pod in &served.world.pods()[4..6] {
+        manifests.set(pod.name(), Condition::NotReady).unwrap();
+    }
+    agent.wait_until_ready(PATIENCE).unwrap();
+    let left = served.world.pods()[6..].iter().map(|pod| pod.name().to_owned()).collect();
+    wait("the other pods", || served.is_served_by(&other, &left));
+    assert_unserved(&served, &served.service);
+}
+
+#[test]
+fn tables_that_stay_are_left_when_their_interface_is_another() {
+    let (served, other) = served_by_tables_that_stay(|agent| {
+        let pins = Path::new(PINS).join(agent.instance());
+        fs::rename(pins.join("v1"), pins.join("v0")).unwrap();
+    });
+    // Until then nothing can be probed by way of them: what was known of endpoints counts.
+    let agent = served.gateway();
+    std::thread::sleep(Duration::from_secs(2));
+    let told = told_in_state(agent);
+    assert!(told.contains("\"taken\"") && !told.contains("panic") && !told.contains("probes_fail"), "{told}");
+    served.world.namespace(agent.host()).unwrap().ip(&["link del dev eth0".to_owned()]).unwrap();
+    served.world.remake_link(agent.host()).unwrap();
+    served.world.attach_pass(&bpf_elf().unwrap(), &[agent.host()]).unwrap();
+    agent.wait_until_ready(PATIENCE).unwrap();
+    wait("all pods", || served.is_served_by(&other, &served.pods()));
+    // Now they are.
+    served.world.pods()[0].kill().unwrap();
+    wait("word of the pod's death", || told_in_state(agent).contains("probes_fail"));
+}
+
 #[test]
 fn a_node_that_boots_with_a_service_too_many_serves_the_others() {
     let federation = Federation::default().capacity("services", 18).capacity("slots", 4_600);
@@ -223,24 +288,4 @@ fn has_all(agent: &Agent) -> bool {
         name.starts_with("clear") || name.starts_with("remove")
     };
     plan["refused"] == Value::Null && plan["actions"].as_array().unwrap().iter().all(is_deletion)
-}
-
-#[test]
-fn a_gateway_too_many_in_a_changed_configuration_is_refused() {
-    let served = Served::build(&Plan::small(), &Federation::default().capacity("gateways", 2));
-    served.wait_until_served();
-    let agent = served.node(0);
-    let text = fs::read_to_string(agent.configuration()).unwrap();
-    let more =
-        "gateways:\n- name: another\n  region: us-central1\n  tunnel: [192.0.2.77, \"2001:db8:77::1\"]\n";
-    fs::write(agent.configuration(), text.replace("gateways:\n-", &format!("{more}-"))).unwrap();
-    wait_for_status(agent, "a refusal", |status| {
-        status["failure"].as_str().is_some_and(|failure| failure.contains("raise capacities.gateways"))
-    });
-    assert_eq!(served.answering(), served.pods());
-    fs::write(agent.configuration(), text).unwrap();
-    wait_for_status(agent, "no failure", |status| {
-        status["failure"] == Value::Null && status["refused"] == json!([])
-    });
-    assert_eq!(served.answering(), served.pods());
 }

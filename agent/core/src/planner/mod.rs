@@ -7,6 +7,7 @@
 
 mod alarms;
 mod candidates;
+mod decline;
 mod deliveries;
 mod diff;
 mod history;
@@ -19,7 +20,7 @@ mod shares;
 mod tables;
 mod verdict;
 
-pub use diff::{Lacking, Newcomers, diff, follow};
+pub use diff::{Newcomers, diff, follow};
 pub use installed::{Capacities, GRACE, Installed, Raw, ReadSlots};
 pub use memo::{Inputs, Planned, Planner};
 pub use plan::{Action, Full, Map, Plan, PlanError, SlotBlock};

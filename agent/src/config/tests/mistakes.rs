@@ -219,6 +219,11 @@ fn each_mistake_is_told_with_its_place() {
         ),
         (
             "",
+            "capacities: {gateways: 1}\n",
+            "29:24: capacities.gateways: too few for the tunnel addresses of all gateways: 2 or more",
+        ),
+        (
+            "",
             "capacities: {backends: 100}\n",
             "29:24: capacities.backends: too few for 32768 services of a backend each",
         ),

@@ -18,7 +18,6 @@ use fairlead_abi::{BUCKET_ENTRIES, ServiceKey};
 use super::{Action, Full, Installed, Map, Plan, PlanError, ServiceTable, Tables};
 use space::Space;
 
-pub use newcomers::Lacking;
 pub(super) use service::room_for;
 
 /// What is to become of services that are not in the tables yet, where there isn't room for all.

@@ -12,15 +12,6 @@ use super::{Newcomers, Work, service::room_for};
 use crate::model::ObjectName;
 use crate::planner::{Full, Installed, ServiceTable, Tables};
 
-/// What an installation lacks of what is wanted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Lacking {
-    /// Services without an entry, and those of which this node should deliver more than it does.
-    pub services: BTreeSet<ServiceKey>,
-    /// Packets of some gateways are not taken.
-    pub gateways: bool,
-}
-
 type Member<'a> = (&'a ServiceKey, &'a Arc<ServiceTable>);
 
 impl<'a> Work<'a> {
@@ -106,14 +97,11 @@ fn groups<'a>(
 }
 
 impl Installed {
-    /// What is missing of `wanted`, whatever else there is.
+    /// The services of `wanted` without an entry, and those of which this node should deliver more than it does.
     #[must_use]
-    pub fn lacks(&self, wanted: &Tables) -> Lacking {
+    pub fn lacks(&self, wanted: &Tables) -> BTreeSet<ServiceKey> {
         let unknown = wanted.services.keys().filter(|key| !self.live.contains_key(key)).copied();
-        Lacking {
-            services: unknown.chain(self.undelivered(wanted)).collect(),
-            gateways: !wanted.gateways.is_subset(&self.gateways),
-        }
+        unknown.chain(self.undelivered(wanted)).collect()
     }
 
     /// Whether there is anything of `wanted` to serve from.

@@ -51,12 +51,13 @@ impl Work<'_> {
     /// known here, whose endpoints come and go; then those of newcomers, service by service.
     fn choose(&self, missing: &[DeliveryKey], room: usize) -> BTreeSet<DeliveryKey> {
         let installed = self.installed;
-        let delivered: BTreeSet<ServiceKey> = installed.deliveries.keys().filter_map(service_of).collect();
+        let delivered: BTreeSet<ServiceKey> =
+            installed.deliveries.keys().filter_map(DeliveryKey::service).collect();
         let is_known = |key: &ServiceKey| delivered.contains(key) || installed.live.contains_key(key);
         let mut endpoints: BTreeMap<_, Vec<DeliveryKey>> = BTreeMap::new();
         let mut newcomers: BTreeMap<_, Vec<DeliveryKey>> = BTreeMap::new();
         for key in missing {
-            match (service_of(key), self.newcomers) {
+            match (key.service(), self.newcomers) {
                 (Some(service), _) if is_known(&service) => {
                     endpoints.entry(key.outer).or_default().push(*key);
                 }
@@ -116,12 +117,6 @@ impl Work<'_> {
     }
 }
 
-/// The service that a delivery is for; none where it only says that an endpoint is here.
-pub(super) fn service_of(key: &DeliveryKey) -> Option<ServiceKey> {
-    let DeliveryKey { vip, port, protocol, family, .. } = *key;
-    (protocol != 0).then(|| ServiceKey { vip, port: u16::from_be_bytes(port), protocol, family })
-}
-
 impl Installed {
     /// The services of which some wanted delivery is missing.
     pub(super) fn undelivered<'a>(
@@ -129,6 +124,6 @@ impl Installed {
         wanted: &'a crate::planner::Tables,
     ) -> impl Iterator<Item = ServiceKey> + 'a {
         let missing = wanted.deliveries.keys().filter(|key| !self.deliveries.contains_key(key));
-        missing.filter_map(service_of)
+        missing.filter_map(DeliveryKey::service)
     }
 }
