@@ -5,7 +5,7 @@ use nix::net::if_::if_nametoindex;
 use super::{Error, InterfaceStatus, start::Stages};
 use crate::{
     config::types::XdpMode,
-    dataplane::{self, Attached, Carried, Mode},
+    dataplane::{self, Attached, Carried, Linked, Mode},
 };
 
 /// One interface.
@@ -50,17 +50,21 @@ const fn mode_of(configured: XdpMode) -> Mode {
 }
 
 impl Stages {
-    /// Takes the tables into use, once; while less would be served than by those in use, those stay.
+    /// Takes the tables into use, once they are whole.
     pub(super) fn take_up(&mut self) -> Result<(), Error> {
         let serves = self.failure.as_ref().is_none_or(|failure| failure.serves);
-        if self.taken_up || self.stays_behind(serves) {
+        if self.taken_up || self.waits(serves) {
             return Ok(());
         }
         self.taken_up = true;
-        self.came_to = None;
         self.take_up_interfaces()?;
         self.begin_to_probe();
         Ok(())
+    }
+
+    /// Whether packets have to stay with other programs and tables for now, because something went wrong with these.
+    pub(super) fn waits(&self, serves: bool) -> bool {
+        !self.taken_up && self.dataplane.linked() == Linked::Elsewhere && !serves
     }
 
     /// Attaches to all interfaces at the start; one that can't be attached to ends the agent.

@@ -180,11 +180,8 @@ async fn steer(stages: &mut Stages) -> Result<(), Error> {
             _ = look.tick() => {
                 if stages.taken_up {
                     stages.look_at_interfaces();
-                    continue;
                 }
-                if !stages.look_for_lost_links() {
-                    continue;
-                }
+                continue;
             }
             _ = sample.tick() => if !stages.sample() { continue },
             _ = read_back.tick() => stages.read_back(),

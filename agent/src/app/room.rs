@@ -1,11 +1,11 @@
-//! Tables that are too small for what is wanted: who is served, what is told, and whether they are taken into use.
+//! Tables that are too small for what is wanted: who is served, and what is told.
 //!
-//! What serves goes on: in tables that packets read, nothing new is added; others must not replace them while they
-//! would serve less.
+//! What serves goes on: nothing new is added to tables that packets read. Those that replace them are never smaller, and
+//! take in first what was served before.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use fairlead_abi::{Family, ServiceKey, protocol::ANY};
+use fairlead_abi::{Family, ServiceKey};
 use fairlead_core::{
     model::Protocol,
     planner::{Full, Newcomers, Plan, Tables, follow},
@@ -13,7 +13,6 @@ use fairlead_core::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    interfaces::Interface,
     start::Stages,
     turn::{Failure, TRY_AGAIN},
 };
@@ -38,7 +37,7 @@ impl From<&ServiceKey> for Unserved {
 
 impl From<&Unserved> for ServiceKey {
     fn from(unserved: &Unserved) -> Self {
-        let protocol = unserved.protocol.map_or(ANY, Protocol::number);
+        let protocol = unserved.protocol.map_or(fairlead_abi::protocol::ANY, Protocol::number);
         Self::new(unserved.vip.into(), unserved.port, protocol, Family::of(&unserved.vip))
     }
 }
@@ -65,61 +64,27 @@ impl Stages {
     }
 
     fn what_is_left_out(&self, plan: &Plan) -> String {
-        let rest = match (self.dataplane.linked(), plan.behind) {
-            (Linked::Elsewhere, _) if self.stays_behind(true) => {
-                "less would be served than by the programs and tables in use, so these stay, and don't follow endpoints"
-                    .to_owned()
+        match (self.dataplane.linked(), plan.behind) {
+            (Linked::Nowhere | Linked::Elsewhere, _) => {
+                "not all services fit, the others are served".to_owned()
             }
-            (Linked::Nowhere | Linked::Elsewhere, _) => "the others are served".to_owned(),
-            (Linked::Here, 0) => "what was served before goes on".to_owned(),
+            (Linked::Here, 0) => {
+                "what is new is refused as a whole, what was served before goes on".to_owned()
+            }
             (Linked::Here, behind) => format!(
-                "{behind} of the services that were there before don't fit any more and serve as before"
+                "what is new is refused as a whole, {behind} of the services that were there before don't fit any more \
+                 and serve as before"
             ),
-        };
-        let left_out = match self.dataplane.linked() {
-            Linked::Here => "what is new is refused as a whole",
-            Linked::Nowhere | Linked::Elsewhere => "not all services fit",
-        };
-        format!("{left_out}, {rest}")
-    }
-
-    /// Whether packets are to stay with other programs and tables than these, which would serve less: because something
-    /// went wrong, or because there is no room for what those may well have had room for. Nobody changes those, so
-    /// they don't stay once they have come to serve less than these.
-    pub(super) fn stays_behind(&self, serves: bool) -> bool {
-        if self.taken_up || self.dataplane.linked() != Linked::Elsewhere {
-            return false;
         }
-        let Some(planned) = &self.planned else { return true };
-        let unserved = self.remembered.unserved(&planned.tables);
-        let lacking = self.installed.lacks(&planned.tables);
-        // A VIP by itself goes with its ports.
-        let lost = lacking.difference(&unserved).filter(|key| key.protocol != ANY).count();
-        !serves || (lost > 0 && !self.link_lost && self.decline() < lost as f64)
-    }
-
-    /// How much less the tables in use serve than when this agent came, in services.
-    fn decline(&self) -> f64 {
-        let planned = self.planned.as_ref().map(|planned| &planned.tables);
-        self.came_to.as_ref().zip(planned).map_or(0.0, |(then, now)| then.decline(now))
-    }
-
-    /// Whether there is something new to say of an interface of tables that stay in use.
-    pub(super) fn look_for_lost_links(&mut self) -> bool {
-        let interfaces: Vec<_> = self.interfaces.iter().map(Interface::name).collect();
-        let lost = self.dataplane.lost_link(&interfaces).unwrap_or_else(|error| {
-            tracing::error!(%error, "the links can't be looked at");
-            self.link_lost
-        });
-        std::mem::replace(&mut self.link_lost, lost) != lost
     }
 
     /// What packets find no room for, where they are steered now.
     pub(super) fn find_unserved(&self, tables: &Tables) -> BTreeSet<ServiceKey> {
-        if self.stays_behind(self.failure.as_ref().is_none_or(|failure| failure.serves)) {
-            return self.remembered.unserved(tables);
+        match &self.failure {
+            None => BTreeSet::new(),
+            Some(failure) if self.waits(failure.serves) => self.remembered.unserved(tables),
+            Some(_) => self.installed.lacks(tables),
         }
-        if self.failure.is_none() { BTreeSet::new() } else { self.installed.lacks(tables) }
     }
 }
 

@@ -15,9 +15,9 @@ use crate::{
 /// bucket that is not their own.
 const ENTRIES_PER_BUCKET: u32 = 1;
 
-/// What the programs are loaded with.
+/// What the programs are loaded with, on maps of these sizes.
 #[must_use]
-pub fn settings(config: &Config) -> Settings {
+pub fn settings(config: &Config, capacities: &Capacities) -> Settings {
     let role = |role, flag| if config.has(role) { flag } else { 0 };
     let tunnels: Vec<IpNet> = config
         .own_gateway()
@@ -27,7 +27,7 @@ pub fn settings(config: &Config) -> Settings {
     Settings {
         seed: config.seed.0,
         roles: role(Role::Gateway, Roles::GATEWAY) | role(Role::Receiver, Roles::RECEIVER),
-        bucket_mask: buckets(config) - 1,
+        bucket_mask: capacities.tables.buckets - 1,
         tunnel_v4: source(true).unwrap_or_default(),
         tunnel_v6: source(false).unwrap_or_default(),
         icmp_per_second: config.icmp_per_second,
@@ -44,7 +44,7 @@ fn tunnel_source(prefix: IpNet) -> TunnelSource {
     TunnelSource { address: Address::from(address), vary: vary.to_be_bytes(), padding: 0 }
 }
 
-/// The sizes of the maps.
+/// The sizes that the maps should have.
 #[must_use]
 pub fn capacities(config: &Config) -> Capacities {
     let wanted = &config.capacities;

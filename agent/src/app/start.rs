@@ -11,7 +11,7 @@ use std::{
 use fairlead_abi::ServiceKey;
 use fairlead_core::{
     model::{Declarations, Demand, Health, Model, ProbeState, merge},
-    planner::{Installed, Links, Planned, Planner, Tables},
+    planner::{Installed, Links, Planned, Planner},
 };
 use tokio::{
     sync::watch,
@@ -68,10 +68,6 @@ pub(super) struct Stages {
     pub(super) unserved: BTreeSet<ServiceKey>,
     /// These programs and tables are those that packets meet.
     pub(super) taken_up: bool,
-    /// What was planned first, while packets meet others: roughly what those hold.
-    pub(super) came_to: Option<Tables>,
-    /// Those others lost a link.
-    pub(super) link_lost: bool,
     /// Not begun while probes would not get anywhere.
     probing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     pub(super) due: Option<Duration>,
@@ -90,15 +86,22 @@ impl Stages {
     ) -> Result<Self, Error> {
         let started = Instant::now();
         let last_good = LastGood::open(&config.state_directory())?;
+        let wanted = capacities(config);
+        let capacities = wanted.no_less_than_in_use(&instance)?;
+        if capacities != wanted {
+            tracing::warn!(
+                "capacities in the configuration are smaller than the tables in use, which keep their sizes for as long as \
+                 packets are steered by them: `fairlead status` shows these"
+            );
+        }
         let mut dataplane =
-            Dataplane::load(&instance, &options.programs, &settings(config), &capacities(config))?;
+            Dataplane::load(&instance, &options.programs, &settings(config, &capacities), &capacities)?;
         if dataplane.repeat_log().map_err(super::system("reading what the BPF programs log"))?.is_some() {
             tracing::warn!(
                 "these BPF programs log what they drop (fairlead_ebpf=debug): for debugging only, they are slower"
             );
         }
-        let installed =
-            Installed::read(&dataplane.observe()?, capacities(config).tables, None, Duration::ZERO);
+        let installed = Installed::read(&dataplane.observe()?, capacities.tables, None, Duration::ZERO);
         let declared = Arc::new(config::declarations(config));
         let (outers, wanted) = watch::channel(Arc::default());
         let (found, links) = watch::channel(Arc::default());
@@ -134,8 +137,6 @@ impl Stages {
             remembered,
             unserved: BTreeSet::new(),
             taken_up: false,
-            came_to: None,
-            link_lost: false,
             probing: Some(Box::pin(prober.run(to_probe, to_hops, results))),
             due: None,
             status,

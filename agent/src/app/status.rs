@@ -151,7 +151,7 @@ impl Stages {
             reasons.push("no tables were planned yet".to_owned());
         }
         match &self.failure {
-            Some(failure) if self.stays_behind(failure.serves) => reasons.push(failure.what.clone()),
+            Some(failure) if self.waits(failure.serves) => reasons.push(failure.what.clone()),
             _ => reasons.extend(self.interfaces.iter().filter_map(Interface::unattached)),
         }
         if !ways.any() {

@@ -84,9 +84,6 @@ impl Stages {
         let targets = self.deriver.derive(&model, &planned.tables);
         self.targets.send_if_modified(|known| replace(known, targets));
         self.model = Some(model);
-        if !self.taken_up && self.dataplane.linked() == Linked::Elsewhere {
-            self.came_to.get_or_insert_with(|| planned.tables.clone());
-        }
         self.planned = Some(planned);
     }
 
@@ -111,7 +108,7 @@ impl Stages {
     pub(super) fn read_back(&mut self) {
         match self.dataplane.observe() {
             Ok(raw) => {
-                let (capacities, now) = (super::capacities(&self.config).tables, self.started.elapsed());
+                let (capacities, now) = (self.installed.capacities(), self.started.elapsed());
                 self.installed = Installed::read(&raw, capacities, Some(&self.installed), now);
             }
             Err(error) => tracing::error!(%error, "the kernel's tables can't be read back"),

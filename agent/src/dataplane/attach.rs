@@ -89,7 +89,8 @@ impl Dataplane {
         let [egress, ingress] = wanted.map(|link| self.instance.link(&link));
         self.links_switch()?;
         if ingress.exists() {
-            // A driver may refuse it; then replies must stay with the program that packets come in by.
+            // A driver may refuse it; then replies must stay with the program that packets come in by. The other is
+            // refused only where the device is gone.
             let attached = update_or_attach(self.xdp()?, &ingress, interface, mode)?;
             update_or_attach(self.classifier()?, &egress, interface, mode)?;
             return Ok(attached);
@@ -108,17 +109,6 @@ impl Dataplane {
     #[must_use]
     pub fn linked(&self) -> Linked {
         self.linked
-    }
-
-    /// Whether an interface that packets were steered on has been replaced by another device of its name: nothing steers
-    /// there until it is attached to.
-    pub fn lost_link(&self, interfaces: &[&str]) -> Result<bool, Error> {
-        let links = self.instance.links()?;
-        Ok(interfaces.iter().any(|interface| {
-            let Ok(now) = if_nametoindex(*interface) else { return false };
-            let mut of_it = links.iter().filter(|link| link.is_on(interface)).peekable();
-            of_it.peek().is_some() && of_it.all(|link| link.ifindex() != now)
-        }))
     }
 
     /// The links of all `interfaces` are on the new programs: maps that were built beside others take their place, and

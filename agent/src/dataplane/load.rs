@@ -17,7 +17,7 @@ use aya::{
 use fairlead_abi::{Backend, Bucket, Hop, Roles, Settings, Slot, map, program};
 
 use super::{
-    Error, Instance,
+    Capacities, Error, Instance,
     attach::Linked,
     carry::{Carry, Taken},
     mapped::Mapped,
@@ -36,50 +36,6 @@ pub enum Programs {
     Embedded,
     /// Those of an ELF file: others of the same ABI, such as those that log what they drop.
     File(PathBuf),
-}
-
-/// Entries of each map that has a size of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capacities {
-    /// Of the tables that plans fill.
-    pub tables: fairlead_core::planner::Capacities,
-    /// Established flows.
-    pub flows: u32,
-    /// Half-open flows.
-    pub half_open: u32,
-    /// Probe targets.
-    pub probes: u32,
-}
-
-impl Capacities {
-    /// Each map's name and its entries.
-    fn entries(&self) -> [(&'static str, u32); 11] {
-        let tables = &self.tables;
-        [
-            (map::SERVICES, tables.buckets),
-            (map::SLOTS, tables.slots),
-            (map::BACKENDS, tables.backends),
-            (map::BACKEND_COUNTERS, tables.backends),
-            (map::SERVICE_COUNTERS, tables.service_ids),
-            (map::HOPS, tables.hops),
-            (map::DELIVERIES, tables.deliveries),
-            (map::GATEWAYS, tables.gateways),
-            (map::FLOWS, self.flows),
-            (map::HALF_OPEN, self.half_open),
-            (map::PROBES, self.probes),
-        ]
-    }
-
-    /// The tables of flows, with their sizes.
-    fn of_flows(&self) -> [(&'static str, Option<u32>); 2] {
-        [(map::FLOWS, Some(self.flows)), (map::HALF_OPEN, Some(self.half_open))]
-    }
-
-    /// The maps that no plan fills: flows, probes on their way, and counters that stand for themselves.
-    fn unplanned(&self) -> [(&'static str, Option<u32>); 4] {
-        let [flows, half_open] = self.of_flows();
-        [flows, half_open, (map::PROBES, Some(self.probes)), (map::DROPS, None)]
-    }
 }
 
 /// Programs and maps of one instance, loaded.
@@ -113,7 +69,7 @@ impl Dataplane {
         capacities: &Capacities,
     ) -> Result<Self, Error> {
         let root = instance.root();
-        fs::create_dir_all(root).map_err(Error::pin(root))?;
+        pins::make_folder(root).map_err(Error::pin(root))?;
         // What was left half built holds nothing that programs in use need by its pin.
         pins::remove(&instance.staging())?;
         instance.remove_unused_programs()?;

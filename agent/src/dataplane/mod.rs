@@ -7,6 +7,7 @@
 mod apply;
 mod attach;
 mod batch;
+mod capacities;
 mod carry;
 mod counters;
 mod flows;
@@ -22,13 +23,14 @@ mod usage;
 mod window;
 
 pub use attach::{Attached, Linked, Mode};
+pub use capacities::Capacities;
 pub use carry::Carried;
 pub use counters::Counters;
 pub use flows::Sweep;
-pub use load::{Capacities, Dataplane, Programs};
+pub use load::{Dataplane, Programs};
 pub use observe::View;
 pub use owners::Owners;
-pub use pins::{Instance, Lock};
+pub use pins::{Instance, Lock, make_folder};
 pub use probes::Probes;
 pub use usage::{filled, memory};
 

@@ -88,6 +88,15 @@ impl Instance {
         }))
     }
 
+    /// Folders of maps that packets may be steered by, of whatever ABI: none where nothing is attached.
+    pub(super) fn in_use(&self) -> Result<Vec<PathBuf>, Error> {
+        if self.links()?.is_empty() {
+            return Ok(Vec::new());
+        }
+        let folders = self.entries()?.into_iter().map(|name| self.root.join(name));
+        Ok(folders.filter(|path| path.is_dir() && *path != self.staging()).collect())
+    }
+
     /// Where a link is pinned.
     pub(super) fn link(&self, link: &LinkPin) -> PathBuf {
         self.root.join(link.to_string())
@@ -130,18 +139,16 @@ impl Instance {
 
     /// Names in the folder of all pins.
     fn entries(&self) -> Result<Vec<String>, Error> {
-        let entries = fs::read_dir(&self.root).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-        let entries = entries.map_err(Error::pin(&self.root))?;
+        let entries = match fs::read_dir(&self.root).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            entries => entries.map_err(Error::pin(&self.root))?,
+        };
         Ok(entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok()).collect())
     }
 
     /// Takes the instance and the agent's state directory, or says that another agent has one of them.
     pub fn lock(&self, state: &Path) -> Result<Lock, Error> {
-        // Another instance, the last there was, may just be removing the folder of all instances.
-        let mut tries = (0..100).map(|_| fs::create_dir_all(&self.root));
-        let gone =
-            |made: &io::Result<()>| made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-        tries.find(|made| !gone(made)).unwrap_or(Ok(())).map_err(Error::pin(&self.root))?;
+        make_folder(&self.root).map_err(Error::pin(&self.root))?;
         fs::create_dir_all(state).map_err(Error::pin(state))?;
         let file = state.join("lock");
         let opened = File::create(&file).map_err(Error::pin(&file))?;
@@ -202,11 +209,6 @@ impl LinkPin {
         self.interface == interface.replace('.', "%")
     }
 
-    /// Of the device that it is on.
-    pub(super) fn ifindex(&self) -> u32 {
-        self.ifindex
-    }
-
     fn parse(name: &str) -> Option<Self> {
         let mut fields = name.strip_prefix("link-")?.rsplitn(4, '-');
         let mode = fields.next()?;
@@ -230,6 +232,17 @@ pub(super) fn record_layout(folder: &Path) -> Result<(), Error> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::pin(&path)(error)),
         _ => Ok(()),
     }
+}
+
+/// Makes a folder, also while others come and go in the one around it, which goes with the last.
+pub fn make_folder(path: &Path) -> io::Result<()> {
+    for _ in 0..100 {
+        match fs::create_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            made => return made,
+        }
+    }
+    fs::create_dir_all(path)
 }
 
 /// Removes a folder of pins, if it is there.

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, Once, RwLock, RwLockReadGuard};
@@ -15,6 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use fairlead::dataplane::make_folder;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -67,7 +68,7 @@ impl Footprint {
         }
         let _making = making();
         LIVING.lock().expect("never poisoned: nothing panics under it").insert(id.clone());
-        create_directory(&directory)?;
+        make_folder(&directory).with_context(|| format!("create {}", directory.display()))?;
         let lock = File::create(directory.join("lock"))?;
         lock.lock().context("lock the world's directory")?;
         Ok(Self { id, _lock: lock })
@@ -178,14 +179,6 @@ fn instances(id: &str) -> Result<Vec<PathBuf>> {
     Ok(ours
         .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix)))
         .collect())
-}
-
-/// Also while others come and go in the folder around it.
-pub(super) fn create_directory(path: &Path) -> Result<()> {
-    let mut tries = (0..100).map(|_| fs::create_dir_all(path));
-    let gone = |made: &io::Result<()>| made.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound);
-    let made = tries.find(|made| !gone(made)).unwrap_or(Err(ErrorKind::NotFound.into()));
-    made.with_context(|| format!("create {}", path.display()))
 }
 
 /// With the folder around it where it was the last in it.

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use aya::EbpfLoader;
 use aya::programs::Xdp;
+use fairlead::dataplane::make_folder;
 
-use super::footprint::{PINS, create_directory, remove_directory};
+use super::footprint::{PINS, remove_directory};
 
 /// The BPF programs: from the file that `FAIRLEAD_BPF_ELF` names, or where `cargo xtask build-ebpf` puts them.
 pub fn bpf_elf() -> Result<Vec<u8>> {
@@ -51,7 +52,7 @@ impl Pinned {
         program.load()?;
         let pinned = Self { folder: Path::new(PINS).join(name) };
         let why = || format!("pin {}; is bpffs mounted?", pinned.path().display());
-        create_directory(&pinned.folder).with_context(why)?;
+        make_folder(&pinned.folder).with_context(why)?;
         program.pin(pinned.path()).with_context(why)?;
         Ok(pinned)
     }

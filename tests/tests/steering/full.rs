@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use fairlead_tests::world::{Agent, Condition, Federation, PINS, Plan, ServiceSpec, bpf_elf};
+use fairlead_tests::world::{Agent, Condition, Federation, PINS, Plan, ServiceSpec};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -118,7 +118,7 @@ fn assert_unserved(served: &Served, service: &ServiceSpec) {
 
 /// Starts a gateway again and again whose slots suffice for two services out of three.
 #[test]
-fn full_tables_are_replaced_only_by_such_that_serve_as_much() {
+fn full_tables_are_replaced_only_by_such_that_are_as_large() {
     let federation = Federation::default().capacity("services", 18).capacity("slots", 4_600);
     let served = Served::build(&Plan::default().region("us-central1", &["a"], 10), &federation);
     served.wait_until_served();
@@ -156,7 +156,16 @@ fn full_tables_are_replaced_only_by_such_that_serve_as_much() {
     agent.wait_until_ready(PATIENCE).unwrap();
     let pins = Path::new(PINS).join(agent.instance());
     let another_version = || fs::rename(pins.join("v1"), pins.join("v0")).unwrap();
-    for change in [&(|| capacity("slots: 4600", "slots: 5000")) as &dyn Fn(), &another_version] {
+    let larger = || {
+        capacity("slots: 4600", "slots: 5000");
+        let plan = agent.ask(&["plan"]).unwrap();
+        let notes = plan["notes"].as_array().unwrap();
+        assert!(
+            notes.iter().any(|note| note.as_str().unwrap().contains("makes the tables anew")),
+            "{plan:#}"
+        );
+    };
+    for change in [&larger as &dyn Fn(), &another_version] {
         restart(agent, change);
         agent.wait_until_ready(PATIENCE).unwrap();
         told("SLOTS is full");
@@ -166,99 +175,29 @@ fn full_tables_are_replaced_only_by_such_that_serve_as_much() {
         assert_unserved(&served, &refused);
     }
 
-    // With room for one alone, the tables before stay, through another start too.
-    restart(agent, || {
+    // With room for one alone, they stay as large as they are; those of another version, too.
+    let smaller = || {
         capacity("slots: 5000", "slots: 3100");
         capacity("services: 18", "services: 12");
-    });
-    told("less would be served than by the programs and tables in use, so these stay");
-    restart(agent, || {});
-    told("less would be served than by the programs and tables in use, so these stay");
-    // So do those of another version, which `status` can't read.
-    for change in [&another_version as &dyn Fn(), &|| {}] {
+    };
+    for change in [&smaller as &dyn Fn(), &another_version] {
         restart(agent, change);
-        wait("word of the tables that stay", || {
-            let status = agent.ask_in_vain(&["status"]).unwrap_or_default();
-            status["failure"].as_str().is_some_and(|told| told.contains("in use, so these stay"))
-        });
+        agent.wait_until_ready(PATIENCE).unwrap();
+        told("SLOTS is full");
+        for service in [&served.service, &other] {
+            assert!(served.is_served_by(service, &all), "{}", service.name);
+        }
+        let status = agent.ask(&["status"]).unwrap();
+        let slots = status["maps"].as_array().unwrap().iter().find(|map| map["map"] == "SLOTS").unwrap();
+        assert_eq!(slots["capacity"], 5000);
     }
-    assert!(!agent.is_ready());
-    for service in [&served.service, &other] {
-        assert!(served.is_served_by(service, &all), "{}", service.name);
-    }
-    // As soon as it serves as much, it takes over.
+    // Who wants to serve less has to say so.
     manifests.remove_service(&other.name).unwrap();
     manifests.remove_service(&refused.name).unwrap();
-    agent.wait_until_ready(PATIENCE).unwrap();
+    wait_for_status(agent, "no failure", |status| status["failure"] == Value::Null);
     wait_for_requests(&load, 20);
     assert_nothing_failed(load);
     assert!(served.is_served_by(&served.service, &all));
-    wait_for_status(agent, "no failure", |status| status["failure"] == Value::Null);
-}
-
-/// Two services whose gateway starts again after `change`, with room for one of them.
-fn served_by_tables_that_stay(change: impl Fn(&Agent)) -> (Served, ServiceSpec) {
-    let federation = Federation::default().capacity("services", 18).capacity("slots", 4_600);
-    let served = Served::build(&Plan::default().region("us-central1", &["a"], 10), &federation);
-    served.wait_until_served();
-    let other = ServiceSpec::new("other", 2);
-    served.world.manifests("us-central1-a").add_service(&other).unwrap();
-    wait("the other service", || served.is_served_by(&other, &served.pods()));
-    let agent = served.gateway();
-    restart(agent, || {
-        let text = fs::read_to_string(agent.configuration()).unwrap();
-        let text = text.replace("slots: 4600", "slots: 3100").replace("services: 18", "services: 12");
-        fs::write(agent.configuration(), text).unwrap();
-        change(agent);
-    });
-    wait("word of the tables that stay", || told_in_state(agent).contains("in use, so these stay"));
-    (served, other)
-}
-
-/// What the agent says, also where its tables can't be read.
-fn told_in_state(agent: &Agent) -> String {
-    fs::read_to_string(agent.configuration().with_file_name("state").join("status.json")).unwrap()
-}
-
-#[test]
-fn tables_that_stay_are_left_when_most_of_their_endpoints_are_gone() {
-    let (served, other) = served_by_tables_that_stay(|_| {});
-    let (agent, manifests) = (served.gateway(), served.world.manifests("us-central1-a"));
-    let all = served.pods();
-    for pod in &served.world.pods()[..4] {
-        manifests.set(pod.name(), Condition::NotReady).unwrap();
-    }
-    wait("word of the endpoints", || told_in_state(agent).contains("not_ready"));
-    assert!(!agent.is_ready());
-    assert!(served.is_served_by(&served.service, &all) && served.is_served_by(&other, &all));
-    for pod in &served.world.pods()[4..6] {
-        manifests.set(pod.name(), Condition::NotReady).unwrap();
-    }
-    agent.wait_until_ready(PATIENCE).unwrap();
-    let left = served.world.pods()[6..].iter().map(|pod| pod.name().to_owned()).collect();
-    wait("the other pods", || served.is_served_by(&other, &left));
-    assert_unserved(&served, &served.service);
-}
-
-#[test]
-fn tables_that_stay_are_left_when_their_interface_is_another() {
-    let (served, other) = served_by_tables_that_stay(|agent| {
-        let pins = Path::new(PINS).join(agent.instance());
-        fs::rename(pins.join("v1"), pins.join("v0")).unwrap();
-    });
-    // Until then nothing can be probed by way of them: what was known of endpoints counts.
-    let agent = served.gateway();
-    std::thread::sleep(Duration::from_secs(2));
-    let told = told_in_state(agent);
-    assert!(told.contains("\"taken\"") && !told.contains("panic") && !told.contains("probes_fail"), "{told}");
-    served.world.namespace(agent.host()).unwrap().ip(&["link del dev eth0".to_owned()]).unwrap();
-    served.world.remake_link(agent.host()).unwrap();
-    served.world.attach_pass(&bpf_elf().unwrap(), &[agent.host()]).unwrap();
-    agent.wait_until_ready(PATIENCE).unwrap();
-    wait("all pods", || served.is_served_by(&other, &served.pods()));
-    // Now they are.
-    served.world.pods()[0].kill().unwrap();
-    wait("word of the pod's death", || told_in_state(agent).contains("probes_fail"));
 }
 
 #[test]

@@ -7,7 +7,6 @@
 
 mod alarms;
 mod candidates;
-mod decline;
 mod deliveries;
 mod diff;
 mod history;

@@ -63,9 +63,19 @@ pub(super) fn plan(node: &Node, output: Output) -> Result<()> {
     let view = view(node, &mut notes)?;
     let raw = view.as_ref().map(View::observe).transpose()?;
     let hops = raw.as_ref().map_or(&[][..], |raw| raw.hops);
+    let capacities = app::capacities(&node.config).no_less_than_in_use(&node.instance)?.tables;
     let installed = match (&view, &raw) {
-        (Some(view), Some(raw)) => Installed::read(raw, view.capacities(), None, Duration::ZERO),
-        _ => Installed::empty(app::capacities(&node.config).tables),
+        (Some(view), Some(raw)) if view.capacities() == capacities => {
+            Installed::read(raw, capacities, None, Duration::ZERO)
+        }
+        (pinned, _) => {
+            if pinned.is_some() {
+                notes.push(
+                    "an agent makes the tables anew, for the configuration gives other capacities".to_owned(),
+                );
+            }
+            Installed::empty(capacities)
+        }
     };
     let (states, mut problems) = sources(node, &mut notes)?;
     let declared = Arc::new(config::declarations(&node.config));

@@ -20,7 +20,9 @@ impl Work<'_> {
             deliveries.and(gateways)?;
         }
         self.put_deliveries(deliveries.is_ok());
-        self.put_gateways(gateways.is_ok());
+        if gateways.is_ok() {
+            self.put_gateways();
+        }
         deliveries.and(gateways)
     }
 
@@ -80,21 +82,13 @@ impl Work<'_> {
         chosen
     }
 
-    fn put_gateways(&mut self, all_fit: bool) {
+    fn put_gateways(&mut self) {
         let (wanted, installed) = (self.wanted, self.installed);
         let missing: Vec<_> = wanted.gateways.difference(&installed.gateways).copied().collect();
-        let kept = wanted.gateways.len() - missing.len();
-        let capacity = installed.capacities.gateways as usize;
-        if installed.gateways.len() + missing.len() > capacity {
+        if installed.gateways.len() + missing.len() > installed.capacities.gateways as usize {
             self.forget_gateways();
         }
-        let chosen = match self.newcomers {
-            _ if all_fit => missing.len(),
-            Newcomers::Refused => 0,
-            Newcomers::LetIn { .. } => capacity.saturating_sub(kept),
-        };
-        let put = missing.into_iter().take(chosen).map(|prefix| Action::PutGateway { prefix });
-        self.actions.extend(put);
+        self.actions.extend(missing.into_iter().map(|prefix| Action::PutGateway { prefix }));
     }
 
     /// What is not wanted any more, unless it is forgotten already.

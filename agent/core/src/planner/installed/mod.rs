@@ -118,6 +118,12 @@ impl Installed {
         installed
     }
 
+    /// How large the maps are.
+    #[must_use]
+    pub fn capacities(&self) -> Capacities {
+        self.capacities
+    }
+
     /// Notes that all of a plan was carried out: what it settled is skipped by the next diff.
     pub fn settle(&mut self, plan: &Plan) {
         for (key, table) in &plan.settled {
