@@ -8,5 +8,6 @@ pub mod dataplane;
 pub mod directory;
 pub mod federation;
 pub mod health;
+pub mod status;
 pub mod text;
 pub mod yaml;

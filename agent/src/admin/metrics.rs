@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::exposition::{Exposition, Kind};
 use super::reading::{BackendReading, Maps, Reading, ServiceReading, protocol_name};
-use crate::app::Status;
 use crate::health;
+use crate::status::Status;
 
 use Kind::{Counter, Gauge};
 

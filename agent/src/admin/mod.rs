@@ -24,9 +24,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::app::Status;
 use crate::dataplane::Instance;
 use crate::health;
+use crate::status::Status;
 use reading::{Maps, Reading};
 use stream::{Stream, Writer};
 

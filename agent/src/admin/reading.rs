@@ -3,9 +3,9 @@
 use fairlead_abi::{Address, BackendCounters, Counter, DropReason, ServiceCounters, ServiceKey};
 use fairlead_core::planner::{ServiceTable, WantedBackend};
 
-use crate::app::Status;
 use crate::dataplane::{Counters, Error, Instance, Owners, filled, memory};
 use crate::health;
+use crate::status::Status;
 
 /// All of it.
 pub(super) struct Reading<'a> {

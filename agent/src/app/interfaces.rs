@@ -2,10 +2,11 @@
 
 use nix::net::if_::if_nametoindex;
 
-use super::{Error, InterfaceStatus, start::Stages};
+use super::{Error, start::Stages};
 use crate::{
     config::types::XdpMode,
     dataplane::{self, Attached, Carried, Linked, Mode},
+    status::InterfaceStatus,
 };
 
 /// One interface.

@@ -6,7 +6,6 @@
 
 mod demand;
 mod interfaces;
-mod moment;
 mod remembered;
 mod room;
 mod settings;
@@ -29,14 +28,11 @@ use crate::{
     federation, health,
 };
 
-pub use moment::Moment;
 pub(crate) use remembered::Remembered;
 #[cfg(test)]
 pub(crate) use remembered::last_health;
-pub use room::Unserved;
 pub use settings::{capacities, settings};
 use start::Stages;
-pub use status::{ClusterStatus, InterfaceStatus, STATUS_FILE, Status, read_status};
 
 /// After the first change of a burst, this long is waited for the rest.
 const SETTLE: Duration = Duration::from_millis(2);
@@ -106,7 +102,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let instance = Instance::new(&config.instance.0);
     // First of all: a second agent must touch nothing of the first one's.
     let lock = instance.lock(&config.state_directory())?;
-    let (status, status_seen) = watch::channel(Arc::new(Status::starting(&config)));
+    let (status, status_seen) = watch::channel(Arc::new(crate::status::Status::starting(&config)));
     let admin = admin::Admin::bind(config.admin.address).await.map_err(system(format!(
         "listening on {} for metrics and readiness (field admin.address)",
         config.admin.address
@@ -114,7 +110,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let mut stages = Stages::start(&options, &config, (instance, lock), status)?;
     let admin = tokio::spawn(admin.serve(status_seen.clone(), Arc::clone(&stages.probes_counted)));
     let (end, ended) = oneshot::channel();
-    let keeper = tokio::spawn(status::keep(config.state_directory(), status_seen, ended));
+    let keeper = tokio::spawn(crate::status::keep(config.state_directory(), status_seen, ended));
     let then = if options.detach { "forwarding ends too" } else { "forwarding goes on" };
     tokio::select! {
         outcome = steer(&mut stages) => outcome?,
@@ -129,7 +125,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     }
     // One that has told nothing yet knows less than what was kept before.
     if stages.status.borrow().fingerprint.is_some() {
-        status::keep_last(&config.state_directory(), &stages);
+        crate::status::keep_last(&config.state_directory(), &stages.status.borrow());
     }
     if options.detach {
         stages.dataplane.instance().remove()?;

@@ -12,7 +12,7 @@ use fairlead_core::{
     planner::{Planner, ServiceTable, ShardState, Tables, Verdict},
 };
 
-use super::{Moment, Status, read_status};
+use crate::status::{Moment, Status, read_status};
 
 /// Demand that was seen longer ago says nothing of now.
 const DEMAND_LASTS: Duration = Duration::from_mins(10);

@@ -3,44 +3,16 @@
 //! What serves goes on: nothing new is added to tables that packets read. Those that replace them are never smaller, and
 //! take in first what was served before.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::BTreeSet;
 
-use fairlead_abi::{Family, ServiceKey};
-use fairlead_core::{
-    model::Protocol,
-    planner::{Full, Newcomers, Plan, Tables, follow},
-};
-use serde::{Deserialize, Serialize};
+use fairlead_abi::ServiceKey;
+use fairlead_core::planner::{Full, Newcomers, Plan, Tables, follow};
 
 use super::{
     start::Stages,
     turn::{Failure, TRY_AGAIN},
 };
 use crate::dataplane::Linked;
-
-/// A port of a VIP for which there was no room; with port 0 and no protocol, the VIP by itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unserved {
-    /// The VIP.
-    pub vip: IpAddr,
-    /// The port at the VIP.
-    pub port: u16,
-    /// Its protocol.
-    pub protocol: Option<Protocol>,
-}
-
-impl From<&ServiceKey> for Unserved {
-    fn from(key: &ServiceKey) -> Self {
-        Self { vip: key.vip.into(), port: key.port, protocol: Protocol::of(key.protocol) }
-    }
-}
-
-impl From<&Unserved> for ServiceKey {
-    fn from(unserved: &Unserved) -> Self {
-        let protocol = unserved.protocol.map_or(fairlead_abi::protocol::ANY, Protocol::number);
-        Self::new(unserved.vip.into(), unserved.port, protocol, Family::of(&unserved.vip))
-    }
-}
 
 impl Stages {
     /// There is no room for all of it: what is served already follows its endpoints.
@@ -84,25 +56,6 @@ impl Stages {
             None => BTreeSet::new(),
             Some(failure) if self.waits(failure.serves) => self.remembered.unserved(tables),
             Some(_) => self.installed.lacks(tables),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_unserved_is_told_as_it_is_known() {
-        let (v4, v6) = (IpAddr::from([192, 0, 2, 1]), "2001:db8::1".parse::<IpAddr>().unwrap());
-        let keys = [
-            ServiceKey::new(v4.into(), 80, 6, Family::V4),
-            ServiceKey::new(v6.into(), 53, 17, Family::V6),
-            ServiceKey::vip_only(v6.into(), Family::V6),
-        ];
-        for key in keys {
-            let text = serde_json::to_string(&Unserved::from(&key)).unwrap();
-            assert_eq!(ServiceKey::from(&serde_json::from_str::<Unserved>(&text).unwrap()), key, "{text}");
         }
     }
 }

@@ -19,14 +19,15 @@ use tokio::{
 };
 
 use super::{
-    Error, Options, Status, capacities, demand::Sampler, interfaces::Interface, remembered::Remembered,
-    settings, turn::Failure,
+    Error, Options, capacities, demand::Sampler, interfaces::Interface, remembered::Remembered, settings,
+    turn::Failure,
 };
 use crate::{
     config::{self, Config, ConfigWatch, types::Role},
     dataplane::{Dataplane, Instance, Lock, Sweep, routes},
     federation::{Federation, LastGood},
     health::{self, Deriver, ProbeTable, Prober, Targets},
+    status::Status,
 };
 
 /// How long sources may take until what was last known of them counts.

@@ -1,148 +1,11 @@
-//! What the agent says of itself: for the commands, which read it from disk, and for the admin address.
+//! What the agent finds to say of itself.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use fairlead_core::{
-    model::{ObjectName, Problem},
-    planner::{Links, ServiceTable},
-};
-use serde::{Deserialize, Serialize};
-use tokio::sync::{oneshot, watch};
+use fairlead_core::{model::Problem, planner::Links};
 
-use super::{Moment, Unserved, interfaces::Interface, start::Stages};
-use crate::config::{Config, types::Role};
-
-/// The file in the state directory.
-pub const STATUS_FILE: &str = "status.json";
-/// It is written at most this often.
-const WRITE_EVERY: Duration = Duration::from_millis(500);
-
-/// The agent's state. Where it and the pinned maps differ, the maps are right.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Status {
-    /// When it was made.
-    pub written: SystemTime,
-    /// The same for an agent that takes over.
-    #[serde(default)]
-    pub at: Option<Moment>,
-    /// The agent's process.
-    pub pid: u32,
-    /// The agent's version.
-    pub version: String,
-    /// Version of the maps' layout.
-    pub abi: u32,
-    /// The instance.
-    pub instance: String,
-    /// This node.
-    pub node: String,
-    /// `gateway`, `receiver`.
-    pub roles: Vec<String>,
-    /// The gateways that plan alike.
-    pub group: String,
-    /// The kernel's tag of the program that packets enter by.
-    pub program: Option<String>,
-    /// Why packets should not be sent here: programs that aren't attached, tables that aren't there; empty if they should.
-    pub unready: Vec<String>,
-    /// Where the programs are attached.
-    pub interfaces: Vec<InterfaceStatus>,
-    /// A hash of what the slots resolve to, as planned: equal on all gateways of a group.
-    pub fingerprint: Option<String>,
-    /// The same hash of what the kernel holds.
-    pub installed_fingerprint: Option<String>,
-    /// Every cluster's source.
-    pub clusters: Vec<ClusterStatus>,
-    /// What was rejected or held.
-    pub problems: Vec<Problem>,
-    /// Why a changed configuration was refused.
-    pub refused: Vec<String>,
-    /// Why the kernel's tables are not as planned.
-    pub failure: Option<String>,
-    /// Of each map: its name, entries in use, entries.
-    pub usage: Vec<(String, u64, u64)>,
-    /// What isn't served, for want of room.
-    #[serde(default)]
-    pub unserved: Vec<Unserved>,
-    /// New connections per second that are planned with, of the services whose capacity is limited.
-    #[serde(default)]
-    pub demand: Vec<(ObjectName, u64)>,
-    /// Every port of every VIP.
-    pub services: Vec<Arc<ServiceTable>>,
-}
-
-/// An interface.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InterfaceStatus {
-    /// Its name.
-    pub name: String,
-    /// `native` or `generic`.
-    pub mode: String,
-    /// The programs are attached.
-    pub attached: bool,
-    /// Why not.
-    pub problem: Option<String>,
-}
-
-/// A cluster's source.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClusterStatus {
-    /// The cluster.
-    pub name: Arc<str>,
-    /// Its source can be read.
-    pub reachable: bool,
-    /// Shards that it reports.
-    pub shards: usize,
-    /// Where the source can't be read: when that was last known which counts.
-    pub restored: Option<SystemTime>,
-}
-
-impl Status {
-    /// Of an agent that has just begun.
-    pub(super) fn starting(config: &Config) -> Self {
-        let role = |role, name: &str| config.has(role).then(|| name.to_owned());
-        Self {
-            written: time_to_tell(),
-            at: Moment::now(),
-            pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            abi: fairlead_abi::ABI,
-            instance: config.instance.0.to_string(),
-            node: config.node.name.0.to_string(),
-            roles: [role(Role::Gateway, "gateway"), role(Role::Receiver, "receiver")]
-                .into_iter()
-                .flatten()
-                .collect(),
-            group: String::new(),
-            program: None,
-            unready: vec!["starting".to_owned()],
-            interfaces: Vec::new(),
-            fingerprint: None,
-            installed_fingerprint: None,
-            clusters: Vec::new(),
-            problems: Vec::new(),
-            refused: Vec::new(),
-            failure: None,
-            usage: Vec::new(),
-            unserved: Vec::new(),
-            demand: Vec::new(),
-            services: Vec::new(),
-        }
-    }
-}
-
-impl Status {
-    /// Whether packets should be sent here.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.unready.is_empty()
-    }
-}
+use super::{interfaces::Interface, start::Stages};
+use crate::status::{ClusterStatus, Status};
 
 impl Stages {
     fn unready(&self, ways: &Ways) -> Vec<String> {
@@ -182,7 +45,6 @@ impl Stages {
         });
         let usage = self.installed.usage().into_iter().map(|(map, used, size)| (map.to_string(), used, size));
         let status = Status {
-            written: time_to_tell(),
             group: self.declared.here.group.to_string(),
             program: self.dataplane.tag().ok(),
             unready: self.unready(&ways),
@@ -201,11 +63,6 @@ impl Stages {
         };
         self.status.send_replace(Arc::new(status));
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "for people: how old a status is")]
-fn time_to_tell() -> SystemTime {
-    SystemTime::now()
 }
 
 /// How the wanted outer destinations are reached.
@@ -240,97 +97,12 @@ impl Ways {
     }
 }
 
-/// Writes the latest status to the state directory whenever it changed, until `ended`; nothing is being written then.
-pub(super) async fn keep(
-    directory: PathBuf,
-    mut status: watch::Receiver<Arc<Status>>,
-    mut ended: oneshot::Receiver<()>,
-) {
-    loop {
-        tokio::select! {
-            changed = status.changed() => if changed.is_err() { return },
-            _ = &mut ended => return,
-        }
-        let latest = Arc::clone(&status.borrow_and_update());
-        let directory = directory.clone();
-        let written = tokio::task::spawn_blocking(move || write_status(&directory, &latest)).await;
-        if let Ok(Err(error)) = written {
-            tracing::warn!(%error, "the status is not kept; commands show an old one");
-        }
-        tokio::select! {
-            () = tokio::time::sleep(WRITE_EVERY) => {}
-            _ = &mut ended => return,
-        }
-    }
-}
-
-/// Writes the latest status at the end, for the commands and the next agent.
-pub(super) fn keep_last(directory: &Path, stages: &Stages) {
-    if let Err(error) = write_status(directory, &stages.status.borrow()) {
-        tracing::warn!(%error, "the last status is not kept; commands show an old one");
-    }
-}
-
-fn write_status(directory: &Path, status: &Status) -> std::io::Result<()> {
-    let temporary = directory.join(".status.new");
-    let mut writer = std::io::BufWriter::new(fs::File::create(&temporary)?);
-    serde_json::to_writer(&mut writer, status)?;
-    // A full disk may say so only now; what was there before must stay then.
-    let file = writer.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-    file.sync_all()?;
-    fs::rename(&temporary, directory.join(STATUS_FILE))
-}
-
-/// The last status that an agent wrote to `directory`.
-///
-/// # Errors
-/// None was written, or it can't be read.
-pub fn read_status(directory: &Path) -> std::io::Result<Status> {
-    let file = std::io::BufReader::new(fs::File::open(directory.join(STATUS_FILE))?);
-    serde_json::from_reader(file).map_err(Into::into)
-}
-
 #[cfg(test)]
 mod tests {
     use fairlead_abi::Hop;
     use fairlead_core::planner::Route;
 
     use super::*;
-
-    #[test]
-    fn a_full_disk_leaves_the_last_status() {
-        let directory = tempfile::tempdir().unwrap();
-        let config = crate::config::tests::good();
-        write_status(directory.path(), &Status::starting(&config)).unwrap();
-        let pid = std::process::id();
-        assert_eq!(read_status(directory.path()).unwrap().pid, pid);
-        // Every write there says that no space is left.
-        std::os::unix::fs::symlink("/dev/full", directory.path().join(".status.new")).unwrap();
-        let error = write_status(directory.path(), &Status::starting(&config)).unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
-        assert_eq!(read_status(directory.path()).unwrap().pid, pid);
-    }
-
-    #[tokio::test]
-    async fn the_keeper_ends_when_it_writes_no_more() {
-        let directory = tempfile::tempdir().unwrap();
-        // Nothing can be written there until somebody reads.
-        let pipe = directory.path().join(".status.new");
-        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let status = Arc::new(Status::starting(&crate::config::tests::good()));
-        let (sender, seen) = watch::channel(Arc::clone(&status));
-        let (end, ended) = oneshot::channel();
-        sender.send_replace(status);
-        let mut keeper = tokio::spawn(keep(directory.path().to_owned(), seen, ended));
-        let begun = tokio::time::timeout(Duration::from_millis(100), &mut keeper).await;
-        assert!(begun.is_err(), "it waits for a change or writes");
-        drop(end);
-        let ended = tokio::time::timeout(Duration::from_millis(100), &mut keeper).await;
-        assert!(ended.is_err(), "it still writes");
-        let written = tokio::task::spawn_blocking(move || fs::read(pipe)).await.unwrap().unwrap();
-        assert!(serde_json::from_slice::<Status>(&written).is_ok());
-        keeper.await.unwrap();
-    }
 
     #[test]
     fn unknown_next_hops_are_told_and_matter_where_none_is_known() {

@@ -14,9 +14,9 @@ use nix::sys::stat::{major, minor};
 use serde::Serialize;
 
 use super::picture::{Picture, Places};
-use crate::app::{Status, read_status};
 use crate::config::{self, Config, ConfigProblem};
 use crate::dataplane::{self, Counters, Instance, View};
+use crate::status::{Status, read_status};
 
 /// Why a command can't tell anything.
 #[derive(Debug, thiserror::Error)]

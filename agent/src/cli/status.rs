@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::node::{Error, Node, age, age_text};
 use super::output::Output;
 use super::table::{Cell, Style, Table};
-use crate::app::{InterfaceStatus, Status};
 use crate::dataplane::filled;
+use crate::status::{InterfaceStatus, Status};
 
 /// What is shown.
 #[derive(Debug, Serialize)]
@@ -274,7 +274,7 @@ impl Report {
 }
 
 fn clusters(status: &Status) -> Vec<Cluster> {
-    let cluster = |cluster: &crate::app::ClusterStatus| Cluster {
+    let cluster = |cluster: &crate::status::ClusterStatus| Cluster {
         name: cluster.name.to_string(),
         reachable: cluster.reachable,
         shards: cluster.shards,

@@ -13,43 +13,40 @@ use crate::served::{
 };
 
 #[test]
-fn a_dead_pod_gets_no_new_connections_within_a_second() {
+fn a_dead_pod_gets_no_new_connections_after_a_second() {
     let served = Served::build(&Plan::small(), &Federation::default());
-    served.wait_until_served();
-    let pod = served.world.pods()[0].name().to_owned();
-    served.world.pod(&pod).kill().unwrap();
-    let survivor = served.world.pods()[1].name().to_owned();
-    for &vip in &served.service.vips {
-        wait("the other pod alone", || answers_only(&served, vip, &survivor));
-    }
-    served.world.pod(&pod).start_again().unwrap();
-    wait("both pods", || served.is_served_by(&served.service, &served.pods()));
-}
-
-fn answers_only(served: &Served, vip: IpAddr, pod: &str) -> bool {
-    (0..40).all(|_| served.ask(vip).is_ok_and(|answer| pod_of(&answer) == pod))
+    let [pod, survivor] = served.world.pods() else { panic!("two pods are planned") };
+    lost_for_a_while(&served, survivor.name(), || pod.kill().unwrap(), || pod.start_again().unwrap());
 }
 
 #[test]
 fn a_node_that_loses_its_receiver_gets_no_new_connections_after_a_second() {
     let plan = Plan::default().region("us-central1", &["a"], 1).nodes(2);
     let served = Served::build(&plan, &Federation::default());
+    let agent = served.node(0);
+    // As after a reboot into a kernel that the programs can't be loaded in: servers run, nothing unwraps for them.
+    let lose = || {
+        agent.process().kill().unwrap();
+        agent.remove_pins().unwrap();
+    };
+    lost_for_a_while(&served, "pod-us-central1-a-2", lose, || agent.process().start_again().unwrap());
+}
+
+/// One of two endpoints stops to answer, and comes back, under load.
+fn lost_for_a_while(served: &Served, survivor: &str, lose: impl Fn(), give_back: impl Fn()) {
     served.wait_until_served();
     assert_eq!(served.answering(), served.pods());
     let load = served.load(NEW_ONLY);
     wait_for_requests(&load, 40);
-    // As after a reboot into a kernel that the programs can't be loaded in: servers run, nothing unwraps for them.
-    let agent = served.node(0);
-    agent.process().kill().unwrap();
-    load.event("receiver_lost");
-    agent.remove_pins().unwrap();
-    let survivor = BTreeSet::from(["pod-us-central1-a-2".to_owned()]);
-    wait("answers of the other node alone", || answering_next(&load) == Some(survivor.clone()));
-    // Past the second that is promised, also where the other node came to be alone before.
+    load.event("lost");
+    lose();
+    let survivor = BTreeSet::from([survivor.to_owned()]);
+    wait("answers of the other alone", || answering_next(&load) == Some(survivor.clone()));
+    // Past the second that is promised, also where the other came to be alone before.
     wait_for_requests(&load, 240);
-    load.event("receiver_back");
-    agent.process().start_again().unwrap();
-    wait("answers of both nodes", || answering_next(&load) == Some(served.pods()));
+    load.event("back");
+    give_back();
+    wait("answers of both", || answering_next(&load) == Some(served.pods()));
     let mut record = load.stop().unwrap();
     record.requests.retain(|request| !is_broken_by_move(request));
     let [lost, back] = record.per_event().try_into().unwrap();
@@ -64,6 +61,10 @@ fn answering_next(load: &Load) -> Option<BTreeSet<String>> {
     wait_for_requests(load, 60);
     let next = load.requests_from(before);
     next.iter().map(|request| request.outcome.as_ref().ok().map(|by| by.pod.to_string())).collect()
+}
+
+fn answers_only(served: &Served, vip: IpAddr, pod: &str) -> bool {
+    (0..40).all(|_| served.ask(vip).is_ok_and(|answer| pod_of(&answer) == pod))
 }
 
 #[test]

@@ -8,7 +8,7 @@ use fairlead_core::model::Protocol;
 use fairlead_core::planner::{Action, Installed, Tables};
 
 use super::Row;
-use crate::app::Status;
+use crate::status::Status;
 use crate::text::counted;
 
 /// Keys to names.

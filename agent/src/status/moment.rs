@@ -19,19 +19,19 @@ pub struct Moment {
 
 impl Moment {
     /// Now; `None` where the kernel doesn't say.
-    pub(super) fn now() -> Option<Self> {
+    pub(crate) fn now() -> Option<Self> {
         let boot = fs::read_to_string(BOOT_ID).ok()?.trim().to_owned();
         let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?.into();
         Some(Self { boot, since_boot })
     }
 
     /// How long this was before `now`; `None` where the machine was started anew since.
-    pub(super) fn age(&self, now: &Self) -> Option<Duration> {
+    pub(crate) fn age(&self, now: &Self) -> Option<Duration> {
         (self.boot == now.boot).then(|| now.since_boot.checked_sub(self.since_boot)).flatten()
     }
 
     #[cfg(test)]
-    pub(super) fn after(self, time: Duration) -> Self {
+    pub(crate) fn after(self, time: Duration) -> Self {
         Self { since_boot: self.since_boot + time, ..self }
     }
 }
