@@ -8,10 +8,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use aya::programs::xdp::XdpLinkId;
-use aya::programs::{Program, TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
-use fairlead::dataplane::{Dataplane, Instance};
+use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, XdpMode};
+use fairlead::dataplane::Instance;
 use fairlead_abi::{Hop, program};
 use fairlead_core::planner::Route;
 use nix::net::if_::if_nametoindex;
@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use super::case::{Case, FRAME};
 use super::fleet::{Fleet, Kind};
+use super::link::{self, FAR, NEAR, xdp};
 use super::packets::rounded;
 use super::plane::Plane;
 use super::records::{BLOCK, Record};
@@ -30,9 +31,6 @@ const FLOWS: u32 = 131_072;
 /// Frames that the kernel takes at a time, and that one call sends.
 const BATCH: u32 = 64;
 const FRAMES: u32 = 131_072;
-/// The near end, where frames start and end, and the far one.
-const NEAR: &str = "near";
-const FAR: &str = "far";
 
 /// How long to measure.
 #[derive(Clone, Copy, Debug)]
@@ -59,11 +57,8 @@ pub(super) fn measure(
     effort: Effort,
     mut on_row: impl FnMut(Row) + Send,
 ) -> Result<()> {
-    let namespace = footprint.namespace("live")?;
+    let namespace = link::pair(footprint, "live")?;
     let instance = Instance::new(&format!("{}-live", footprint.id()));
-    let pair = format!("link add {NEAR} type veth peer name {FAR}");
-    let up = [NEAR, FAR].map(|end| format!("link set {end} up"));
-    namespace.ip(&[&[pair], &up[..]].concat())?;
     namespace.run(|| {
         let mut link = Link::new(&instance, elf)?;
         for &case in cases.iter().filter(|case| case.is_forwarded()) {
@@ -142,12 +137,5 @@ impl Link {
         };
         xdp(&mut self.plane.dataplane, "live_generate")?.test_run(options).context("send live frames")?;
         Ok(())
-    }
-}
-
-fn xdp<'a>(dataplane: &'a mut Dataplane, name: &str) -> Result<&'a mut Xdp> {
-    match dataplane.program_mut(name) {
-        Some(Program::Xdp(program)) => Ok(program),
-        _ => bail!("no program {name} in the ELF"),
     }
 }

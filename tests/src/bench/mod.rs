@@ -8,6 +8,7 @@ mod agent;
 mod case;
 mod control;
 mod fleet;
+mod link;
 mod live;
 mod packets;
 mod plane;
@@ -125,15 +126,16 @@ fn measure_packets(
     cases: &[Case],
     rows: &mut Vec<packets::Row>,
 ) -> Result<()> {
-    let (rounds, packets) = if options.quick { (12, 20_000) } else { (40, 100_000) };
-    let effort = packets::Effort { rounds, packets };
+    let (passes, packets) = if options.quick { (8, 20_000) } else { (20, 50_000) };
+    let effort = packets::Effort { passes, turns: 4, packets };
+    let namespace = link::pair(footprint, "packets")?;
     for services in SERVICES.into_iter().filter(|&n| options.services.is_none_or(|only| n == only)) {
         eprintln!("packets, {services} services");
         let instance = Instance::new(&format!("{}-packets", footprint.id()));
         let mut plane = Plane::load(&instance, &options.elf, services, Kind::Everything)?;
         plane.turn(&Fleet::new(services, Kind::Everything, ROUTE)?)?;
         plane.check(services, Kind::Everything)?;
-        packets::measure(&mut plane.dataplane, cases, services, effort, |row| rows.push(row))?;
+        rows.extend(namespace.run(|| packets::measure(&mut plane.dataplane, cases, services, effort))?);
         drop(plane);
         instance.remove()?;
     }

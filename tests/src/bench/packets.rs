@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use aya::programs::{Program, TestRun as _, TestRunOptions};
+use anyhow::{Context, Result};
+use aya::programs::{TestRun as _, TestRunOptions, XdpMode};
 use fairlead::dataplane::Dataplane;
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use super::case::{Case, TRANSMIT};
+use super::link::{FAR, NEAR, xdp};
 use super::records::{Record, check};
 
 /// Flows that packets come from.
@@ -20,8 +21,11 @@ const FLOOR: &str = "bench_floor";
 /// How long to measure.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Effort {
-    /// Turns of both programs.
-    pub(super) rounds: u32,
+    /// How often all combinations are gone through: the machine is slow for seconds, and must not be so for all of one
+    /// combination's turns.
+    pub(super) passes: u32,
+    /// Turns of both programs at a combination; the first of them finds caches cold.
+    pub(super) turns: u32,
     /// Packets of each program in a turn.
     pub(super) packets: u32,
 }
@@ -73,35 +77,94 @@ pub(super) fn measure(
     cases: &[Case],
     services: u32,
     effort: Effort,
-    mut on_row: impl FnMut(Row),
-) -> Result<()> {
+) -> Result<Vec<Row>> {
+    // The kernel patches code, and waits, at each run of a program that is attached nowhere.
+    for (program, end) in [(INGRESS, NEAR), (FLOOR, FAR)] {
+        xdp(dataplane, program)?.attach(end, XdpMode::Driver)?;
+    }
     let mut busy = vec![1, services];
     busy.dedup();
-    for &case in cases {
-        for flows in FLOWS {
-            for &busy in &busy {
-                let combination = || format!("{} of {flows} flows to {busy} of {services}", case.name);
-                let times = turns(dataplane, case, flows, busy, effort).with_context(combination)?;
-                on_row(row((case, flows, services, busy), times));
-            }
+    let of_case = |&case: &Case| {
+        let busy = busy.clone();
+        FLOWS.into_iter().flat_map(move |flows| busy.clone().into_iter().map(move |busy| (case, flows, busy)))
+    };
+    let all = cases.iter().flat_map(of_case);
+    let mut combinations: Vec<_> =
+        all.map(|(case, flows, busy)| Combination::new(case, flows, busy)).collect();
+    for _ in 0..effort.passes {
+        for combination in &mut combinations {
+            let Combination { case, flows, busy, .. } = *combination;
+            let which = || format!("{} of {flows} flows to {busy} of {services}", case.name);
+            combination.measure(dataplane, effort).with_context(which)?;
         }
     }
-    Ok(())
+    Ok(combinations.into_iter().map(|combination| combination.row(services)).collect())
 }
 
-fn row((case, flows, services, busy): (Case, u32, u32, u32), (mut ours, floor): (Vec<f64>, Vec<f64>)) -> Row {
-    ours.sort_by(f64::total_cmp);
-    let ns_min = ours[0];
-    let floor_ns_min = floor.into_iter().fold(f64::INFINITY, f64::min);
-    Row {
-        case: case.name,
-        flows,
-        services,
-        busy,
-        ns_min: rounded(ns_min),
-        ns_median: rounded(ours[ours.len() / 2]),
-        floor_ns_min: rounded(floor_ns_min),
-        ratio_min: rounded(ns_min / floor_ns_min),
+/// One kind of packets, and what was measured of them.
+struct Combination {
+    case: Case,
+    flows: u32,
+    busy: u32,
+    ours: Side,
+    floor: Side,
+}
+
+/// One of the two programs.
+struct Side {
+    program: &'static str,
+    verdict: usize,
+    record: Record,
+    packets: u64,
+    /// Nanoseconds per packet in each turn.
+    times: Vec<f64>,
+}
+
+impl Combination {
+    fn new(case: Case, flows: u32, busy: u32) -> Self {
+        let side = |program, verdict, case| {
+            let record = Record::new(case, flows, busy);
+            Side { program, verdict, record, packets: 0, times: Vec::new() }
+        };
+        let of_floor = if case.is_forwarded() { case } else { case.as_tcp() };
+        let (ours, floor) = (side(INGRESS, case.verdict(), case), side(FLOOR, TRANSMIT, of_floor));
+        Self { case, flows, busy, ours, floor }
+    }
+
+    /// Both programs in turns.
+    fn measure(&mut self, dataplane: &mut Dataplane, effort: Effort) -> Result<()> {
+        for _ in 0..effort.turns {
+            for side in [&mut self.ours, &mut self.floor] {
+                side.turn(dataplane, self.case, effort.packets).context(side.program)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn row(mut self, services: u32) -> Row {
+        self.ours.times.sort_by(f64::total_cmp);
+        let ns_min = self.ours.times[0];
+        let floor_ns_min = self.floor.times.into_iter().fold(f64::INFINITY, f64::min);
+        Row {
+            case: self.case.name,
+            flows: self.flows,
+            services,
+            busy: self.busy,
+            ns_min: rounded(ns_min),
+            ns_median: rounded(self.ours.times[self.ours.times.len() / 2]),
+            floor_ns_min: rounded(floor_ns_min),
+            ratio_min: rounded(ns_min / floor_ns_min),
+        }
+    }
+}
+
+impl Side {
+    fn turn(&mut self, dataplane: &mut Dataplane, case: Case, packets: u32) -> Result<()> {
+        self.record.write(dataplane)?;
+        self.times.push(run(dataplane, self.program, case, packets)?);
+        self.record = Record::read(dataplane, super::current_cpu()?)?;
+        self.packets += u64::from(packets);
+        check(&self.record, self.packets, self.verdict)
     }
 }
 
@@ -110,36 +173,9 @@ pub(super) fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
 
-/// Nanoseconds per packet in each turn: ours and the floor's.
-fn turns(
-    dataplane: &mut Dataplane,
-    case: Case,
-    flows: u32,
-    busy: u32,
-    effort: Effort,
-) -> Result<(Vec<f64>, Vec<f64>)> {
-    let (mut ours, mut floor) = (Vec::new(), Vec::new());
-    let of_floor = if case.is_forwarded() { case } else { case.as_tcp() };
-    let mut records = [Record::new(case, flows, busy), Record::new(of_floor, flows, busy)];
-    for round in 0..u64::from(effort.rounds) {
-        for (program, times) in [(INGRESS, &mut ours), (FLOOR, &mut floor)] {
-            let own = usize::from(program == FLOOR);
-            records[own].write(dataplane)?;
-            times.push(run(dataplane, program, case, effort.packets)?);
-            records[own] = Record::read(dataplane, super::current_cpu()?)?;
-            let packets = (round + 1) * u64::from(effort.packets);
-            let verdict = if program == FLOOR { TRANSMIT } else { case.verdict() };
-            check(&records[own], packets, verdict).context(program)?;
-        }
-    }
-    Ok((ours, floor))
-}
-
 /// Nanoseconds of this thread's own time per packet.
 fn run(dataplane: &mut Dataplane, name: &str, case: Case, packets: u32) -> Result<f64> {
-    let Some(Program::Xdp(program)) = dataplane.program_mut(name) else {
-        bail!("no program {name} in the ELF")
-    };
+    let program = xdp(dataplane, name)?;
     let frame = case.frame();
     let options = TestRunOptions { data_in: Some(&frame), repeat: packets, ..TestRunOptions::default() };
     let before = own_time()?;
