@@ -20,6 +20,8 @@ pub(crate) struct Draft {
     pub(super) v4: Wish,
     pub(super) v6: Wish,
     pub(super) pass_unserved: bool,
+    /// When the oldest of its objects was made.
+    created: Option<i64>,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -73,10 +75,16 @@ impl Draft {
             v4: wish(name, Family::V4, sources, declared, &mut problems),
             v6: wish(name, Family::V6, sources, declared, &mut problems),
             pass_unserved: sources.iter().any(|source| source.spec.options.pass_unserved_ports),
+            created: sources.iter().filter_map(|source| source.spec.created).min(),
             ports,
             shards: Arc::new(shards),
             problems,
         }
+    }
+
+    /// Who was there first comes first; who doesn't say when, last.
+    pub(super) fn age(&self) -> impl Ord + use<> {
+        (self.created.is_none(), self.created)
     }
 
     /// Whether the same sources would give this draft again.

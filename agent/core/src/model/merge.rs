@@ -126,11 +126,14 @@ struct Claims<'a> {
 }
 
 impl<'a> Claims<'a> {
-    /// Requests first, by service name; then the choices from the pools. So a request never loses its VIP to a service
-    /// that would have taken any.
+    /// Requests first, then the choices from the pools: a request never loses its VIP to a service that would have taken
+    /// any. Among either, the oldest service first, so that a new one takes nothing from those that are served; of the
+    /// same age by name.
     fn settle(mut self, drafts: &[Drafted<'a>], declared: &Declarations) -> Vec<Outcome> {
         let mut outcomes = vec![Outcome::default(); drafts.len()];
-        for at in 0..drafts.len() {
+        let mut order: Vec<usize> = (0..drafts.len()).collect();
+        order.sort_by_key(|&at| drafts[at].draft.age());
+        for &at in &order {
             for wish in [drafts[at].draft.v4, drafts[at].draft.v6] {
                 if let Wish::This(vip) = wish {
                     self.request(vip, &drafts[at], &mut outcomes[at]);
@@ -138,7 +141,8 @@ impl<'a> Claims<'a> {
             }
         }
         let mut collisions = Vec::new();
-        for (at, drafted) in drafts.iter().enumerate() {
+        for &at in &order {
+            let drafted = &drafts[at];
             for (family, wish) in [(Family::V4, drafted.draft.v4), (Family::V6, drafted.draft.v6)] {
                 match wish {
                     Wish::None | Wish::This(_) => {}

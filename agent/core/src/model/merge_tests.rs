@@ -159,6 +159,44 @@ fn two_services_share_a_vip_with_different_ports() {
 }
 
 #[test]
+fn a_new_service_takes_no_port_from_one_that_is_served() {
+    let vip = "192.0.2.9";
+    let made = |created: Option<i64>| ShardSpec { created, ..asking(vip, shard(0, 1)) };
+    // By name the first would have it; the objects' ages count, in whatever cluster, and none is the youngest.
+    for (a, b, holder) in [
+        (Some(200), Some(100), "b"),
+        (None, Some(100), "b"),
+        (Some(100), Some(200), "a"),
+        (Some(100), Some(100), "a"),
+        (None, None, "a"),
+    ] {
+        let states = services([(0, "a", made(a)), (0, "b", made(b)), (1, "b", made(None))]);
+        let model = merged(&declared(), &states, None);
+        let serves =
+            |service: &str| model.services[&name(service)].served_at(vip.parse().unwrap()).next().is_some();
+        assert_eq!((serves("a"), serves("b")), (holder == "a", holder == "b"), "{a:?} {b:?}");
+    }
+}
+
+#[test]
+fn of_two_services_the_pool_gives_an_address_to_the_older() {
+    let declared = declared();
+    // As many as it takes until two get the same.
+    let all: Vec<String> = (0..200).map(|n| format!("s{n:03}")).collect();
+    let made = |n: usize| ShardSpec { created: Some(1000 - n as i64), ..shard(0, 1) };
+    let states = services(all.iter().enumerate().map(|(n, service)| (0, service.as_str(), made(n))));
+    let model = merged(&declared, &states, None);
+    let held: Vec<_> = model.problems.iter().filter(|p| p.what.contains("is held by")).collect();
+    assert!(!held.is_empty());
+    for problem in held {
+        let loser = &problem.object.as_ref().unwrap().name;
+        let (_, rest) = problem.what.split_once("is held by Service ns/").unwrap();
+        let (holder, _) = rest.split_once(';').unwrap();
+        assert!(*holder > **loser, "{holder} is older than {loser}");
+    }
+}
+
+#[test]
 fn ports_that_contradict_each_other() {
     let with = |ports: &[ServicePort], cluster| ShardSpec { ports: ports.to_vec(), ..shard(cluster, 1) };
     for (first, second, why) in [

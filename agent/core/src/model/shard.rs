@@ -32,6 +32,9 @@ pub struct ShardSpec {
     pub ports: Vec<ServicePort>,
     /// From annotations.
     pub options: ServiceOptions,
+    /// When the object was made (`metadata.creationTimestamp`), in seconds since 1970; none where it doesn't say.
+    #[serde(default)]
+    pub created: Option<i64>,
     /// From EndpointSlices, in any order. Shared, so that a model doesn't copy them.
     pub endpoints: Arc<Vec<Endpoint>>,
 }

@@ -25,6 +25,7 @@ pub fn service(service: &Service, defaults: Defaults) -> (Option<ShardSpec>, Vec
         wants_v6,
         ports: ports(spec, &mut faults),
         options: read.options,
+        created: service.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
         endpoints: Arc::default(),
     };
     (if faults.rejects() { None } else { Some(shard) }, faults.0)

@@ -36,6 +36,19 @@ fn service_with(annotations: &[(&str, &str)], spec: &str) -> (Option<ShardSpec>,
 const PORTS: &str = "  ports: [{port: 80}]\n";
 
 #[test]
+fn a_services_age_is_that_of_its_object() {
+    let spec = "spec: {type: LoadBalancer, loadBalancerClass: fairlead.io/vip, ports: [{port: 80}]}";
+    for (metadata, created) in [
+        ("{name: web, creationTimestamp: \"2026-01-01T00:00:00Z\"}", Some(1_767_225_600)),
+        ("{name: web}", None),
+    ] {
+        let object = read(&format!("metadata: {metadata}\n{spec}\n"));
+        let (shard, faults) = service(&object, Defaults::default());
+        assert_eq!(shard.unwrap().created, created, "{faults:?}");
+    }
+}
+
+#[test]
 fn annotations_set_options() {
     let all = [
         ("fairlead.io/vip", "203.0.113.7, 2001:db8::7"),
