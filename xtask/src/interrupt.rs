@@ -1,8 +1,9 @@
 //! Ctrl-C, SIGTERM and SIGHUP, and the processes that they must take along.
 //!
 //! In: signals to xtask. Out: the same signal to the process group of every running child, and the fact
-//! that one came, so that the command ends with 128 + signal. A child that doesn't end within a grace
-//! period, or a second signal, is answered with SIGKILL. Must not start or wait for children itself.
+//! that one came, so that the command ends with 128 + signal. Further signals change nothing: a child that takes down
+//! what it made must not be cut short by an impatient second Ctrl-C. One that doesn't end within a grace period is
+//! answered with SIGKILL. Must not start or wait for children itself.
 
 use std::fmt;
 use std::os::unix::process::CommandExt;
@@ -52,16 +53,15 @@ pub(crate) fn watch() -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("can't handle signals")?;
     thread::spawn(move || {
         for signal in signals.forever() {
-            let first = CAUGHT.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_ok();
-            if first {
-                tell_all(Signal::try_from(signal).unwrap_or(Signal::SIGTERM));
-                thread::spawn(|| {
-                    thread::sleep(GRACE);
-                    tell_all(Signal::SIGKILL);
-                });
-            } else {
-                tell_all(Signal::SIGKILL);
+            if CAUGHT.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+                eprintln!("still taking down what was made; this ends within {} s", GRACE.as_secs());
+                continue;
             }
+            tell_all(Signal::try_from(signal).unwrap_or(Signal::SIGTERM));
+            thread::spawn(|| {
+                thread::sleep(GRACE);
+                tell_all(Signal::SIGKILL);
+            });
         }
     });
     Ok(())
@@ -134,11 +134,53 @@ fn groups() -> MutexGuard<'static, Vec<Pid>> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::exit;
+    use std::{env, fs};
+
+    use nix::sys::signal::kill;
+
     use super::*;
+    use crate::process;
 
     #[test]
     fn exit_codes_are_a_shells() {
         assert_eq!(Interrupted(SIGINT).exit_code(), 130);
         assert_eq!(Interrupted(SIGTERM).exit_code(), 143);
+    }
+
+    /// Set where the test below is started by itself, as the process that gets the signals.
+    const PLAYED: &str = "FAIRLEAD_XTASK_INTERRUPTED";
+
+    #[test]
+    fn further_signals_do_not_cut_a_child_short() {
+        if let Some(file) = env::var_os(PLAYED) {
+            watch().unwrap();
+            // Its cleaning up takes a while.
+            let script = "trap 'sleep 0.5; echo cleaned > \"$0\"; exit 130' INT
+                echo ready > \"$0\"
+                while :; do sleep 0.05; done";
+            let error =
+                process::passed_through(Command::new("sh").args(["-c", script]).arg(file)).unwrap_err();
+            exit(error.downcast::<Interrupted>().unwrap().exit_code().into());
+        }
+        let file = env::temp_dir().join(format!("fairlead-interrupted-{}", std::process::id()));
+        let said = || fs::read_to_string(&file).unwrap_or_default();
+        let mut xtask = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "interrupt::tests::further_signals_do_not_cut_a_child_short", "--nocapture"])
+            .env(PLAYED, &file)
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while said() != "ready\n" && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+        for signal in [Signal::SIGINT, Signal::SIGINT, Signal::SIGTERM] {
+            kill(Pid::from_raw(xtask.id().try_into().unwrap()), signal).unwrap();
+            thread::sleep(Duration::from_millis(10));
+        }
+        let status = xtask.wait().unwrap();
+        let last = said();
+        let _ = fs::remove_file(&file);
+        assert_eq!((status.code(), last.as_str()), (Some(130), "cleaned\n"));
     }
 }
