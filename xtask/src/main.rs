@@ -31,7 +31,12 @@ use crate::workspace::Workspace;
 
 /// Builds, sets up and tests fairlead.
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    arg_required_else_help = true,
+    after_help = "Examples:\n  cargo xtask demo\n  cargo xtask test core\n\nEach command's own --help has one, too."
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -47,6 +52,8 @@ enum Command {
     BuildEbpf,
     /// Watch connections to one VIP being steered while pods, clusters, a region and the agents are taken away
     #[command(
+        // Else `demo --keep down` would keep nothing, and say nothing of it.
+        args_conflicts_with_subcommands = true,
         after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --keep\n  cargo xtask demo down\n  \
                             cargo xtask demo -o json | jq '.events[].recovery_ms'"
     )]
@@ -119,5 +126,39 @@ fn perform(command: &Command) -> Result<()> {
         Command::Demo { action, keep, output } => demo::demo(&workspace, action, keep, output),
         Command::Bench { quick, output } => bench::bench(&workspace, quick, output),
         Command::Test { part, full, output } => test::test(&workspace, Choice { part, full, output }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn every_command_has_help_with_an_example() {
+        fn check(command: &clap::Command) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.starts_with("Example"), "{} has no example: {help}", command.get_name());
+            command.get_subcommands().for_each(check);
+        }
+        let xtask = Arguments::command();
+        xtask.clone().debug_assert();
+        check(&xtask);
+    }
+
+    #[test]
+    fn nothing_is_kept_of_what_is_taken_down() {
+        let parsed =
+            |words: &str| Arguments::try_parse_from(words.split(' ')).map(|arguments| arguments.command);
+        let refused = parsed("xtask demo --keep down").err().unwrap();
+        assert_eq!(refused.kind(), ErrorKind::ArgumentConflict, "{refused}");
+        assert!(refused.to_string().contains("--keep"), "{refused}");
+        let down =
+            |command: &Command| matches!(command, Command::Demo { action: Some(demo::Action::Down), .. });
+        assert!(down(&parsed("xtask demo down").unwrap()));
+        let kept = |command: &Command| matches!(command, Command::Demo { action: None, keep: true, .. });
+        assert!(kept(&parsed("xtask demo --keep").unwrap()));
     }
 }

@@ -15,7 +15,7 @@ use self::advisories::Outcome;
 use self::listen::Heard;
 pub(crate) use self::parts::Part;
 use self::parts::{LINTS, Lint, MATRICES, Matrix, SUITES, Suite};
-use self::report::Report;
+use self::report::{Ended, Report};
 use crate::output::Output;
 use crate::workspace::Workspace;
 use crate::{ebpf, process, setup};
@@ -67,23 +67,26 @@ fn metadata(workspace: &Workspace) -> Result<serde_json::Value> {
     serde_json::from_str(&text).context("`cargo metadata` wrote something else than JSON")
 }
 
-fn run_lint(workspace: &Workspace, lint: &Lint) -> Result<bool> {
+fn run_lint(workspace: &Workspace, lint: &Lint) -> Result<Ended> {
     let mut command = workspace.cargo();
     command.args(lint.cargo).envs(lint.environment.iter().copied());
-    Ok(process::status(&mut command)?.success())
+    Ok(Ended::by(process::status(&mut command)?))
 }
 
-fn check_advisories(workspace: &Workspace, output: Output, heard: &mut Heard) -> Result<bool> {
-    let outcome = advisories::check(workspace)?;
-    if outcome == Outcome::NotReachable {
-        const LEFT_OUT: &str = "advisories were not checked: database not reachable";
-        output.say(LEFT_OUT);
-        heard.left_out.push(LEFT_OUT.to_owned());
+fn check_advisories(workspace: &Workspace, output: Output, heard: &mut Heard) -> Result<Ended> {
+    match advisories::check(workspace)? {
+        Outcome::Clean => Ok(Ended::Well),
+        Outcome::Found => Ok(Ended::Failed),
+        Outcome::NotReachable => {
+            const LEFT_OUT: &str = "advisories were not checked: database not reachable";
+            output.say(LEFT_OUT);
+            heard.left_out.push(LEFT_OUT.to_owned());
+            Ok(Ended::NotChecked)
+        }
     }
-    Ok(outcome != Outcome::Found)
 }
 
-fn run(workspace: &Workspace, choice: Choice, suite: &Suite, heard: &mut Heard) -> Result<bool> {
+fn run(workspace: &Workspace, choice: Choice, suite: &Suite, heard: &mut Heard) -> Result<Ended> {
     if !suite.build.is_empty() {
         process::run(workspace.cargo().args(suite.build))?;
     }
@@ -103,5 +106,5 @@ fn run(workspace: &Workspace, choice: Choice, suite: &Suite, heard: &mut Heard) 
             choice.output.say(line);
         }
     })?;
-    Ok(status.success())
+    Ok(Ended::by(status))
 }
