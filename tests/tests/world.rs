@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use fairlead_tests::client::Client;
 use fairlead_tests::load::{Load, Mix, Target};
 use fairlead_tests::world::{self, HTTP_PORT, Plan, Pod, UDP_PORT, World, bpf_elf};
+use nix::sys::signal::Signal::{self, SIGINT, SIGTERM};
 
 fn url(address: IpAddr, path: &str) -> String {
     format!("http://{}{path}", SocketAddr::new(address, HTTP_PORT))
@@ -301,15 +302,23 @@ fn nothing_is_left_after_a_panic() {
     assert_eq!(traces(&id), Vec::<String>::new());
 }
 
+/// Sends signals 10 ms apart. That it has ended meanwhile is no error.
+fn interrupt(child: &std::process::Child, signals: &[Signal]) {
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    for signal in signals {
+        nix::sys::signal::kill(pid, *signal).unwrap();
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
-fn nothing_is_left_after_a_signal() {
-    for signal in [nix::sys::signal::SIGINT, nix::sys::signal::SIGTERM] {
+fn nothing_is_left_after_signals() {
+    for signals in [&[SIGINT][..], &[SIGTERM], &[SIGINT, SIGINT, SIGTERM], &[SIGTERM, SIGINT]] {
         let (mut child, id) = start_child("wait");
         assert!(!traces(&id).is_empty());
-        let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
-        nix::sys::signal::kill(pid, signal).unwrap();
-        assert_eq!(child.wait().unwrap().code(), Some(128 + signal as i32));
-        assert_eq!(traces(&id), Vec::<String>::new());
+        interrupt(&child, signals);
+        assert_eq!(child.wait().unwrap().code(), Some(128 + signals[0] as i32), "{signals:?}");
+        assert_eq!(traces(&id), Vec::<String>::new(), "{signals:?}");
     }
 }
 
@@ -331,8 +340,8 @@ fn nothing_is_left_of_a_demo_that_is_interrupted() {
         assert!(Instant::now() < deadline, "no agents: {:?}", traces(&id));
         std::thread::sleep(Duration::from_millis(20));
     }
-    let pid = nix::unistd::Pid::from_raw(demo.id().try_into().unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    // Whoever is impatient presses Ctrl-C again, or ends it otherwise: the removal goes on.
+    interrupt(&demo, &[SIGINT, SIGINT, SIGTERM]);
     assert_eq!(demo.wait().unwrap().code(), Some(130));
     assert_eq!(traces(&id), Vec::<String>::new());
 }

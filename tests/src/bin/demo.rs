@@ -9,7 +9,7 @@ use fairlead_tests::demo::{self, Options};
 
 /// One VIP, three regions, nine clusters: watch connections being steered while things are taken away.
 #[derive(Debug, Parser)]
-#[command(after_help = "Example: fairlead-demo --keep")]
+#[command(args_conflicts_with_subcommands = true, after_help = "Example: fairlead-demo --keep")]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,

@@ -67,7 +67,7 @@ impl Teller {
         }
     }
 
-    /// Below the act's lines.
+    /// Below the act's lines; the table later counts also what had not been answered by now.
     pub(super) fn outcome(&self, report: &EventReport) {
         let failures = match report.failed {
             0 => "none failed".to_owned(),
@@ -81,7 +81,7 @@ impl Teller {
             0 => String::new(),
             moved => format!(", {} broken by a moved slot", counted(moved, "connection")),
         };
-        self.say(&format!("{:<20} {}, {failures}{moved}", "", counted(report.requests, "request")));
+        self.say(&format!("{:<20} so far {}, {failures}{moved}", "", counted(report.requests, "request")));
         self.say(&format!("{:<20} {}", "", served.join("; ")));
     }
 

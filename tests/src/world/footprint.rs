@@ -106,6 +106,9 @@ impl Footprint {
 
 impl Drop for Footprint {
     fn drop(&mut self) {
+        // After a signal this never gets further: the signal's thread removes, and then ends the process. An owner that
+        // fails because its world vanishes must not end it before.
+        let _making = making();
         if let Err(error) = remove(&self.id) {
             eprintln!("world {} was not removed completely: {error:#}", self.id);
         }
@@ -224,7 +227,8 @@ fn network_of(pid: i32) -> Option<u64> {
     link.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// From the first world on, SIGINT, SIGTERM and SIGHUP remove this process's worlds before they end it.
+/// From the first world on, SIGINT, SIGTERM and SIGHUP remove this process's worlds before they end it. Only the first
+/// counts: `signals` lives to the end, so further ones neither end the process nor are looked at.
 fn remove_on_signal() {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])
