@@ -33,15 +33,16 @@ impl SourceProblem {
         let is_service = |object: &&ObjectKey| object.kind == super::convert::Kind::Service;
         let service: Option<ObjectName> =
             self.object.as_ref().filter(is_service).map(|object| object.name.clone());
-        let mut field = String::new();
-        if let Some(object) = self.object.as_ref().filter(|object| !is_service(object)) {
-            field = format!("{object} ");
-        }
-        field.push_str(&self.field);
+        // The model's problems name only services by themselves.
+        let field = match self.object.as_ref().filter(|object| !is_service(object)) {
+            Some(object) if self.field.is_empty() => object.to_string(),
+            Some(object) => format!("{object}: {}", self.field),
+            None => self.field.clone(),
+        };
         Problem {
             object: service,
             cluster: Some(Arc::clone(&self.cluster)),
-            field: field.trim_end().to_owned(),
+            field,
             what: self.message.clone(),
             hint: self.location().map(|location| format!("in {location}")),
         }

@@ -263,7 +263,7 @@ fn a_write_that_was_cut_off_leaves_the_old_state() {
 
 #[test]
 fn a_problem_of_a_source_fits_into_the_model() {
-    let problem = SourceProblem {
+    let mut problem = SourceProblem {
         cluster: "a".into(),
         file: Some("/m/web.yaml".into()),
         place: Some(crate::yaml::Place { line: 3, column: 5 }),
@@ -274,5 +274,16 @@ fn a_problem_of_a_source_fits_into_the_model() {
     assert_eq!(
         problem.to_model().to_string(),
         "cluster a: Service default/web: spec.ports[0].port: 0 is not a port (in /m/web.yaml:3:5)"
+    );
+    problem.object = Some(convert::key(convert::Kind::EndpointSlice, Some("shop"), "api-1"));
+    problem.field = "endpoints[1]".to_owned();
+    assert_eq!(
+        problem.to_model().to_string(),
+        "cluster a: EndpointSlice shop/api-1: endpoints[1]: 0 is not a port (in /m/web.yaml:3:5)"
+    );
+    problem.field = String::new();
+    assert_eq!(
+        problem.to_model().to_string(),
+        "cluster a: EndpointSlice shop/api-1: 0 is not a port (in /m/web.yaml:3:5)"
     );
 }

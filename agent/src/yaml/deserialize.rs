@@ -3,10 +3,14 @@
 //! Text must be text: `true` or `5` where a string belongs is refused, as an API server does. Fields that the
 //! type doesn't know are passed over.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::value::StrDeserializer;
-use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    self, DeserializeSeed, Deserializer, Expected, IntoDeserializer, MapAccess, SeqAccess, Unexpected,
+    Visitor,
+};
 use serde::forward_to_deserialize_any;
 
 use super::path::{Path, Step};
@@ -63,6 +67,40 @@ impl std::error::Error for Fault {}
 impl de::Error for Fault {
     fn custom<T: fmt::Display>(message: T) -> Self {
         Self { steps: Vec::new(), place: None, message: message.to_string() }
+    }
+
+    fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        let found = match found {
+            Unexpected::Str(text) => format!("{text:?}"),
+            Unexpected::Bool(value) => value.to_string(),
+            Unexpected::Signed(number) => number.to_string(),
+            Unexpected::Unsigned(number) => number.to_string(),
+            Unexpected::Float(number) => number.to_string(),
+            Unexpected::Unit => "nothing".to_owned(),
+            Unexpected::Seq => "a list".to_owned(),
+            Unexpected::Map => "a mapping".to_owned(),
+            other => other.to_string(),
+        };
+        Self::custom(format!("expected {}, found {found}", in_words(&expected.to_string())))
+    }
+
+    fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::invalid_type(found, expected)
+    }
+}
+
+/// What serde calls by Rust's names.
+fn in_words(expected: &str) -> Cow<'_, str> {
+    let whole = |low: i128, high: i128| format!("a whole number from {low} to {high}").into();
+    match expected {
+        "u8" => whole(0, u8::MAX.into()),
+        "u16" => whole(0, u16::MAX.into()),
+        "u32" => whole(0, u32::MAX.into()),
+        // Nobody has use for their limits.
+        "i32" | "i64" | "u64" | "usize" => "a whole number".into(),
+        "f32" | "f64" => "a number".into(),
+        "a boolean" => "true or false".into(),
+        other => other.into(),
     }
 }
 
@@ -251,7 +289,15 @@ mod tests {
             ),
             (
                 "metadata: {name: a}\nports:\n- 1\n- 65536\n",
-                ("ports[1]", (4, 3), "invalid value: integer `65536`, expected u16"),
+                ("ports[1]", (4, 3), "expected a whole number from 0 to 65535, found 65536"),
+            ),
+            (
+                "metadata: {name: a}\nports: [eighty]\n",
+                ("ports[0]", (2, 9), "expected a whole number from 0 to 65535, found \"eighty\""),
+            ),
+            (
+                "metadata: {name: a}\nports: []\nweight: {a: b}\n",
+                ("weight", (3, 9), "expected a number, found a mapping"),
             ),
             ("metadata: {}\nports: []\n", ("metadata", (1, 11), "missing field `name`")),
             (

@@ -176,7 +176,7 @@ fn objects_that_are_none_or_not_well_formed() {
     let rows = [
         (
             service("web", 80).replace("port: 80", "port: http"),
-            "a.yaml:4:79: Service shop/web: spec.ports[0].port: invalid type: string \"http\", expected i32",
+            "a.yaml:4:79: Service shop/web: spec.ports[0].port: expected a whole number, found \"http\"",
         ),
         (
             service("web", 80).replace("type: LoadBalancer", "type: true"),
