@@ -71,11 +71,21 @@ fn endpoint(text: &str) -> Result<(IpAddr, Option<u16>), String> {
     if let Some(Ok(ip)) = bare.map(str::parse::<std::net::Ipv6Addr>) {
         return Ok((IpAddr::V6(ip).to_canonical(), None));
     }
-    let socket: SocketAddr = text.parse().map_err(|_| wrong())?;
+    let Ok(socket) = text.parse::<SocketAddr>() else {
+        return Err(wrong_port(text).unwrap_or_else(wrong));
+    };
     if socket.port() == 0 {
         return Err(format!("{text:?} has port 0, which no connection has"));
     }
     Ok((socket.ip().to_canonical(), Some(socket.port())))
+}
+
+/// What is wrong where the address is right, and only its port isn't.
+fn wrong_port(text: &str) -> Option<String> {
+    let (address, port) = text.rsplit_once(':')?;
+    // Any port would do here.
+    format!("{address}:1").parse::<SocketAddr>().ok()?;
+    Some(format!("{port:?} is not a port: write 1 to 65535"))
 }
 
 #[cfg(test)]
@@ -110,9 +120,14 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused_with_what_would_be() {
-        for text in ["", "web", "192.0.2", "192.0.2.7:", "192.0.2.7:99999", "2001:db8::7:x", "[192.0.2.7]"] {
+        for text in ["", "web", "web:80", "192.0.2", "192.0.2:99999", "2001:db8::7:x", "[192.0.2.7]"] {
             let error = text.parse::<Client>().unwrap_err();
             assert!(error.contains("is not an address: write 192.0.2.7"), "{text}: {error}");
+        }
+        for (text, port) in [("192.0.2.7:99999", "99999"), ("192.0.2.7:", ""), ("[2001:db8::7]:http", "http")]
+        {
+            let error = format!("{port:?} is not a port: write 1 to 65535");
+            assert_eq!(text.parse::<Client>(), Err(error), "{text}");
         }
         assert_eq!(
             "192.0.2.7:0".parse::<Client>(),

@@ -42,13 +42,14 @@ struct Problem {
 
 pub(super) fn config(command: &Command, default: &Path, output: Output) -> Result<()> {
     match command {
-        Command::Check { file } => check(file.as_deref().unwrap_or(default), output),
+        Command::Check { file: Some(file) } => check(file, config::check_other(file).err(), output),
+        Command::Check { file: None } => check(default, config::check(default).err(), output),
         Command::Schema => Ok(print(&(serde_json::to_string_pretty(&config::schema())? + "\n"))?),
     }
 }
 
-fn check(file: &Path, output: Output) -> Result<()> {
-    let problems = config::check(file).err().unwrap_or_default();
+fn check(file: &Path, problems: Option<Vec<config::ConfigProblem>>, output: Output) -> Result<()> {
+    let problems = problems.unwrap_or_default();
     let problem = |problem: config::ConfigProblem| Problem {
         text: problem.to_string(),
         line: problem.place.line,

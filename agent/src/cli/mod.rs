@@ -55,7 +55,10 @@ enum Command {
     /// Run the agent: steer this node's packets until SIGTERM
     Run(run::Arguments),
     /// Judge a configuration file, or show what it can hold
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  fairlead config check deploy/config.example.yaml\n  fairlead config schema > fairlead.schema.json"
+    )]
     Config(config::Command),
     /// How this node is: agent, interfaces, clusters, maps, problems
     #[command(after_help = "Example:\n  fairlead status")]
@@ -163,12 +166,19 @@ mod tests {
         let cli = Cli::command();
         check(&cli);
         for command in cli.get_subcommands() {
-            if command.has_subcommands() {
-                command.get_subcommands().for_each(check);
-            } else {
-                check(command);
-            }
+            check(command);
+            command.get_subcommands().for_each(check);
         }
+    }
+
+    #[test]
+    fn run_offers_no_form_of_an_answer() {
+        let mut cli = Cli::command();
+        cli.build();
+        let help = |name| cli.clone().find_subcommand_mut(name).unwrap().render_long_help().to_string();
+        assert!(!help("run").contains("--output"), "{}", help("run"));
+        assert!(help("run").contains("--config"));
+        assert!(help("status").contains("--output"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use tracing_subscriber::EnvFilter;
 
+use super::output::Format;
 use crate::app;
 use crate::dataplane::Programs;
 
@@ -35,6 +36,9 @@ pub(super) struct Arguments {
     /// The form of log lines; they go to standard error
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
+    /// Global, but here nothing is answered: only hidden, so that a wrapper that always gives it still works
+    #[arg(short, long, hide = true, value_name = "FORMAT", default_value = "table")]
+    output: Format,
 }
 
 /// Runs the agent until it is told to end.

@@ -217,7 +217,7 @@ impl Read for Hash {
         }
         // Not what stands there: nearly always it is the secret, written a little wrong.
         let message = "what stands here is not a number of 64 bits: write 0x and up to 16 hexadecimal digits, \
-                       such as `openssl rand -hex 8` prints";
+                       as `echo 0x$(openssl rand -hex 8)` prints";
         reader.problem(node.place, message.to_owned())
     }
 

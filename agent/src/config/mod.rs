@@ -29,11 +29,25 @@ use read::{Read, Reader};
 /// Largest file that is read.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// Reads and judges the file at `path`; relative paths in it are taken from its own directory.
+/// Reads and judges the file that `--config` names; relative paths in it are taken from its own directory.
 ///
 /// # Errors
 /// Everything that is wrong with it.
 pub fn check(path: &Path) -> Result<Config, Vec<ConfigProblem>> {
+    match load(path) {
+        Ok(text) => parse(&text, path),
+        Err(mut problem) => {
+            problem.message += "; --config or FAIRLEAD_CONFIG names another file";
+            Err(vec![problem])
+        }
+    }
+}
+
+/// As [`check`], of a file that was named in another way.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn check_other(path: &Path) -> Result<Config, Vec<ConfigProblem>> {
     let text = load(path).map_err(|problem| vec![problem])?;
     parse(&text, path)
 }
@@ -62,9 +76,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, Vec<ConfigProblem>> {
 
 fn load(path: &Path) -> Result<String, ConfigProblem> {
     let problem = |message: String| ConfigProblem::new(path, Place { line: 0, column: 0 }, "", message);
-    let unreadable = |error: std::io::Error| {
-        problem(format!("can't be read: {error}; --config or FAIRLEAD_CONFIG names another file"))
-    };
+    let unreadable = |error: std::io::Error| problem(format!("can't be read: {error}"));
     let size = std::fs::metadata(path).map_err(unreadable)?.len();
     if size > MAX_BYTES {
         return Err(problem(format!("has {size} bytes; at most {MAX_BYTES} are read")));

@@ -95,7 +95,8 @@ section! {
         pub clusters: Vec<ClusterConfig>,
         /// All gateways of the federation; receivers take tunnel packets only from them.
         pub gateways: Vec<GatewayConfig>,
-        /// Where services get a VIP from that don't ask for one.
+        /// Where all VIPs lie: those that services ask for, and those that others are given. Without a pool no service
+        /// can have a VIP.
         pub vip_pools: Vec<IpNet> = Vec::new(),
         /// How far regions are from each other. Regions without a distance are farther than all that have one.
         pub distances: Vec<DistanceConfig> = Vec::new(),

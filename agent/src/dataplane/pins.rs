@@ -148,7 +148,7 @@ impl Instance {
 
     /// Takes the instance and the agent's state directory, or says that another agent has one of them.
     pub fn lock(&self, state: &Path) -> Result<Lock, Error> {
-        make_folder(&self.root).map_err(Error::pin(&self.root))?;
+        make_folder(&self.root).map_err(|error| Error::pin(&self.root)(with_hint(error)))?;
         fs::create_dir_all(state).map_err(Error::pin(state))?;
         let file = state.join("lock");
         let opened = File::create(&file).map_err(Error::pin(&file))?;
@@ -245,6 +245,15 @@ pub fn make_folder(path: &Path) -> io::Result<()> {
     fs::create_dir_all(path)
 }
 
+/// A folder that can't be made in /sys/fs/bpf, though /sys/fs/bpf is there: nothing but bpffs is made to hold folders.
+fn with_hint(error: io::Error) -> io::Error {
+    if error.kind() != io::ErrorKind::NotFound {
+        return error;
+    }
+    let hint = "is bpffs mounted there? `ip netns exec` hides it, `nsenter --net=/run/netns/NAME` doesn't";
+    io::Error::new(error.kind(), format!("{error}; {hint}"))
+}
+
 /// Removes a folder of pins, if it is there.
 pub(super) fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(path) {
@@ -256,6 +265,14 @@ pub(super) fn remove(path: &Path) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_that_can_not_be_made_without_bpffs_says_so() {
+        let hinted = with_hint(io::Error::from_raw_os_error(nix::libc::ENOENT)).to_string();
+        assert!(hinted.starts_with("No such file or directory (os error 2); is bpffs mounted"), "{hinted}");
+        let other = with_hint(io::Error::from_raw_os_error(nix::libc::EPERM));
+        assert_eq!(other.to_string(), "Operation not permitted (os error 1)");
+    }
 
     #[test]
     fn names_of_links_are_read_as_they_are_written() {

@@ -22,7 +22,7 @@ fn each_mistake_is_told_with_its_place() {
         (
             "0x1",
             "12e4",
-            "1:7: seed: what stands here is not a number of 64 bits: write 0x and up to 16 hexadecimal digits, such as `openssl rand -hex 8` prints",
+            "1:7: seed: what stands here is not a number of 64 bits: write 0x and up to 16 hexadecimal digits, as `echo 0x$(openssl rand -hex 8)` prints",
         ),
         (
             "podCidrs: [10.2.0.0/16]",
@@ -364,7 +364,15 @@ fn what_is_no_configuration_at_all() {
     }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("missing.yaml");
-    assert!(check(&path).unwrap_err()[0].to_string().contains("can't be read: No such file"));
+    let missing = |problems: Vec<ConfigProblem>| problems[0].message.clone();
+    let advised = missing(check(&path).unwrap_err());
+    assert!(advised.starts_with("can't be read: No such file"), "{advised}");
+    assert!(advised.ends_with("; --config or FAIRLEAD_CONFIG names another file"), "{advised}");
+    assert_eq!(
+        missing(check_other(&path).unwrap_err()),
+        advised.split_once("; ").unwrap().0,
+        "no --config names it"
+    );
     fs::write(&path, [0xff, 0xfe, 0x00]).unwrap();
     assert!(check(&path).unwrap_err()[0].message.contains("is not text in UTF-8"));
 }
