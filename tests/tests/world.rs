@@ -317,7 +317,9 @@ fn nothing_is_left_after_signals() {
         let (mut child, id) = start_child("wait");
         assert!(!traces(&id).is_empty());
         interrupt(&child, signals);
-        assert_eq!(child.wait().unwrap().code(), Some(128 + signals[0] as i32), "{signals:?}");
+        // Those that arrive together have no order.
+        let code = child.wait().unwrap().code();
+        assert!(signals.iter().any(|&signal| code == Some(128 + signal as i32)), "{signals:?}: {code:?}");
         assert_eq!(traces(&id), Vec::<String>::new(), "{signals:?}");
     }
 }
