@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use fairlead_abi::{Address, Roles, Settings, TunnelSource};
+use fairlead_abi::{Address, CACHE_ENTRIES, Roles, Settings, TunnelSource};
 use fairlead_core::planner;
 use ipnet::IpNet;
 
@@ -31,6 +31,10 @@ pub fn settings(config: &Config, capacities: &Capacities) -> Settings {
         tunnel_v4: source(true).unwrap_or_default(),
         tunnel_v6: source(false).unwrap_or_default(),
         icmp_per_second: config.icmp_per_second,
+        cache_mask: capacities.cache - 1,
+        bounces_per_second: config.limits.bounces_per_second,
+        bounces_per_prefix: config.limits.bounces_per_prefix,
+        reports_per_second: config.limits.unclaimed_per_second,
         padding: 0,
     }
 }
@@ -61,6 +65,7 @@ pub fn capacities(config: &Config) -> Capacities {
         flows: wanted.flows,
         half_open: wanted.half_open,
         probes: wanted.probes,
+        cache: (wanted.cached_flows / CACHE_ENTRIES).next_power_of_two(),
     }
 }
 

@@ -86,8 +86,8 @@ section! {
         pub state_directory: Option<PathBuf> = None,
         /// Metrics, readiness and liveness.
         pub admin: Admin = defaults(),
-        /// Seed of the hash that spreads flows. The same on all gateways of the federation, and known to nobody
-        /// else: who knows it can choose flows that all go to one endpoint. A number, or 0x and hexadecimal digits.
+        /// Seed of the hash that spreads flows. The same on all gateways and receivers of the federation, and known to
+        /// nobody else: who knows it can choose flows that all go to one endpoint. A number, or 0x and hexadecimal digits.
         pub seed: Hash,
         /// This node.
         pub node: NodeConfig,
@@ -110,6 +110,8 @@ section! {
         pub unserved_ports: UnservedPorts = UnservedPorts::Drop,
         /// ICMP errors and echo replies that each CPU sends per second at most.
         pub icmp_per_second: u32 = 1000 => 1..=1_000_000,
+        /// How much of what it can't judge by itself a node passes on.
+        pub limits: Limits = defaults(),
         /// Entries of the kernel's tables. The defaults are good for about 16,000 services.
         pub capacities: Capacities = defaults(),
     }
@@ -240,6 +242,20 @@ section! {
 }
 
 section! {
+    /// How much of what it can't judge by itself a node passes on: packets of flows that nobody seems to know, be they
+    /// of connections that moved or strangers'.
+    pub struct Limits from LimitsDraft {
+        /// Packets that each CPU of a receiver sends back to gateways per second, because their flow is not known there.
+        pub bounces_per_second: u32 = 200_000 => 1..=100_000_000,
+        /// Packets that came back, and that a gateway sends on per second for the clients of one prefix (/24 of IPv4,
+        /// /56 of IPv6). Those that turn out to be of a connection don't count.
+        pub bounces_per_prefix: u32 = 20_000 => 1..=100_000_000,
+        /// Packets that no backend claims, and that each CPU of a gateway reports to the agent per second.
+        pub unclaimed_per_second: u32 = 20_000 => 1..=1_000_000,
+    }
+}
+
+section! {
     /// Entries of the kernel's tables.
     pub struct Capacities from CapacitiesDraft {
         /// VIPs, and their ports: an entry for each VIP, and one for each port and protocol at it.
@@ -256,6 +272,9 @@ section! {
         pub flows: u32 = 262_144 => 1..=16_777_216,
         /// Connections of this node's endpoints that are being opened.
         pub half_open: u32 = 65_536 => 1..=16_777_216,
+        /// Connections that a gateway remembers the endpoint of, because it is not the one that their hash leads to; 8
+        /// bytes each. What doesn't fit costs packets an extra way, no connection.
+        pub cached_flows: u32 = 1_048_576 => 8..=268_435_456,
         /// Prefixes of gateways.
         pub gateways: u32 = 1024 => 1..=1_048_576,
         /// Endpoints' ports that are probed.

@@ -136,7 +136,7 @@ impl ConfigWatch {
 fn fixed_fields(old: &Config, new: &Config) -> Vec<&'static [&'static str]> {
     let (a, b) = (&old.node, &new.node);
     let own_tunnel = |config: &Config| config.own_gateway().map(|own| own.tunnel.clone());
-    let rows: [(bool, &[&str]); 14] = [
+    let rows: [(bool, &[&str]); 15] = [
         (old.instance != new.instance, &["instance"]),
         (old.state_directory() != new.state_directory(), &["stateDirectory"]),
         (old.admin != new.admin, &["admin"]),
@@ -148,6 +148,7 @@ fn fixed_fields(old: &Config, new: &Config) -> Vec<&'static [&'static str]> {
         (own_tunnel(old) != own_tunnel(new), &["gateways"]),
         (old.unserved_ports != new.unserved_ports, &["unservedPorts"]),
         (old.icmp_per_second != new.icmp_per_second, &["icmpPerSecond"]),
+        (old.limits != new.limits, &["limits"]),
         (old.capacities != new.capacities, &["capacities"]),
         (old.probes.concurrency != new.probes.concurrency, &["probes", "concurrency"]),
         (old.probes.per_second != new.probes.per_second, &["probes", "perSecond"]),

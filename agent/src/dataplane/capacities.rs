@@ -3,7 +3,7 @@
 use std::io;
 
 use aya::maps::MapData;
-use fairlead_abi::map;
+use fairlead_abi::{Cached, map};
 
 use super::{Error, Instance};
 
@@ -18,11 +18,13 @@ pub struct Capacities {
     pub half_open: u32,
     /// Probe targets.
     pub probes: u32,
+    /// Buckets of the flow cache; a power of two.
+    pub cache: u32,
 }
 
 impl Capacities {
     /// Each map's name and its entries.
-    pub(super) fn entries(&self) -> [(&'static str, u32); 11] {
+    pub(super) fn entries(&self) -> [(&'static str, u32); 13] {
         let tables = &self.tables;
         [
             (map::SERVICES, tables.buckets),
@@ -36,6 +38,8 @@ impl Capacities {
             (map::FLOWS, self.flows),
             (map::HALF_OPEN, self.half_open),
             (map::PROBES, self.probes),
+            (map::CACHE, self.cache),
+            (map::CACHED, Cached::elements(tables.slots)),
         ]
     }
 
@@ -45,9 +49,9 @@ impl Capacities {
     }
 
     /// The maps that no plan fills: flows, probes on their way, and counters that stand for themselves.
-    pub(super) fn unplanned(&self) -> [(&'static str, Option<u32>); 4] {
+    pub(super) fn unplanned(&self) -> [(&'static str, Option<u32>); 5] {
         let [flows, half_open] = self.of_flows();
-        [flows, half_open, (map::PROBES, Some(self.probes)), (map::DROPS, None)]
+        [flows, half_open, (map::PROBES, Some(self.probes)), (map::DROPS, None), (map::FLOW_EVENTS, None)]
     }
 
     /// With no table of plans smaller than one that packets of `instance` are steered by: what serves would find no room

@@ -241,8 +241,14 @@ fn put(new: &mut Table, key: &FlowKey, flow: &FlowEntry) -> Result<bool, MapErro
 /// Whether a flow went on after `known`. A later packet alone is not worth the risk of overtaking another one's change.
 fn is_newer(flow: &FlowEntry, known: &FlowEntry) -> bool {
     let progress = |flow: &FlowEntry| (flow.seen, flow.state, flow.sequence);
-    let without_time = |flow: &FlowEntry| FlowEntry { seen: 0, ..*flow };
-    progress(flow) > progress(known) && without_time(flow) != without_time(known)
+    progress(flow) > progress(known) && lasting(flow) != lasting(known)
+}
+
+/// An entry without what each packet changes.
+fn lasting(flow: &FlowEntry) -> FlowEntry {
+    let half_open = flow.state == FlowState::HalfOpen as u8;
+    let sequence = if half_open { flow.sequence } else { 0 };
+    FlowEntry { seen: 0, claimed: 0, client_sequence: 0, sequence, ..*flow }
 }
 
 fn is_after(flow: &FlowEntry, ticks: u32) -> bool {

@@ -1,7 +1,7 @@
 //! Counters, added up over the CPUs.
 
 use aya::maps::PerCpuArray;
-use fairlead_abi::{BackendCounters, Counter, DropReason, ServiceCounters, map};
+use fairlead_abi::{BackendCounters, Counter, DropReason, FlowEvent, ServiceCounters, map};
 
 use super::{Dataplane, Error};
 
@@ -10,6 +10,7 @@ pub struct Counters<M> {
     services: PerCpuArray<M, ServiceCounters>,
     backends: PerCpuArray<M, BackendCounters>,
     drops: PerCpuArray<M, Counter>,
+    events: PerCpuArray<M, u64>,
 }
 
 impl Dataplane {
@@ -21,6 +22,8 @@ impl Dataplane {
             backends: PerCpuArray::try_from(self.map(map::BACKEND_COUNTERS)?)
                 .map_err(Error::map(map::BACKEND_COUNTERS))?,
             drops: PerCpuArray::try_from(self.map(map::DROPS)?).map_err(Error::map(map::DROPS))?,
+            events: PerCpuArray::try_from(self.map(map::FLOW_EVENTS)?)
+                .map_err(Error::map(map::FLOW_EVENTS))?,
         })
     }
 }
@@ -39,6 +42,7 @@ impl Counters<aya::maps::MapData> {
             backends: PerCpuArray::try_from(open(map::BACKEND_COUNTERS)?)
                 .map_err(Error::map(map::BACKEND_COUNTERS))?,
             drops: PerCpuArray::try_from(open(map::DROPS)?).map_err(Error::map(map::DROPS))?,
+            events: PerCpuArray::try_from(open(map::FLOW_EVENTS)?).map_err(Error::map(map::FLOW_EVENTS))?,
         })
     }
 }
@@ -70,5 +74,11 @@ impl<M: std::borrow::Borrow<aya::maps::MapData>> Counters<M> {
             packets: sum.packets + cpu.packets,
             bytes: sum.bytes + cpu.bytes,
         }))
+    }
+
+    /// What became of packets whose flow the slot's current backend may not know.
+    pub fn events(&self, event: FlowEvent) -> Result<u64, Error> {
+        let values = self.events.get(&(event as u32), 0).map_err(Error::map(map::FLOW_EVENTS))?;
+        Ok(values.iter().sum())
     }
 }

@@ -44,6 +44,7 @@ impl Address {
     }
 
     /// Whether it is an IPv4 address in this shape.
+    #[inline(always)]
     #[must_use]
     pub const fn is_v4(&self) -> bool {
         matches!(self.bytes, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..])

@@ -47,3 +47,17 @@ pub const fn bucket_of(key: &ServiceKey, mask: u32) -> u32 {
     h ^= h >> 32;
     ((h.wrapping_mul(K1) >> 32) as u32) & mask
 }
+
+/// A hash of the prefix that a client's limits are counted by: /24 of IPv4, /56 of IPv6.
+#[inline(always)]
+#[must_use]
+pub const fn prefix_of(seed: u64, client: &Address) -> u32 {
+    let [hi, lo] = client.words();
+    let own = if client.is_v4() { lo & V4_PREFIX } else { hi & V6_PREFIX };
+    let mut h = (own ^ seed).wrapping_mul(K2);
+    h ^= h >> 32;
+    (h.wrapping_mul(K1) >> 32) as u32
+}
+
+const V4_PREFIX: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0]);
+const V6_PREFIX: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0]);

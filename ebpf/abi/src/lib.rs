@@ -7,29 +7,35 @@
 #![no_std]
 
 mod address;
+mod cache;
 mod counters;
 mod encap;
 mod hash;
+mod mark;
 #[cfg(feature = "aya")]
 mod pod;
 mod reason;
 mod receiver;
+mod report;
 mod ring;
 mod service;
 mod settings;
 
 pub use address::{Address, Family};
-pub use counters::{BackendCounters, Counter, RateLimit, ServiceCounters};
+pub use cache::{CACHE_ENTRIES, CacheBucket, CacheTag, Cached};
+pub use counters::{BackendCounters, Counter, FlowEvent, Limit, RateLimit, ServiceCounters};
 pub use encap::{Encap, GUE_PORT, Hop, PROBE_MARK, PROBE_MARK_MASK, ProbeTarget, overhead};
-pub use hash::{Flow, bucket_of, flow_hash, slot_of};
+pub use hash::{Flow, bucket_of, flow_hash, prefix_of, slot_of};
+pub use mark::{is_bounced, kind, mark, read_mark};
 pub use reason::DropReason;
 pub use receiver::{Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, FLOWS_LAYOUT, FlowEntry, FlowKey, FlowState};
+pub use report::{FlowReport, ReportKind};
 pub use ring::{Backend, NO_BACKEND, RING_SIZES, Ring, Slot};
 pub use service::{BUCKET_ENTRIES, Bucket, MAX_PROBE, ServiceEntry, ServiceKey, protocol};
 pub use settings::{Roles, Settings, TunnelSource};
 
 /// Version of every layout in this crate; part of the path under which maps are pinned.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// Names of the maps, as in the ELF and under the pin directory.
 pub mod map {
@@ -47,8 +53,18 @@ pub mod map {
     pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
     /// Per CPU [`Counter`](crate::Counter) by [`DropReason`](crate::DropReason).
     pub const DROPS: &str = "DROPS";
-    /// Per CPU [`RateLimit`](crate::RateLimit) of the ICMP messages that a gateway sends.
-    pub const ICMP_LIMIT: &str = "ICMP_LIMIT";
+    /// Per CPU numbers by [`FlowEvent`](crate::FlowEvent).
+    pub const FLOW_EVENTS: &str = "FLOW_EVENTS";
+    /// Per CPU [`RateLimit`](crate::RateLimit) by [`Limit`](crate::Limit).
+    pub const LIMITS: &str = "LIMITS";
+    /// Bounces by client prefix: the second in the upper half, how many there were in it in the lower.
+    pub const BOUNCES: &str = "BOUNCES";
+    /// [`CacheBucket`](crate::CacheBucket)s of the flow cache; a power of two of them.
+    pub const CACHE: &str = "CACHE";
+    /// [`Cached`](crate::Cached): beside the slots, which of them the flow cache may hold flows of.
+    pub const CACHED: &str = "CACHED";
+    /// [`FlowReport`](crate::FlowReport)s to the agent: a ring buffer.
+    pub const REPORTS: &str = "REPORTS";
     /// [`Delivery`](crate::Delivery) by [`DeliveryKey`](crate::DeliveryKey).
     pub const DELIVERIES: &str = "DELIVERIES";
     /// Prefixes of gateways, whose tunnel packets a receiver takes: longest-prefix match of
@@ -63,7 +79,7 @@ pub mod map {
     /// Programs that others go on in: pinned by itself, because each load of the programs has its own.
     pub const PROGRAMS: &str = "PROGRAMS";
     /// All others, which are pinned together.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 18] = [
         SERVICES,
         SLOTS,
         BACKENDS,
@@ -71,7 +87,12 @@ pub mod map {
         SERVICE_COUNTERS,
         BACKEND_COUNTERS,
         DROPS,
-        ICMP_LIMIT,
+        FLOW_EVENTS,
+        LIMITS,
+        BOUNCES,
+        CACHE,
+        CACHED,
+        REPORTS,
         DELIVERIES,
         GATEWAYS,
         FLOWS,

@@ -3,8 +3,8 @@
 use aya::Pod;
 
 use crate::{
-    Address, Backend, BackendCounters, Bucket, Counter, Delivery, DeliveryKey, FlowEntry, FlowKey, Hop,
-    ProbeTarget, RateLimit, ServiceCounters, Settings, Slot,
+    Address, Backend, BackendCounters, Bucket, CacheBucket, Cached, Counter, Delivery, DeliveryKey,
+    FlowEntry, FlowKey, FlowReport, Hop, ProbeTarget, RateLimit, ServiceCounters, Settings, Slot,
 };
 
 macro_rules! pod {
@@ -21,11 +21,14 @@ pod!(
     Backend,
     BackendCounters,
     Bucket,
+    CacheBucket,
+    Cached,
     Counter,
     Delivery,
     DeliveryKey,
     FlowEntry,
     FlowKey,
+    FlowReport,
     Hop,
     ProbeTarget,
     RateLimit,

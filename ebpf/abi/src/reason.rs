@@ -74,4 +74,10 @@ reasons! {
     BadSource = 19, "bad_source";
     /// Our own encapsulated packet came back.
     Looped = 20, "looped";
+    /// A tunnel packet whose mark is damaged, forged, or of the other direction.
+    BadMark = 21, "bad_mark";
+    /// No backend of the slot knows the flow; the agent asks whose it is.
+    Unclaimed = 22, "unclaimed";
+    /// More bounces than a client's prefix, or all clients together, may cause.
+    BounceLimited = 23, "bounce_limited";
 }

@@ -63,7 +63,7 @@ pub struct Delivery {
 /// The layout of `FLOWS` and `HALF_OPEN`: kinds of map, fields of [`FlowKey`] and [`FlowEntry`], and what they mean. A
 /// change of any of them takes a new name; as long as it stays, connections outlive a change of [`ABI`](crate::ABI),
 /// for agents carry flows over from tables of any ABI with the same layout, older or newer.
-pub const FLOWS_LAYOUT: &str = "1";
+pub const FLOWS_LAYOUT: &str = "2";
 
 /// A connection as the endpoint sees it.
 #[repr(C)]
@@ -93,14 +93,23 @@ pub struct FlowEntry {
     pub port: [u8; 2],
     /// As in [`Delivery::mss`].
     pub mss: u16,
-    /// Of the SYN-ACK that left, host byte order; 0 before it did.
+    /// Of the endpoint's last packet, host byte order; half-open: of the SYN-ACK that left, 0 before it did.
     pub sequence: u32,
     /// [`FlowState`] as a number.
     pub state: u8,
     /// Zero.
-    pub padding: [u8; 7],
+    pub padding: u8,
+    /// When it was last claimed, in units of 2^[`FlowEntry::CLAIM_SHIFT`] nanoseconds of the kernel's clock.
+    pub claimed: u16,
+    /// Of the client's last packet, host byte order.
+    pub client_sequence: u32,
     /// `jiffies64` of its last packet in either direction.
     pub seen: u64,
+}
+
+impl FlowEntry {
+    /// About 8.4 ms.
+    pub const CLAIM_SHIFT: u32 = 23;
 }
 
 /// How far a flow has come. The first two stand in `HALF_OPEN`, the others in `FLOWS`.
@@ -123,14 +132,15 @@ const _: () = {
     assert!(DropReason::COUNT < 64);
 };
 
-// `FLOWS_LAYOUT` "1".
+// `FLOWS_LAYOUT` "2".
 const _: () = {
     assert!(offset_of!(FlowKey, endpoint) == 0 && offset_of!(FlowKey, client) == 16);
     assert!(offset_of!(FlowKey, endpoint_port) == 32 && offset_of!(FlowKey, client_port) == 34);
     assert!(offset_of!(FlowKey, protocol) == 36);
     assert!(offset_of!(FlowEntry, vip) == 0 && offset_of!(FlowEntry, port) == 16);
     assert!(offset_of!(FlowEntry, mss) == 18 && offset_of!(FlowEntry, sequence) == 20);
-    assert!(offset_of!(FlowEntry, state) == 24 && offset_of!(FlowEntry, seen) == 32);
+    assert!(offset_of!(FlowEntry, state) == 24 && offset_of!(FlowEntry, claimed) == 26);
+    assert!(offset_of!(FlowEntry, client_sequence) == 28 && offset_of!(FlowEntry, seen) == 32);
     assert!(FlowState::HalfOpen as u8 == 1 && FlowState::Unproven as u8 == 2);
     assert!(FlowState::Established as u8 == 3 && FlowState::Closing as u8 == 4);
 };

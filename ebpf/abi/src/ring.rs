@@ -46,10 +46,29 @@ pub struct Backend {
     pub hop: u32,
     /// What the path to it carries, outer headers included; bytes.
     pub mtu: u16,
-    /// [`Encap`](crate::Encap) as a number; 0 marks a free entry.
+    /// [`Encap`](crate::Encap) as a number, perhaps with [`Backend::SILENT`]; 0 marks a free entry.
     pub encap: u8,
     /// [`Family`](crate::Family) of `outer` as a number.
     pub family: u8,
+}
+
+impl Backend {
+    /// A bit of `encap`: its node doesn't answer now, so that all but new connections pass it over.
+    pub const SILENT: u8 = 0x80;
+
+    /// Whether its node doesn't answer now.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_silent(&self) -> bool {
+        self.encap & Self::SILENT != 0
+    }
+
+    /// The same, of a node that answers.
+    #[inline(always)]
+    #[must_use]
+    pub const fn answering(self) -> Self {
+        Self { encap: self.encap & !Self::SILENT, ..self }
+    }
 }
 
 const _: () = {

@@ -80,13 +80,16 @@ pub struct ServiceEntry {
     pub ring: Ring,
     /// Index in `BACKENDS` of its backend 0; never changes in place.
     pub backends: u32,
-    /// [`ServiceEntry::PASS_UNSERVED`].
+    /// [`ServiceEntry::PASS_UNSERVED`], [`ServiceEntry::RECENT`].
     pub flags: u32,
 }
 
 impl ServiceEntry {
     /// On a VIP's own entry: ports that are not served go up to the local stack instead of being dropped.
     pub const PASS_UNSERVED: u32 = 1;
+    /// On a service over UDP: its slots have changed lately, so that packets of flows that began before may be for
+    /// former backends.
+    pub const RECENT: u32 = 2;
 
     /// The key, or `None` where the entry is free.
     #[must_use]

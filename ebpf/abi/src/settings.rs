@@ -40,11 +40,19 @@ pub struct Settings {
     pub tunnel_v6: TunnelSource,
     /// ICMP errors and echo replies per second and CPU.
     pub icmp_per_second: u32,
+    /// Number of buckets in `CACHE` less one.
+    pub cache_mask: u32,
+    /// Packets per second and CPU that a receiver bounces.
+    pub bounces_per_second: u32,
+    /// Bounced packets per second that a gateway sends on for the clients of one prefix: /24 of IPv4, /56 of IPv6.
+    pub bounces_per_prefix: u32,
+    /// Reports per second and CPU of flows that nobody claims.
+    pub reports_per_second: u32,
     /// Zero.
     pub padding: u32,
 }
 
 const _: () = {
     assert!(size_of::<TunnelSource>() == 24);
-    assert!(size_of::<Settings>() == 72);
+    assert!(size_of::<Settings>() == 88);
 };

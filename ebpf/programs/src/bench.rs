@@ -25,7 +25,7 @@ use aya_ebpf::{
 };
 use fairlead_abi::{Backend, DropReason, Hop};
 use fairlead_ebpf::{
-    encap::{self, Tags},
+    encap::{self, Tags, Way},
     fast::{L3, Step, fast, transport},
     headers::ethertype,
     maps::PROGRAMS,
@@ -180,20 +180,26 @@ fn parse_and_wrap(ctx: &XdpContext, bench: &Bench) -> Result<(), DropReason> {
                 return Err(DropReason::Malformed);
             }
             let carried = transport(packet, &ip, L3 + 20).ok_or(DropReason::Malformed)?;
-            encap::wrap_in::<20>(ctx, &ip, &bench.backend, &bench.hop, Tags::NONE, word(carried.ports))
+            encap::wrap_in::<20>(ctx, &ip, &way(bench, carried.ports))
         }
         ethertype::IPV6 => {
             let ip = parse::ipv6(packet, L3).ok_or(DropReason::Malformed)?;
             let carried = transport(packet, &ip, L3 + 40).ok_or(DropReason::Malformed)?;
-            encap::wrap_in::<40>(ctx, &ip, &bench.backend, &bench.hop, Tags::NONE, word(carried.ports))
+            encap::wrap_in::<40>(ctx, &ip, &way(bench, carried.ports))
         }
         _ => Err(DropReason::Malformed),
     }
 }
 
 #[inline(always)]
-const fn word(ports: [u8; 4]) -> u32 {
-    u32::from_ne_bytes(ports)
+const fn way(bench: &Bench, ports: [u8; 4]) -> Way<'_> {
+    Way {
+        backend: &bench.backend,
+        hop: &bench.hop,
+        tags: Tags::NONE,
+        hash: u32::from_ne_bytes(ports),
+        mark: 0,
+    }
 }
 
 /// Writes the headers of the next packet; the packet's length. As little as can be: it is part of every figure.

@@ -1,9 +1,9 @@
 //! Counters: plain additions in this CPU's own entry.
 
-use fairlead_abi::{BackendCounters, ServiceCounters};
+use fairlead_abi::{BackendCounters, FlowEvent, ServiceCounters};
 
 use crate::{
-    maps::{BACKEND_COUNTERS, DROPS, SERVICE_COUNTERS},
+    maps::{BACKEND_COUNTERS, DROPS, FLOW_EVENTS, SERVICE_COUNTERS},
     parse::Parsed,
 };
 
@@ -85,5 +85,14 @@ pub fn answered(service: u32, bytes: usize) {
             (*counter).packets += 1;
             (*counter).bytes += bytes as u64;
         }
+    }
+}
+
+/// Something became of a packet whose flow the slot's current backend may not know.
+#[inline(always)]
+pub fn event(event: FlowEvent) {
+    if let Some(count) = FLOW_EVENTS.get_ptr_mut(event as u32) {
+        // SAFETY: as above.
+        unsafe { *count += 1 }
     }
 }

@@ -35,57 +35,58 @@ const fn outer_family(number: u8) -> Family {
     if number == Family::V6 as u8 { Family::V6 } else { Family::V4 }
 }
 
-/// Wraps the packet for `backend` and addresses it to `hop`, with `tags` in place of those that it came with.
+/// Where a packet goes, and what its outer headers tell of that.
+#[derive(Clone, Copy)]
+pub struct Way<'a> {
+    /// The backend.
+    pub backend: &'a Backend,
+    /// The next hop towards it.
+    pub hop: &'a Hop,
+    /// Tags in place of those that the packet came with.
+    pub tags: Tags,
+    /// The flow's hash.
+    pub hash: u32,
+    /// See [`fairlead_abi::mark`].
+    pub mark: u16,
+}
+
+/// Wraps the packet for its way.
 #[inline(always)]
-pub fn wrap(
-    ctx: &XdpContext,
-    ip: &Ip,
-    backend: &Backend,
-    hop: &Hop,
-    tags: Tags,
-    hash: u32,
-) -> Result<(), DropReason> {
-    match outer_family(backend.family) {
-        Family::V4 if backend.encap == Encap::Gue as u8 => wrap_in::<28>(ctx, ip, backend, hop, tags, hash),
-        Family::V4 => wrap_in::<20>(ctx, ip, backend, hop, tags, hash),
-        Family::V6 if backend.encap == Encap::Gue as u8 => wrap_in::<48>(ctx, ip, backend, hop, tags, hash),
-        Family::V6 => wrap_in::<40>(ctx, ip, backend, hop, tags, hash),
+pub fn wrap(ctx: &XdpContext, ip: &Ip, way: &Way<'_>) -> Result<(), DropReason> {
+    match outer_family(way.backend.family) {
+        Family::V4 if way.backend.encap == Encap::Gue as u8 => wrap_in::<28>(ctx, ip, way),
+        Family::V4 => wrap_in::<20>(ctx, ip, way),
+        Family::V6 if way.backend.encap == Encap::Gue as u8 => wrap_in::<48>(ctx, ip, way),
+        Family::V6 => wrap_in::<40>(ctx, ip, way),
     }
 }
 
 /// One of the four kinds, which the number of bytes that it adds tells apart.
 #[inline(always)]
-pub fn wrap_in<const GROWTH: usize>(
-    ctx: &XdpContext,
-    ip: &Ip,
-    backend: &Backend,
-    hop: &Hop,
-    tags: Tags,
-    hash: u32,
-) -> Result<(), DropReason> {
-    let l3 = 14 + tags.length;
+pub fn wrap_in<const GROWTH: usize>(ctx: &XdpContext, ip: &Ip, way: &Way<'_>) -> Result<(), DropReason> {
+    let l3 = 14 + way.tags.length;
     // SAFETY: the helper checks its argument; all pointers into the packet are taken anew below.
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, ip.l3 as i32 - (GROWTH + l3) as i32) } != 0 {
         return Err(DropReason::NoHeadroom);
     }
     let packet = Packet::new(ctx);
-    packet.write(0, hop.destination_mac)?;
-    packet.write(6, hop.source_mac)?;
-    tags.write(&packet)?;
+    packet.write(0, way.hop.destination_mac)?;
+    packet.write(6, way.hop.source_mac)?;
+    way.tags.write(&packet)?;
     let inner = match ip.family() {
         Family::V4 => protocol::IPV4,
         Family::V6 => protocol::IPV6,
     };
     match GROWTH {
-        20 => outer_v4(&packet, l3, ip, backend, inner, hash, GROWTH),
+        20 => outer_v4(&packet, l3, ip, way, inner, GROWTH),
         28 => {
-            outer_v4(&packet, l3, ip, backend, protocol::UDP, hash, GROWTH)?;
-            gue(&packet, ip, l3 + 20, hash)
+            outer_v4(&packet, l3, ip, way, protocol::UDP, GROWTH)?;
+            gue(&packet, ip, l3 + 20, way.hash)
         }
-        40 => outer_v6(&packet, l3, ip, backend, inner, hash, 0),
+        40 => outer_v6(&packet, l3, ip, way, inner, 0),
         _ => {
-            outer_v6(&packet, l3, ip, backend, protocol::UDP, hash, 8)?;
-            gue(&packet, ip, l3 + 40, hash)
+            outer_v6(&packet, l3, ip, way, protocol::UDP, 8)?;
+            gue(&packet, ip, l3 + 40, way.hash)
         }
     }
 }
@@ -95,16 +96,17 @@ fn outer_v4(
     packet: &Packet,
     l3: usize,
     ip: &Ip,
-    backend: &Backend,
+    way: &Way<'_>,
     next: u8,
-    hash: u32,
     growth: usize,
 ) -> Result<(), DropReason> {
-    let source = vary_v4(&setting!(tunnel_v4), hash);
-    let destination = backend.outer.to_v4();
+    let source = vary_v4(&setting!(tunnel_v4), way.hash);
+    let destination = way.backend.outer.to_v4();
+    let id = way.mark.to_be_bytes();
     let total_length = ((ip.length + growth) as u16).to_be_bytes();
     let sum = u16::from_ne_bytes([0x45, ip.tos]) as u64
         + u16::from_ne_bytes(total_length) as u64
+        + u16::from_ne_bytes(id) as u64
         + u16::from_ne_bytes([0x40, 0]) as u64
         + u16::from_ne_bytes([OUTER_TTL, next]) as u64
         + u32::from_ne_bytes(source) as u64
@@ -116,7 +118,7 @@ fn outer_v4(
             version_ihl: 0x45,
             tos: ip.tos,
             total_length,
-            id: [0; 2],
+            id,
             fragment: [0x40, 0],
             ttl: OUTER_TTL,
             protocol: next,
@@ -132,19 +134,19 @@ fn outer_v6(
     packet: &Packet,
     l3: usize,
     ip: &Ip,
-    backend: &Backend,
+    way: &Way<'_>,
     next: u8,
-    hash: u32,
     between: usize,
 ) -> Result<(), DropReason> {
     let tunnel = setting!(tunnel_v6);
     let [hi, lo] = tunnel.address.words();
-    let vary = u32::from_ne_bytes(tunnel.vary) & hash;
+    let vary = u32::from_ne_bytes(tunnel.vary) & way.hash;
+    let [high, low] = way.mark.to_be_bytes();
     packet.write(l3 - 2, ethertype::IPV6)?;
     packet.write(
         l3,
         Ipv6 {
-            version_class_label: [0x60 | ip.tos >> 4, ip.tos << 4, 0, 0],
+            version_class_label: [0x60 | ip.tos >> 4, ip.tos << 4, high, low],
             payload_length: ((ip.length + between) as u16).to_be_bytes(),
             next_header: next,
             hop_limit: OUTER_TTL,
@@ -153,7 +155,7 @@ fn outer_v6(
         },
     )?;
     packet.write(l3 + 8, [hi, lo | (vary as u64) << 32])?;
-    packet.write(l3 + 24, backend.outer.words())
+    packet.write(l3 + 24, way.backend.outer.words())
 }
 
 /// UDP without a checksum: RFC 768 over IPv4, RFC 6935 for tunnels over IPv6.

@@ -4,16 +4,17 @@
 //! path, which starts anew; so nothing is decided in two places.
 
 use aya_ebpf::programs::XdpContext;
-use fairlead_abi::{DropReason, GUE_PORT, Roles, ServiceKey};
+use fairlead_abi::{DropReason, FlowEvent, GUE_PORT, Roles, ServiceKey, kind};
 
 use crate::{
     count,
-    encap::{self, Tags},
+    encap::{self, Tags, Way},
     gateway,
     headers::{ethertype, protocol, tcp},
     packet::Packet,
     parse::{self, Ip, Parsed, Transport},
-    setting, steer,
+    setting,
+    steer::{self, Steered},
     verdict::Verdict,
 };
 
@@ -62,7 +63,9 @@ fn forward(ctx: &XdpContext, packet: &Packet, ip: &Ip, l4: usize) -> Result<Step
         });
     };
     let of_service = count::service(service.id);
-    let Ok(steered) = steer::steer(service, &carried.flow(ip.source)) else { return Ok(Step::Slow) };
+    let Ok(steered) = steer::steer(service, &carried, &carried.flow(ip.source)) else {
+        return Ok(Step::Slow);
+    };
     let of_backend = count::backend(steered.index);
     let Some(growth) = encap::growth(&steered.backend) else { return Ok(Step::Slow) };
     let Some(hop) = gateway::hop(&steered.backend) else { return Ok(Step::Slow) };
@@ -71,7 +74,12 @@ fn forward(ctx: &XdpContext, packet: &Packet, ip: &Ip, l4: usize) -> Result<Step
         return Ok(Step::Slow);
     }
     gateway::lower_ttl(packet, ip)?;
-    encap::wrap(ctx, ip, &steered.backend, hop, Tags::NONE, steered.hash)?;
+    if steered.kind == kind::GUESS {
+        count::event(FlowEvent::Guess);
+    }
+    let Steered { backend, hash, .. } = &steered;
+    let way = Way { backend, hop, tags: Tags::NONE, hash: *hash, mark: steered.mark() };
+    encap::wrap(ctx, ip, &way)?;
     count::forwarded_ahead(&Parsed { ip: *ip, carried }, of_service, of_backend);
     Ok(Step::Done(gateway::out_of(ctx, hop)))
 }

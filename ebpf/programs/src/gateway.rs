@@ -1,11 +1,13 @@
 //! The gateway: a packet for a VIP goes to a backend; everything else is not ours.
 
 use aya_ebpf::programs::XdpContext;
-use fairlead_abi::{Backend, DropReason, Family, GUE_PORT, Hop, ServiceEntry, ServiceKey};
+use fairlead_abi::{
+    Address, Backend, DropReason, Family, FlowEvent, GUE_PORT, Hop, ServiceEntry, ServiceKey, kind,
+};
 
 use crate::{
     checksum, count,
-    encap::{self, Tags},
+    encap::{self, Tags, Way},
     headers::protocol,
     icmp,
     maps::{HOPS, Scratch},
@@ -16,8 +18,11 @@ use crate::{
     verdict::{self, UNDECIDED, Verdict},
 };
 
-/// Chooses the backend of `scratch.packet`: [`UNDECIDED`] with `scratch.steered` and `scratch.service` set, or XDP's
-/// verdict of a packet that gets none. A subprogram: see [`slow`](crate::slow).
+/// [`choose`] and [`go_on`]: none of the slot's backends knows the flow, as far as they could be asked.
+pub const NOBODYS: u32 = u32::MAX - 1;
+
+/// Chooses the backend of `scratch.packet` to begin with: [`UNDECIDED`] with `scratch.steered` and `scratch.service` set,
+/// [`NOBODYS`], or XDP's verdict of a packet that gets none. A subprogram: see [`slow`](crate::slow).
 #[inline(never)]
 pub fn choose(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     match try_choose(ctx, scratch) {
@@ -48,8 +53,22 @@ fn try_choose(ctx: &XdpContext, scratch: &mut Scratch) -> Result<Option<Verdict>
         }
     };
     scratch.service = service.id;
-    scratch.steered = steer::steer(service, &flow)?;
+    scratch.steered = steer::steer(service, carried, &flow)?;
+    if scratch.steered.backend.is_silent() {
+        count::event(FlowEvent::PassedOver);
+    }
     Ok(None)
+}
+
+/// The next backend for `scratch.packet`, where the one in `scratch.steered` can't be sent to, or doesn't know the flow:
+/// as [`choose`]. A subprogram: see [`slow`](crate::slow).
+#[inline(never)]
+pub fn go_on(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
+    match steer::next(&mut scratch.steered) {
+        Ok(true) => UNDECIDED,
+        Ok(false) => NOBODYS,
+        Err(reason) => verdict::finish(ctx, Err(reason)),
+    }
 }
 
 /// Sends `scratch.packet` to the backend that was chosen for it: XDP's verdict, or [`UNDECIDED`] where it is too big
@@ -65,18 +84,24 @@ pub fn send(ctx: &XdpContext, scratch: &Scratch) -> u32 {
 
 #[inline(always)]
 fn try_send(ctx: &XdpContext, scratch: &Scratch) -> Result<Option<Verdict>, DropReason> {
-    let Scratch { packet: Parsed { ip, .. }, steered: Steered { backend, .. }, .. } = scratch;
+    let Scratch { packet: Parsed { ip, .. }, steered: Steered { backend, hash, .. }, .. } = scratch;
     let growth = encap::growth(backend).ok_or(DropReason::NoBackend)?;
-    if ip.ttl <= 1 {
+    let came_back = scratch.came_back != 0;
+    if ip.ttl <= 1 && !came_back {
         return Err(DropReason::TtlExpired);
     }
     let hop = hop(backend).ok_or(DropReason::NoNextHop)?;
     if ip.length + growth > backend.mtu as usize {
-        return Ok(None);
+        return if came_back { Err(DropReason::TooBigSilent) } else { Ok(None) };
     }
-    let packet = Packet::new(ctx);
-    lower_ttl(&packet, ip)?;
-    encap::wrap(ctx, ip, backend, hop, Tags::of(hop), scratch.steered.hash)?;
+    if !came_back {
+        lower_ttl(&Packet::new(ctx), ip)?;
+    }
+    if scratch.steered.kind == kind::GUESS {
+        count::event(FlowEvent::Guess);
+    }
+    let way = Way { backend, hop, tags: Tags::of(hop), hash: *hash, mark: scratch.steered.mark() };
+    encap::wrap(ctx, ip, &way)?;
     count::forwarded(&scratch.packet, scratch.service, scratch.steered.index);
     Ok(Some(out_of(ctx, hop)))
 }
@@ -144,14 +169,21 @@ fn unserved(ip: &Ip, carried: &Transport) -> Result<Verdict, DropReason> {
 /// Whether the source is one that this gateway gives its own tunnel packets.
 #[inline(always)]
 fn is_own_tunnel(ip: &Ip) -> bool {
+    is_own(ip, ip.source)
+}
+
+/// Whether an address is one that this gateway's tunnel packets come from.
+#[inline(always)]
+#[must_use]
+pub fn is_own(ip: &Ip, address: Address) -> bool {
     let tunnel = match ip.family() {
         Family::V4 => setting!(tunnel_v4),
         Family::V6 => setting!(tunnel_v6),
     };
     let [hi, lo] = tunnel.address.words();
-    let [source_hi, source_lo] = ip.source.words();
+    let [own_hi, own_lo] = address.words();
     let vary = (u32::from_ne_bytes(tunnel.vary) as u64) << 32;
-    (hi | lo) != 0 && hi == source_hi && lo == source_lo & !vary
+    (hi | lo) != 0 && hi == own_hi && lo == own_lo & !vary
 }
 
 /// Whether the source can be a client: no multicast, broadcast, loopback or unspecified address, not the VIP.

@@ -2,19 +2,20 @@
 //! of, and a sender is told when its packet is too big.
 
 use aya_ebpf::{
-    helpers::{bpf_csum_diff, bpf_ktime_get_ns, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    helpers::{bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
-use fairlead_abi::{Address, DropReason, Family, Flow, ServiceEntry, ServiceKey};
+use fairlead_abi::{Address, DropReason, Family, Flow, Limit, ServiceEntry, ServiceKey};
 
 use crate::{
     checksum, count,
     encap::{self, Tags},
     headers::{Icmp, Ipv4, Ipv6, ethertype, protocol},
-    maps::{ICMP_LIMIT, Scratch},
+    limit,
+    maps::Scratch,
     packet::Packet,
     parse::{Ip, Parsed, Transport},
-    setting, steer,
+    steer,
     verdict::{self, Verdict},
 };
 
@@ -153,7 +154,7 @@ fn echo(
     message: &Icmp,
     vip: u32,
 ) -> Result<Answer, DropReason> {
-    if !may_answer() {
+    if !limit::may(Limit::Icmp) {
         return Err(DropReason::IcmpLimited);
     }
     let reply = match ip.family() {
@@ -188,31 +189,6 @@ const fn word(bytes: [u8; 2]) -> u64 {
     u16::from_ne_bytes(bytes) as u64
 }
 
-/// Takes a token of this CPU's bucket, which holds a second's worth.
-#[inline(always)]
-fn may_answer() -> bool {
-    let Some(limit) = ICMP_LIMIT.get_ptr_mut(0) else {
-        return false;
-    };
-    let rate = setting!(icmp_per_second) as u64;
-    // SAFETY: the helper has no arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
-    // SAFETY: this CPU's entry.
-    unsafe {
-        let elapsed = now.saturating_sub((*limit).refilled_ns).min(1_000_000_000);
-        let earned = elapsed * rate / 1_000_000_000;
-        if earned > 0 {
-            (*limit).tokens = ((*limit).tokens + earned).min(rate);
-            (*limit).refilled_ns = now;
-        }
-        if (*limit).tokens == 0 {
-            return false;
-        }
-        (*limit).tokens -= 1;
-    }
-    true
-}
-
 /// Tells the sender of `scratch.packet`, which ends at the offset `end`, how big it may be for the backend that was
 /// chosen; the packet itself is dropped. XDP's verdict. A subprogram: see [`slow`](crate::slow).
 #[inline(never)]
@@ -227,7 +203,7 @@ pub fn too_big(ctx: &XdpContext, scratch: &Scratch, end: u32) -> u32 {
 fn refuse(ctx: &XdpContext, scratch: &Scratch, mtu: u32, end: usize) -> Result<Verdict, DropReason> {
     let Parsed { ip, carried } = &scratch.packet;
     // Of an ICMP error nobody is told anything (RFC 1122 3.2.2, RFC 4443 2.4).
-    if !ip.dont_fragment || carried.is_icmp() || !may_answer() {
+    if !ip.dont_fragment || carried.is_icmp() || !limit::may(Limit::Icmp) {
         return Err(DropReason::TooBigSilent);
     }
     let packet = &Packet::new(ctx);

@@ -3,7 +3,9 @@
 //! A packet comes in through [`fast`]: what is for a VIP is steered and forwarded, what isn't is passed. All that is
 //! not the rule goes on in [`slow`], a program of its own with a stack of its own: tags, options, ICMP, endpoints
 //! on this node, tunnel packets for the [`receiver`], and every drop. Replies and probes leave through [`egress`].
-//! The agent fills the maps; the programs write only counters, flows and the rate limit. Nothing here loops
+//! What a receiver
+//! doesn't know comes back by [`bounce`]. The agent fills the maps; the programs write only counters, flows, limits and
+//! reports, and remove entries of the [`cache`]. Nothing here loops
 //! without a bound, and every dropped packet has a [`DropReason`](fairlead_abi::DropReason).
 #![no_std]
 #![expect(
@@ -20,6 +22,8 @@
     expect(internal_features, reason = "see `packet`")
 )]
 
+pub mod bounce;
+pub mod cache;
 pub mod checksum;
 pub mod count;
 pub mod egress;
@@ -28,12 +32,14 @@ pub mod fast;
 pub mod gateway;
 pub mod headers;
 pub mod icmp;
+pub mod limit;
 pub mod maps;
 pub mod packet;
 pub mod parse;
 pub mod probe;
 pub mod receiver;
 pub mod reply;
+pub mod report;
 pub mod slow;
 pub mod steer;
 pub mod verdict;

@@ -1,21 +1,27 @@
 //! The maps, with their default sizes; the agent gives them others when it loads them.
 //!
 //! Arrays that the agent writes can be mapped into its memory (`BPF_F_MMAPABLE`, kernel 5.5), so that it
-//! publishes with single 64-bit stores. They are never written from here.
+//! publishes with single 64-bit stores. They are never written from here, but for the two that say so.
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
     macros::btf_map,
 };
 use fairlead_abi::{
-    Address, Backend, BackendCounters, Bucket, Counter, Delivery, DeliveryKey, DropReason, FlowEntry,
-    FlowKey, Hop, ProbeTarget, RateLimit, ServiceCounters, Settings, Slot, TunnelSource,
+    Address, Backend, BackendCounters, Bucket, CacheBucket, Cached, Counter, Delivery, DeliveryKey,
+    DropReason, FlowEntry, FlowEvent, FlowKey, FlowReport, Hop, Limit, ProbeTarget, RateLimit,
+    ServiceCounters, Settings, Slot, TunnelSource,
 };
 
-use crate::{parse::Parsed, steer::Steered};
+use crate::{
+    parse::{Ip, Parsed},
+    steer::Steered,
+};
 
 const MMAP: usize = BPF_F_MMAPABLE as usize;
+/// Entries of `BOUNCES`: prefixes that share one share a limit. A power of two.
+pub const BOUNCE_PREFIXES: usize = 8192;
 
 /// Replaced by the loader.
 #[unsafe(no_mangle)]
@@ -26,6 +32,10 @@ pub static SETTINGS: Settings = Settings {
     tunnel_v4: NO_TUNNEL,
     tunnel_v6: NO_TUNNEL,
     icmp_per_second: 0,
+    cache_mask: 0,
+    bounces_per_second: 0,
+    bounces_per_prefix: 0,
+    reports_per_second: 0,
     padding: 0,
 };
 const NO_TUNNEL: TunnelSource =
@@ -52,9 +62,24 @@ pub static BACKEND_COUNTERS: PerCpuArray<BackendCounters, 65_536> = PerCpuArray:
 /// See [`fairlead_abi::map::DROPS`].
 #[btf_map]
 pub static DROPS: PerCpuArray<Counter, { DropReason::COUNT as usize }> = PerCpuArray::new();
-/// See [`fairlead_abi::map::ICMP_LIMIT`].
+/// See [`fairlead_abi::map::FLOW_EVENTS`].
 #[btf_map]
-pub static ICMP_LIMIT: PerCpuArray<RateLimit, 1> = PerCpuArray::new();
+pub static FLOW_EVENTS: PerCpuArray<u64, { FlowEvent::COUNT as usize }> = PerCpuArray::new();
+/// See [`fairlead_abi::map::LIMITS`].
+#[btf_map]
+pub static LIMITS: PerCpuArray<RateLimit, { Limit::COUNT }> = PerCpuArray::new();
+/// See [`fairlead_abi::map::BOUNCES`]. The agent writes too: what is claimed is given back.
+#[btf_map]
+pub static BOUNCES: Array<u64, BOUNCE_PREFIXES, MMAP> = Array::new();
+/// See [`fairlead_abi::map::CACHE`]. Removed from here, too.
+#[btf_map]
+pub static CACHE: Array<CacheBucket, 131_072, MMAP> = Array::new();
+/// See [`fairlead_abi::map::CACHED`].
+#[btf_map]
+pub static CACHED: Array<Cached, 16_384, MMAP> = Array::new();
+/// See [`fairlead_abi::map::REPORTS`].
+#[btf_map]
+pub static REPORTS: RingBuf<FlowReport, 1_048_576> = RingBuf::new();
 /// See [`fairlead_abi::map::DELIVERIES`].
 #[btf_map]
 pub static DELIVERIES: HashMap<DeliveryKey, Delivery, 16_384> = HashMap::new();
@@ -84,8 +109,18 @@ pub struct Scratch {
     pub packet: Parsed,
     /// The packet inside a tunnel packet.
     pub inner: Parsed,
-    /// Of a tunnel packet: bytes of its outer headers.
+    /// The outer header of a tunnel packet.
+    pub tunnel: Ip,
+    /// Bytes of a tunnel packet's outer headers.
     pub outer: u32,
+    /// Not 0: the packet still has its outer headers, for it was sent before and came back.
+    pub came_back: u32,
+    /// The mark of the tunnel packet, or that it would have if its endpoint were not on this node.
+    pub mark: u16,
+    /// By what the endpoint was chosen, as the mark says.
+    pub kind: u8,
+    /// The gateway that sent the tunnel packet; all zero: this one.
+    pub gateway: Address,
     /// The backend that was chosen for the packet.
     pub steered: Steered,
     /// The id of its service.

@@ -3,18 +3,20 @@
 
 use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::bpf_xdp_adjust_head, programs::XdpContext};
 use fairlead_abi::{
-    Address, Delivery, DeliveryKey, DropReason, ENDPOINT_OWNS_VIP, Family, FlowKey, GUE_PORT,
+    Address, Delivery, DeliveryKey, DropReason, ENDPOINT_OWNS_VIP, Family, Flow, FlowKey, GUE_PORT,
+    flow_hash, kind, read_mark,
 };
 
 use crate::{
-    checksum,
+    bounce, checksum,
     encap::Tags,
     headers::{ecn, ethertype, protocol},
-    icmp,
+    icmp::{self, Quoted},
     maps::{DELIVERIES, GATEWAYS, Scratch},
     packet::Packet,
     parse::{Ip, Parsed},
-    reply,
+    reply, setting,
+    steer::Steered,
     verdict::{self, UNDECIDED, Verdict},
 };
 
@@ -27,27 +29,37 @@ pub fn is_tunnel(packet: &Packet, ip: &Ip) -> bool {
 
 /// [`check`] and [`deliver`]: all is well.
 pub const FINE: u32 = u32::MAX;
+/// [`deliver`]: the packet's flow is not known here.
+pub const NOT_KNOWN: u32 = u32::MAX - 2;
 
-/// Whether the tunnel packet `scratch.packet`, which ends at the offset `end`, can be unwrapped: [`FINE`] and
-/// `scratch.outer` is set, or the number of the [`DropReason`] why not. A subprogram: see [`slow`](crate::slow).
+/// Whether the tunnel packet `scratch.packet` comes from a gateway: [`FINE`], or the number of the [`DropReason`]. A
+/// subprogram: see [`slow`](crate::slow).
+#[inline(never)]
+pub fn check_sender(scratch: &Scratch) -> u32 {
+    let known = GATEWAYS.get(&Key::new(128, scratch.packet.ip.source.bytes)).is_some();
+    if known { FINE } else { DropReason::StrangerTunnel as u32 }
+}
+
+/// Whether the tunnel packet `scratch.packet`, which ends at the offset `end`, can be unwrapped: [`FINE`], and
+/// `scratch.tunnel`, `scratch.outer` and `scratch.mark` are set, or the number of the [`DropReason`] why not. A subprogram:
+/// see [`slow`](crate::slow).
 #[inline(never)]
 pub fn check(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
-    match try_check(&Packet::new(ctx), &scratch.packet.ip, end as usize) {
-        Ok(outer) => {
+    scratch.tunnel = scratch.packet.ip;
+    match try_check(&Packet::new(ctx), &scratch.tunnel, end as usize) {
+        Ok((outer, mark)) => {
             scratch.outer = outer as u32;
+            scratch.mark = mark;
             FINE
         }
         Err(reason) => reason as u32,
     }
 }
 
-/// Bytes of the outer headers.
+/// Bytes of the outer headers, and the mark.
 #[inline(always)]
-fn try_check(packet: &Packet, ip: &Ip, end: usize) -> Result<usize, DropReason> {
+fn try_check(packet: &Packet, ip: &Ip, end: usize) -> Result<(usize, u16), DropReason> {
     let outer = outer_length(packet, ip).ok_or(DropReason::Truncated)?;
-    if !from_gateway(ip) {
-        return Err(DropReason::StrangerTunnel);
-    }
     if ip.fragment {
         return Err(DropReason::Fragment);
     }
@@ -55,7 +67,7 @@ fn try_check(packet: &Packet, ip: &Ip, end: usize) -> Result<usize, DropReason> 
         return Err(DropReason::BadTunnel);
     }
     inner_kind(packet, ip, outer).ok_or(DropReason::BadTunnel)?;
-    Ok(outer)
+    Ok((outer, bounce::mark_of(packet, ip)?))
 }
 
 /// The tunnel packet `scratch.packet` can't be delivered, by the number of a [`DropReason`]: XDP's verdict, or
@@ -82,7 +94,8 @@ fn inner_kind(packet: &Packet, ip: &Ip, outer: usize) -> Option<[u8; 2]> {
 }
 
 /// Rewrites `scratch.inner`, a packet for a VIP, to the endpoint that `scratch.delivery.outer` stands for, and notes
-/// its flow: [`FINE`], or the number of the [`DropReason`] why not. A subprogram: see [`slow`](crate::slow).
+/// its flow: [`FINE`], [`NOT_KNOWN`] and nothing was changed, or the number of the [`DropReason`] why not. By
+/// `scratch.mark` the endpoint may have to know the flow already. A subprogram: see [`slow`](crate::slow).
 #[inline(never)]
 pub fn deliver(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     let packet = &Packet::new(ctx);
@@ -92,8 +105,22 @@ pub fn deliver(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
         rewrite_packet(packet, scratch)
     };
     match rewritten {
-        Ok(()) => FINE,
+        Ok(true) => FINE,
+        Ok(false) => NOT_KNOWN,
         Err(reason) => reason as u32,
+    }
+}
+
+/// By what the packet's backend was chosen; the flow's hash goes to `steered`, for the case that it has to go back.
+#[inline(always)]
+fn chosen_by(mark: u16, steered: &mut Steered, flow: &Flow) -> Result<u8, DropReason> {
+    if mark == 0 {
+        return Ok(kind::UNMARKED);
+    }
+    steered.hash = flow_hash(setting!(seed), flow);
+    match read_mark(mark, steered.hash) {
+        Some((kind, false)) => Ok(kind),
+        _ => Err(DropReason::BadMark),
     }
 }
 
@@ -111,12 +138,7 @@ fn outer_length(packet: &Packet, ip: &Ip) -> Option<usize> {
     }
 }
 
-#[inline(always)]
-fn from_gateway(ip: &Ip) -> bool {
-    GATEWAYS.get(&Key::new(128, ip.source.bytes)).is_some()
-}
-
-/// Takes the outer headers of `scratch.packet` off: Ethernet header and tags move up to the inner packet. XDP's
+/// Takes the outer headers of the tunnel packet off: Ethernet header and tags move up to `scratch.inner`. XDP's
 /// verdict. A subprogram: see [`slow`](crate::slow).
 #[inline(never)]
 pub fn unwrap(ctx: &XdpContext, scratch: &Scratch) -> u32 {
@@ -125,7 +147,7 @@ pub fn unwrap(ctx: &XdpContext, scratch: &Scratch) -> u32 {
 
 #[inline(always)]
 fn try_unwrap(ctx: &XdpContext, scratch: &Scratch) -> Result<(), DropReason> {
-    let (ip, outer) = (&scratch.packet.ip, scratch.outer as usize);
+    let (ip, outer) = (&scratch.tunnel, scratch.outer as usize);
     let packet = &Packet::new(ctx);
     let kind = inner_kind(packet, ip, outer).ok_or(DropReason::BadTunnel)?;
     carry_congestion(packet, ip, &scratch.inner.ip)?;
@@ -164,10 +186,14 @@ fn carry_congestion(packet: &Packet, outer: &Ip, inner: &Ip) -> Result<(), DropR
 }
 
 #[inline(always)]
-fn rewrite_packet(packet: &Packet, scratch: &mut Scratch) -> Result<(), DropReason> {
+fn rewrite_packet(packet: &Packet, scratch: &mut Scratch) -> Result<bool, DropReason> {
     let Parsed { ip, carried } = scratch.inner;
     let port = [carried.ports[2], carried.ports[3]];
-    let delivery = find(&mut scratch.delivery, &ip, port, carried.protocol)?;
+    let kind = chosen_by(scratch.mark, &mut scratch.steered, &carried.flow(ip.source))?;
+    scratch.kind = kind;
+    let Some(delivery) = find(&mut scratch.delivery, &ip, port, carried.protocol) else {
+        return absent(scratch, kind);
+    };
     scratch.flow = FlowKey {
         endpoint: delivery.endpoint,
         client: ip.source,
@@ -176,9 +202,11 @@ fn rewrite_packet(packet: &Packet, scratch: &mut Scratch) -> Result<(), DropReas
         protocol: carried.protocol,
         padding: [0; 3],
     };
-    reply::note(packet, scratch, delivery.mss)?;
+    if !reply::note(packet, scratch, delivery.mss, kind)? {
+        return Ok(false);
+    }
     if delivery.flags & ENDPOINT_OWNS_VIP != 0 {
-        return Ok(());
+        return Ok(true);
     }
     let Parsed { ip, carried } = &scratch.inner;
     rewrite_destination(packet, ip, &delivery.endpoint)?;
@@ -189,18 +217,32 @@ fn rewrite_packet(packet: &Packet, scratch: &mut Scratch) -> Result<(), DropReas
         protocol::TCP => (carried.l4 + 16, false),
         _ => (carried.l4 + 6, true),
     };
-    replace_checksum(packet, at, old, new, is_udp)
+    replace_checksum(packet, at, old, new, is_udp).map(|()| true)
+}
+
+/// The endpoint is not one of this VIP and port, or not any more: another one may know the flow.
+#[inline(always)]
+fn absent(scratch: &Scratch, kind: u8) -> Result<bool, DropReason> {
+    let here = || DELIVERIES.get_ptr(&DeliveryKey::endpoint_only(scratch.delivery.outer)).is_some();
+    if kind != kind::UNMARKED && here() { Ok(false) } else { Err(DropReason::NotDelivered) }
 }
 
 /// An ICMP error: the packet that it quotes becomes one that the endpoint sent.
 #[inline(always)]
-fn rewrite_error(packet: &Packet, scratch: &mut Scratch) -> Result<(), DropReason> {
+fn rewrite_error(packet: &Packet, scratch: &mut Scratch) -> Result<bool, DropReason> {
     let Scratch { inner: Parsed { ip, carried }, delivery: key, .. } = scratch;
+    let (ip, carried) = (&*ip, &*carried);
     let quoted = icmp::quoted(packet, ip, carried)?.of(ip.destination)?;
     let port = [quoted.ports[0], quoted.ports[1]];
-    let delivery = find(key, ip, port, quoted.protocol)?;
+    let kind = chosen_by(scratch.mark, &mut scratch.steered, &quoted.flow())?;
+    // Of what it speaks of, the flow's own packets are claimed.
+    scratch.kind = kind::UNMARKED;
+    let Some(delivery) = find(key, ip, port, quoted.protocol) else { return absent(scratch, kind) };
+    if kind != kind::UNMARKED && !knows(&mut scratch.flow, &quoted, delivery) {
+        return Ok(false);
+    }
     if delivery.flags & ENDPOINT_OWNS_VIP != 0 {
-        return Ok(());
+        return Ok(true);
     }
     let (vip, endpoint) = (checksum::sum_of(&ip.destination), checksum::sum_of(&delivery.endpoint));
     let mut old = vip + word(port);
@@ -223,17 +265,27 @@ fn rewrite_error(packet: &Packet, scratch: &mut Scratch) -> Result<(), DropReaso
     }
     packet.write(quoted.l4, delivery.port)?;
     rewrite_destination(packet, ip, &delivery.endpoint)?;
-    replace_checksum(packet, carried.l4 + 2, old, new, false)
+    replace_checksum(packet, carried.l4 + 2, old, new, false).map(|()| true)
+}
+
+/// Whether the flow is known whose packet to the client an ICMP error quotes.
+#[inline(always)]
+fn knows(key: &mut FlowKey, quoted: &Quoted, delivery: &Delivery) -> bool {
+    let [.., a, b] = quoted.ports;
+    *key = FlowKey {
+        endpoint: delivery.endpoint,
+        client: quoted.destination,
+        endpoint_port: delivery.port,
+        client_port: [a, b],
+        protocol: quoted.protocol,
+        padding: [0; 3],
+    };
+    reply::is_known(key)
 }
 
 /// What is delivered for this VIP and port at the endpoint that `key.outer` stands for.
 #[inline(always)]
-fn find(
-    key: &mut DeliveryKey,
-    ip: &Ip,
-    port: [u8; 2],
-    protocol: u8,
-) -> Result<&'static Delivery, DropReason> {
+fn find(key: &mut DeliveryKey, ip: &Ip, port: [u8; 2], protocol: u8) -> Option<&'static Delivery> {
     *key = DeliveryKey {
         outer: key.outer,
         vip: ip.destination,
@@ -243,7 +295,7 @@ fn find(
         padding: 0,
     };
     // SAFETY: the agent replaces entries as a whole, and a replaced one lives until this program has ended.
-    unsafe { DELIVERIES.get(&*key) }.ok_or(DropReason::NotDelivered)
+    unsafe { DELIVERIES.get(&*key) }
 }
 
 /// Replaces the IP destination and mends the IPv4 header's checksum.

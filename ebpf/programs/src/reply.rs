@@ -5,73 +5,141 @@
 //! that never evicts. A lost entry is made again by the client's next packet.
 
 use aya_ebpf::helpers::bpf_jiffies64;
-use fairlead_abi::{DropReason, FlowEntry, FlowKey, FlowState};
+use fairlead_abi::{DropReason, FlowEntry, FlowKey, FlowState, kind};
 
 use crate::{
     headers::{protocol, tcp},
     maps::{FLOWS, HALF_OPEN, Reverse, Scratch},
     packet::Packet,
-    parse::Parsed,
+    parse::{Parsed, Transport},
 };
 
-/// A client's packet, `scratch.inner`, goes to an endpoint: the reverse of its flow, `scratch.flow`, is noted.
+/// A client's packet, `scratch.inner`, is for an endpoint: the reverse of its flow, `scratch.flow`, is noted. Where its
+/// mark was not of kind [`kind::UNMARKED`], the flow must be known already; false: it isn't, and nothing was changed.
 #[inline(always)]
-pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16) -> Result<(), DropReason> {
+pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16, kind: u8) -> Result<bool, DropReason> {
     let Scratch { inner: Parsed { ip, carried }, flow: key, entry, .. } = scratch;
+    let unmarked = kind == kind::UNMARKED;
+    let numbers = numbers(packet, carried)?;
     *entry = FlowEntry {
         vip: ip.destination,
         port: [carried.ports[2], carried.ports[3]],
         mss,
         sequence: 0,
         state: FlowState::Unproven as u8,
-        padding: [0; 7],
+        padding: 0,
+        claimed: 0,
+        client_sequence: numbers.sequence,
         seen: now(),
     };
-    if carried.opens() {
+    if carried.opens() && unmarked {
         entry.state = FlowState::HalfOpen as u8;
         let _ = HALF_OPEN.insert(&*key, &*entry, 0);
-        return Ok(());
+        return Ok(true);
     }
     if let Some(known) = FLOWS.get_ptr_mut(&*key)
         // SAFETY: an entry of the map; fields are plain numbers, and the last writer of `seen` wins.
-        && unsafe { is_of(&*known, entry) }
+        && unsafe { is_of(&*known, entry) && (unmarked || numbers.fit(&*known, carried)) }
     {
         // SAFETY: as above.
         let known = unsafe { &mut *known };
         known.seen = entry.seen;
+        known.client_sequence = entry.client_sequence;
         // One that ended may be followed by a connection of the same ports, which has to take its place.
         if known.state != FlowState::Closing as u8 || HALF_OPEN.get_ptr_mut(&*key).is_none() {
-            return Ok(());
+            return Ok(true);
         }
     }
-    // A reset needs no answer: it begins nothing, and it must not make a flow of a handshake that it breaks off.
-    if carried.tcp_flags & tcp::RST != 0 {
-        return Ok(());
-    }
-    let Some(half) = HALF_OPEN.get_ptr_mut(&*key) else {
-        let _ = HALF_OPEN.insert(&*key, &*entry, 0);
-        return Ok(());
-    };
+    let Some(half) = HALF_OPEN.get_ptr_mut(&*key) else { return begin(key, entry, carried, unmarked) };
     // SAFETY: as above.
     let half = unsafe { &mut *half };
     if !is_of(half, entry) {
-        let _ = HALF_OPEN.insert(&*key, &*entry, 0);
-        return Ok(());
+        return begin(key, entry, carried, unmarked);
+    }
+    go_on(key, half, entry, &numbers, carried, unmarked)
+}
+
+/// Nothing is known of the flow. What was sent here for want of anybody else is left to the endpoint to judge.
+#[inline(always)]
+fn begin(key: &FlowKey, entry: &FlowEntry, carried: &Transport, unmarked: bool) -> Result<bool, DropReason> {
+    // A reset needs no answer: it begins nothing, and it must not make a flow of a handshake that it breaks off.
+    if unmarked && carried.tcp_flags & tcp::RST == 0 {
+        let _ = HALF_OPEN.insert(key, entry, 0);
+    }
+    Ok(unmarked)
+}
+
+/// The flow is half-open. A SYN may have been forged: only the ACK of the SYN-ACK that left, or a reset from who sent the
+/// SYN, belongs to it. A flow of UDP has nothing that a packet could fit.
+#[inline(always)]
+fn go_on(
+    key: &FlowKey,
+    half: &mut FlowEntry,
+    entry: &FlowEntry,
+    numbers: &Numbers,
+    carried: &Transport,
+    unmarked: bool,
+) -> Result<bool, DropReason> {
+    if carried.tcp_flags & tcp::RST != 0 {
+        return Ok(unmarked || numbers.sequence == half.client_sequence.wrapping_add(1));
     }
     half.seen = entry.seen;
-    if carried.protocol == protocol::TCP && half.state == FlowState::HalfOpen as u8 && half.sequence != 0 {
-        let acknowledged: [u8; 4] = packet.read(carried.l4 + 8)?;
-        if u32::from_be_bytes(acknowledged) == half.sequence.wrapping_add(1) {
-            half.state = FlowState::Established as u8;
-            let established = establish(key, half);
-            if established.is_err() {
-                // Refused, and so will the next one be.
-                half.state = FlowState::HalfOpen as u8;
-            }
-            return established;
+    let waits = half.state == FlowState::HalfOpen as u8 && half.sequence != 0;
+    if carried.protocol == protocol::TCP && waits && numbers.acknowledged == half.sequence.wrapping_add(1) {
+        half.state = FlowState::Established as u8;
+        half.client_sequence = numbers.sequence;
+        let established = establish(key, half);
+        if established.is_err() {
+            // Refused, and so will the next one be.
+            half.state = FlowState::HalfOpen as u8;
         }
+        return established.map(|()| true);
     }
-    Ok(())
+    Ok(unmarked || carried.protocol != protocol::TCP)
+}
+
+/// Whether a flow is known, for what an ICMP error says of it.
+#[inline(always)]
+#[must_use]
+pub fn is_known(key: &FlowKey) -> bool {
+    FLOWS.get_ptr(key).is_some() || HALF_OPEN.get_ptr(key).is_some()
+}
+
+/// TCP's numbers in a packet of a client; zero for others.
+struct Numbers {
+    sequence: u32,
+    acknowledged: u32,
+}
+
+#[inline(always)]
+fn numbers(packet: &Packet, carried: &Transport) -> Result<Numbers, DropReason> {
+    if carried.protocol != protocol::TCP {
+        return Ok(Numbers { sequence: 0, acknowledged: 0 });
+    }
+    let [sequence, acknowledged]: [[u8; 4]; 2] = packet.read(carried.l4 + 4)?;
+    Ok(Numbers { sequence: u32::from_be_bytes(sequence), acknowledged: u32::from_be_bytes(acknowledged) })
+}
+
+impl Numbers {
+    /// Whether they are near those of the flow's last packets: else it is another connection of the same ports, which some
+    /// other endpoint may know. Each number of a strange one fits by chance once in sixteen times.
+    #[inline(always)]
+    fn fit(&self, known: &FlowEntry, carried: &Transport) -> bool {
+        if carried.protocol != protocol::TCP {
+            return true;
+        }
+        let acknowledges = carried.tcp_flags & tcp::ACK != 0;
+        near(self.sequence, known.client_sequence)
+            && (!acknowledges || near(self.acknowledged, known.sequence))
+    }
+}
+
+/// More than any window that is in use.
+const WINDOW: u32 = 1 << 27;
+
+#[inline(always)]
+const fn near(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b).wrapping_add(WINDOW) < 2 * WINDOW
 }
 
 /// Moves a flow to the table that never evicts.
@@ -104,6 +172,7 @@ pub fn find(scratch: &mut Scratch, sequence: u32) -> Option<()> {
         // SAFETY: as above.
         let known = unsafe { &mut *known };
         known.seen = now();
+        known.sequence = sequence;
         if tcp_flags & (tcp::FIN | tcp::RST) != 0 {
             known.state = FlowState::Closing as u8;
         }
@@ -115,6 +184,7 @@ pub fn find(scratch: &mut Scratch, sequence: u32) -> Option<()> {
     if tcp_flags & tcp::RST == 0 {
         let state = if tcp_flags & tcp::FIN != 0 { FlowState::Closing } else { FlowState::Established };
         half.state = state as u8;
+        half.sequence = sequence;
         half.seen = now();
         // Where the table is full the entry stays where it is, and the reply is still rewritten.
         let _ = establish(key, half);

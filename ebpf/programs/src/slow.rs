@@ -4,15 +4,16 @@
 //! share them.
 
 use aya_ebpf::{bindings::xdp_action, helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
-use fairlead_abi::{DropReason, Encap, Roles};
+use fairlead_abi::{Address, DropReason, Encap, Roles, kind};
 
 use crate::{
+    bounce::{self, NOT_OURS},
     count, gateway, icmp,
     maps::{self, Scratch},
     packet::Packet,
     parse::{self, NOT_IP, STEERABLE},
-    receiver::{self, FINE},
-    setting,
+    receiver::{self, FINE, NOT_KNOWN},
+    report, setting,
     verdict::{self, UNDECIDED, Verdict},
 };
 
@@ -37,8 +38,15 @@ fn decide(ctx: &XdpContext, scratch: &mut Scratch) -> Result<Verdict, DropReason
         return Ok(Verdict::Pass);
     }
     let roles = setting!(roles);
-    if roles & Roles::RECEIVER != 0 && receiver::is_tunnel(&Packet::new(ctx), &scratch.packet.ip) {
-        let action = receive(ctx, scratch, end);
+    scratch.came_back = 0;
+    if receiver::is_tunnel(&Packet::new(ctx), &scratch.packet.ip) {
+        let mut action = UNDECIDED;
+        if roles & Roles::GATEWAY != 0 && bounce::has_come_back(ctx, &scratch.packet.ip) {
+            action = come_back(ctx, scratch, end);
+        }
+        if action == UNDECIDED && roles & Roles::RECEIVER != 0 {
+            action = receive(ctx, scratch, end);
+        }
         if action != UNDECIDED {
             return Ok(Verdict::Decided(action));
         }
@@ -55,29 +63,72 @@ fn decide(ctx: &XdpContext, scratch: &mut Scratch) -> Result<Verdict, DropReason
 /// A tunnel packet, for whomever: XDP's verdict, or [`UNDECIDED`] where it is none of ours.
 #[inline(always)]
 fn receive(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
-    let refused = unwrappable(ctx, scratch, end);
-    if refused != FINE {
-        return receiver::refuse(ctx, scratch, refused);
+    match unwrappable(ctx, scratch, end) {
+        FINE => receiver::unwrap(ctx, scratch),
+        NOT_KNOWN => bounce::send_back(ctx, scratch),
+        refused => receiver::refuse(ctx, scratch, refused),
     }
-    receiver::unwrap(ctx, scratch)
 }
 
-/// Delivers what a tunnel packet holds: [`FINE`], or why it can't be.
+/// Delivers what a tunnel packet holds: [`FINE`], [`NOT_KNOWN`], or why it can't be.
 #[inline(always)]
 fn unwrappable(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
+    let refused = receiver::check_sender(scratch);
+    if refused != FINE {
+        return refused;
+    }
+    let refused = opened(ctx, scratch, end);
+    if refused != FINE {
+        return refused;
+    }
+    scratch.delivery.outer = scratch.tunnel.destination;
+    scratch.gateway = scratch.tunnel.source;
+    deliver(ctx, scratch)
+}
+
+/// As [`receiver::deliver`]; what was not for the slot's current backend is claimed.
+#[inline(always)]
+fn deliver(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
+    let outcome = receiver::deliver(ctx, scratch);
+    if outcome == FINE && scratch.kind >= kind::FORMER {
+        report::claim(ctx, scratch);
+    }
+    outcome
+}
+
+/// Finds the packet inside a tunnel packet, `scratch.inner`: [`FINE`], or the number of the [`DropReason`] why there is none.
+#[inline(always)]
+fn opened(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
     let refused = receiver::check(ctx, scratch, end);
     if refused != FINE {
         return refused;
     }
-    let ip = &scratch.packet.ip;
+    let ip = &scratch.tunnel;
     let (inner, end) = (ip.l3 as u32 + scratch.outer, (ip.l3 + ip.length) as u32);
     match parse::parse_at(ctx, inner, end, &mut scratch.inner) {
-        STEERABLE => {}
-        NOT_IP => return DropReason::BadTunnel as u32,
-        reason => return reason,
+        STEERABLE => FINE,
+        NOT_IP => DropReason::BadTunnel as u32,
+        reason => reason,
     }
-    scratch.delivery.outer = scratch.packet.ip.destination;
-    receiver::deliver(ctx, scratch)
+}
+
+/// A tunnel packet to this gateway: what a receiver has sent back goes on. XDP's verdict, or [`UNDECIDED`] where it is
+/// none of ours.
+#[inline(always)]
+fn come_back(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
+    if opened(ctx, scratch, end) != FINE {
+        return UNDECIDED;
+    }
+    match bounce::take(ctx, scratch) {
+        UNDECIDED => {}
+        NOT_OURS => return UNDECIDED,
+        action => return action,
+    }
+    let action = gateway::go_on(ctx, scratch);
+    if action != UNDECIDED {
+        return end_of(ctx, scratch, action);
+    }
+    try_all(ctx, scratch, end)
 }
 
 /// A packet that may be for a VIP: XDP's verdict.
@@ -87,17 +138,47 @@ fn forward(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
     if action != UNDECIDED {
         return action;
     }
-    if scratch.steered.backend.encap == Encap::Local as u8 {
-        return deliver_here(ctx, scratch);
+    if !scratch.steered.is_usable() {
+        let action = gateway::go_on(ctx, scratch);
+        if action != UNDECIDED {
+            return end_of(ctx, scratch, action);
+        }
     }
-    let action = gateway::send(ctx, scratch);
-    if action != UNDECIDED {
-        return action;
-    }
-    icmp::too_big(ctx, scratch, end)
+    try_all(ctx, scratch, end)
 }
 
-/// A packet whose endpoint is on this node: XDP's verdict.
+/// The packet goes to the backend in `scratch.steered`, or where that is on this node and doesn't know it, to the next:
+/// XDP's verdict. A subprogram, because there are two ways to it.
+#[inline(never)]
+fn try_all(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
+    for _ in 0..=kind::LAST {
+        if scratch.steered.backend.encap != Encap::Local as u8 {
+            let action = gateway::send(ctx, scratch);
+            return if action == UNDECIDED { icmp::too_big(ctx, scratch, end) } else { action };
+        }
+        let action = deliver_here(ctx, scratch);
+        if action != NOT_KNOWN {
+            return action;
+        }
+        let action = gateway::go_on(ctx, scratch);
+        if action != UNDECIDED {
+            return end_of(ctx, scratch, action);
+        }
+    }
+    verdict::finish(ctx, Err(DropReason::Inconsistent))
+}
+
+/// There is no further backend: XDP's verdict.
+#[inline(always)]
+fn end_of(ctx: &XdpContext, scratch: &Scratch, action: u32) -> u32 {
+    if action == gateway::NOBODYS {
+        report::unclaimed(ctx, scratch);
+        return verdict::finish(ctx, Err(DropReason::Unclaimed));
+    }
+    action
+}
+
+/// A packet whose endpoint is on this node: XDP's verdict, or [`NOT_KNOWN`].
 #[inline(always)]
 fn deliver_here(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     if setting!(roles) & Roles::RECEIVER == 0 {
@@ -105,10 +186,16 @@ fn deliver_here(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     }
     scratch.inner = scratch.packet;
     scratch.delivery.outer = scratch.steered.backend.outer;
-    let refused = receiver::deliver(ctx, scratch);
-    if refused != FINE {
-        return verdict::finish(ctx, Ok(Verdict::Dropped(refused)));
+    scratch.gateway = Address { bytes: [0; 16] };
+    scratch.mark = scratch.steered.mark();
+    match deliver(ctx, scratch) {
+        FINE => {}
+        NOT_KNOWN => return NOT_KNOWN,
+        refused => return verdict::finish(ctx, Ok(Verdict::Dropped(refused))),
     }
     count::forwarded(&scratch.packet, scratch.service, scratch.steered.index);
+    if scratch.came_back != 0 {
+        return receiver::unwrap(ctx, scratch);
+    }
     xdp_action::XDP_PASS
 }

@@ -91,6 +91,7 @@ fn capacities(services: u32, kind: Kind) -> Capacities {
         },
         flows: 1024,
         half_open: 1024,
+        cache: 16,
         probes: 64,
     }
 }
@@ -105,6 +106,10 @@ fn settings(capacities: &Capacities) -> Settings {
         tunnel_v6: tunnel(Address::v6([0x20, 1, 0xd, 0xb8, 0, 0xf, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])),
         // What is measured is answering, not refusing to.
         icmp_per_second: 1_000_000_000,
+        cache_mask: 15,
+        bounces_per_second: 1_000_000_000,
+        bounces_per_prefix: 1_000_000_000,
+        reports_per_second: 1_000_000_000,
         padding: 0,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fairlead_abi::{BackendCounters, Counter, DropReason, ServiceCounters};
+use fairlead_abi::{BackendCounters, Counter, DropReason, FlowEvent, ServiceCounters};
 
 /// What programs count, or how much that changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct Counts {
     pub services: BTreeMap<u32, ServiceCounters>,
     /// By index in `BACKENDS`.
     pub backends: BTreeMap<u32, BackendCounters>,
+    /// By event.
+    pub events: BTreeMap<FlowEvent, u64>,
 }
 
 impl Counts {
@@ -56,6 +58,18 @@ impl Counts {
         counter.connections += u64::from(opens);
     }
 
+    /// One more of an event.
+    pub fn event(&mut self, event: FlowEvent) {
+        *self.events.entry(event).or_default() += 1;
+    }
+
+    /// The same, and one of an event.
+    #[must_use]
+    pub fn and(mut self, event: FlowEvent) -> Self {
+        self.event(event);
+        self
+    }
+
     /// One more packet that was answered in a service's name.
     pub fn answer(&mut self, service: u32, bytes: usize) {
         let counter = self.services.entry(service).or_default();
@@ -83,6 +97,9 @@ impl Counts {
             counter.packets -= was.packets;
             counter.connections -= was.connections;
         }
+        for (event, was) in &earlier.events {
+            *change.events.entry(*event).or_default() -= was;
+        }
         change.without_zeroes()
     }
 
@@ -91,6 +108,7 @@ impl Counts {
     pub fn without_zeroes(mut self) -> Self {
         self.drops.retain(|_, counter| *counter != Counter::default());
         self.services.retain(|_, counter| *counter != ServiceCounters::default());
+        self.events.retain(|_, count| *count != 0);
         self.backends.retain(|_, counter| *counter != BackendCounters::default());
         self
     }

@@ -15,7 +15,8 @@ use aya::{
 };
 use fairlead::dataplane::{Capacities, Dataplane, Instance, Programs};
 use fairlead_abi::{
-    Address, Delivery, DeliveryKey, DropReason, FlowEntry, FlowKey, ProbeTarget, Settings, Slot, map, program,
+    Address, CacheBucket, CacheTag, Cached, Delivery, DeliveryKey, DropReason, FlowEntry, FlowEvent, FlowKey,
+    ProbeTarget, Settings, map, program,
 };
 
 use super::{Counts, Tables};
@@ -24,8 +25,8 @@ use super::{Counts, Tables};
 const TABLES: fairlead_core::planner::Capacities = fairlead_core::planner::Capacities {
     buckets: 0,
     slots: 1024,
-    backends: 64,
-    service_ids: 64,
+    backends: 256,
+    service_ids: 128,
     hops: 16,
     deliveries: 256,
     gateways: 64,
@@ -43,6 +44,7 @@ pub struct Run {
 /// The programs, loaded.
 pub struct Lab {
     instance: Instance,
+    settings: Settings,
     dataplane: Dataplane,
     flows: HashMap<MapData, FlowKey, FlowEntry>,
     half_open: HashMap<MapData, FlowKey, FlowEntry>,
@@ -74,14 +76,16 @@ impl Lab {
             flows,
             half_open: 16_384,
             probes: 16,
+            cache: settings.cache_mask + 1,
         };
         let mut guard = RemoveOnError(Some(instance.clone()));
         let dataplane = Dataplane::load(&instance, &programs(), settings, &capacities).map_err(with_log)?;
-        fill(&instance, tables, settings.bucket_mask)?;
+        fill(&instance, tables, settings)?;
         let lab = Self {
             flows: HashMap::try_from(open(&instance, map::FLOWS)?)?,
             half_open: HashMap::try_from(open(&instance, map::HALF_OPEN)?)?,
             instance,
+            settings: *settings,
             dataplane,
             out: vec![0; 16_384],
         };
@@ -125,12 +129,20 @@ impl Lab {
         Ok(Run { action: result.return_value, frame: self.out[..length].to_vec() })
     }
 
+    /// Fills the flow cache anew.
+    pub fn fill_cache(&self, tables: &Tables) -> Result<()> {
+        fill_cache(&self.instance, tables, &self.settings)
+    }
+
     /// All counters, as they stand.
     pub fn counts(&self) -> Result<Counts> {
         let reader = self.dataplane.counters()?;
         let mut counts = Counts::default();
         for reason in DropReason::ALL {
             counts.drops.insert(*reason, reader.drops(*reason)?);
+        }
+        for event in FlowEvent::ALL {
+            counts.events.insert(*event, reader.events(*event)?);
         }
         for id in 0..TABLES.service_ids {
             counts.services.insert(id, reader.service(id)?);
@@ -193,13 +205,14 @@ fn open(instance: &Instance, name: &str) -> Result<Map> {
 }
 
 /// Writes `tables` into the maps of an instance.
-fn fill(instance: &Instance, tables: &Tables, mask: u32) -> Result<()> {
-    let slots = tables.services.iter().flat_map(|service| &service.slots).map(|&slot| Slot::new(slot));
+fn fill(instance: &Instance, tables: &Tables, settings: &Settings) -> Result<()> {
+    let slots = tables.services.iter().flat_map(|service| service.slots.iter().copied());
     let backends = tables.services.iter().flat_map(|service| service.backends.iter().copied());
     write_array(instance, map::HOPS, 1, tables.hops.iter().copied())?;
     write_array(instance, map::BACKENDS, 1, backends)?;
     write_array(instance, map::SLOTS, 0, slots)?;
-    write_array(instance, map::SERVICES, 0, tables.buckets(mask).into_iter())?;
+    write_array(instance, map::SERVICES, 0, tables.buckets(settings.bucket_mask).into_iter())?;
+    fill_cache(instance, tables, settings)?;
     let mut deliveries = HashMap::<_, DeliveryKey, Delivery>::try_from(open(instance, map::DELIVERIES)?)?;
     for (key, delivery) in &tables.deliveries {
         deliveries.insert(key, delivery, 0)?;
@@ -215,6 +228,23 @@ fn fill(instance: &Instance, tables: &Tables, mask: u32) -> Result<()> {
         gateways.insert(&Key::new(length, Address::from(prefix.network()).bytes), 1, 0)?;
     }
     Ok(())
+}
+
+/// What the agent of a gateway would have learned.
+fn fill_cache(instance: &Instance, tables: &Tables, settings: &Settings) -> Result<()> {
+    let mut buckets = vec![CacheBucket::default(); settings.cache_mask as usize + 1];
+    for (key, flow, backend) in &tables.cache {
+        let tag = CacheTag::new(settings.seed, tables.service(key).id, flow);
+        let bucket = &mut buckets[tag.bucket(settings.cache_mask) as usize];
+        let free = bucket.entries.iter_mut().find(|entry| **entry == 0).context("no room in the cache")?;
+        *free = tag.entry(*backend);
+    }
+    write_array(instance, map::CACHE, 0, buckets.into_iter())?;
+    let mut cached = vec![Cached::default(); Cached::elements(TABLES.slots) as usize];
+    for slot in tables.cached_slots(settings.seed) {
+        cached[slot as usize / Cached::SLOTS].slots[slot as usize % Cached::SLOTS] = 1;
+    }
+    write_array(instance, map::CACHED, 0, cached.into_iter())
 }
 
 fn write_array<T: Pod>(

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use fairlead_abi::{
-    Address, BUCKET_ENTRIES, Backend, Bucket, Delivery, DeliveryKey, Encap, Family, Hop, MAX_PROBE,
-    ProbeTarget, Ring, ServiceEntry, ServiceKey, bucket_of,
+    Address, BUCKET_ENTRIES, Backend, Bucket, Delivery, DeliveryKey, Encap, Family, Flow, Hop, MAX_PROBE,
+    NO_BACKEND, ProbeTarget, Ring, ServiceEntry, ServiceKey, Slot, bucket_of, flow_hash, slot_of,
 };
 use ipnet::IpNet;
 
@@ -21,6 +21,8 @@ pub struct Tables {
     pub gateways: Vec<IpNet>,
     /// Where probes go, by number.
     pub probes: Vec<(u32, ProbeTarget)>,
+    /// What the flow cache holds: flows of services, and numbers of their backends.
+    pub cache: Vec<(ServiceKey, Flow, u16)>,
 }
 
 /// A service.
@@ -33,7 +35,7 @@ pub struct Service {
     /// See [`ServiceEntry::flags`].
     pub flags: u32,
     /// Its ring: numbers of its backends; empty: none.
-    pub slots: Vec<u16>,
+    pub slots: Vec<Slot>,
     /// Its own list.
     pub backends: Vec<Backend>,
     /// A ring that the entry names instead of `slots`: one that is outside the table.
@@ -86,8 +88,21 @@ impl Service {
     #[must_use]
     pub fn new(id: u32, key: ServiceKey, size: usize, backends: Vec<Backend>) -> Self {
         let count = u16::try_from(backends.len()).expect("fewer than 65,536 backends");
-        let slots = if count == 0 { vec![] } else { (0..count).cycle().take(size).collect() };
+        let ring = (0..count).cycle().map(Slot::new).take(if count == 0 { 0 } else { size });
+        let slots = ring.collect();
         Self { id, key, flags: 0, slots, backends, astray: None }
+    }
+
+    /// The same, with one former backend in every slot: the next of its backends; with two, the one after it too, and so on.
+    #[must_use]
+    pub fn with_formers(mut self, formers: usize) -> Self {
+        let count = u16::try_from(self.backends.len()).expect("fewer than 65,536 backends");
+        for slot in self.slots.iter_mut().filter(|slot| slot.current != NO_BACKEND) {
+            for (step, former) in (1..).zip(&mut slot.formers[..formers]) {
+                *former = (slot.current + step) % count;
+            }
+        }
+        self
     }
 
     /// The entry that says "this address is a VIP".
@@ -108,6 +123,22 @@ impl Tables {
     #[must_use]
     pub fn first_slots(&self) -> Vec<u32> {
         running(0, self.services.iter().map(|service| service.slots.len()))
+    }
+
+    /// The service with a key. Panics where there is none: the test is wrong.
+    #[must_use]
+    pub fn service(&self, key: &ServiceKey) -> &Service {
+        self.services.iter().find(|service| service.key == *key).expect("a service of the test")
+    }
+
+    /// The indexes of slots that the flow cache holds flows of.
+    pub fn cached_slots(&self, seed: u64) -> impl Iterator<Item = u32> {
+        let places: Vec<_> = self.services.iter().zip(self.first_slots()).collect();
+        self.cache.iter().map(move |(key, flow, _)| {
+            let (service, first) = places.iter().find(|(service, _)| service.key == *key).expect("a service");
+            let size = u32::try_from(service.slots.len()).expect("a ring");
+            first + slot_of(flow_hash(seed, flow), size)
+        })
     }
 
     /// The service table of `mask + 1` buckets. Panics where a key finds no place.

@@ -6,9 +6,9 @@
 use std::{collections::BTreeSet, env, fmt::Write as _, time::Instant};
 
 use anyhow::Result;
-use fairlead_abi::{Roles, Settings};
+use fairlead_abi::{FlowEvent, Roles, Settings};
 use fairlead_tests::packets::{
-    Lab, Run, Tables,
+    Counts, Lab, Run, Tables,
     model::{Flows, Model},
     random::{Rng, mutate, packet, reply, scene, settings},
     report::{DROP, Row, action_name, hex, outcome},
@@ -27,7 +27,13 @@ const AT_GATEWAY: &[&str] = &[
     "ingress PASS as it was",
     "ingress REDIRECT changed",
     "ingress TX changed",
+    "bad_mark",
     "bad_source",
+    "event forgotten",
+    "event guess",
+    "event passed_over",
+    "event sent_on",
+    "event unclaimed",
     "extension_header",
     "fragment",
     "icmp_unrelated",
@@ -41,6 +47,7 @@ const AT_GATEWAY: &[&str] = &[
     "too_big_silent",
     "truncated",
     "ttl_expired",
+    "unclaimed",
     "unsupported_protocol",
 ];
 
@@ -50,7 +57,9 @@ const AT_RECEIVER: &[&str] = &[
     "ingress PASS changed",
     "egress action 4294967295 as it was",
     "egress action 4294967295 changed",
+    "bad_mark",
     "bad_tunnel",
+    "event bounced",
     "extension_header",
     "fragment",
     "icmp_unrelated",
@@ -113,14 +122,22 @@ impl Pair {
     /// Begins anew, without flows.
     fn restart(&mut self) -> Result<()> {
         self.model = Model::new(&self.settings, &self.tables);
+        self.lab.fill_cache(&self.tables)?;
         self.lab.clear_flows()
+    }
+
+    /// All counters but that of claims, which are limited by time.
+    fn counts(&self) -> Result<Counts> {
+        let mut counts = self.lab.counts()?;
+        counts.events.remove(&FlowEvent::Claimed);
+        Ok(counts)
     }
 
     /// Where flows differ.
     fn flows(&self) -> Result<(Flows, Flows)> {
         let mut got = Flows { established: self.lab.flows()?, half_open: self.lab.half_open()? };
         for entry in got.established.values_mut().chain(got.half_open.values_mut()) {
-            entry.seen = 0;
+            (entry.seen, entry.claimed) = (0, 0);
         }
         Ok((self.model.flows.clone(), got))
     }
@@ -128,14 +145,15 @@ impl Pair {
     /// All of `events` from a node without flows; the first difference, if any.
     fn batch(&mut self, events: &[Event]) -> Result<Option<String>> {
         self.restart()?;
-        let before = self.lab.counts()?;
+        let before = self.counts()?;
         for (number, event) in events.iter().enumerate() {
             if let Some(row) = self.step(event)? {
                 return self.explain(&events[..=number], &row.to_string()).map(Some);
             }
         }
-        let counts = self.lab.counts()?.since(&before);
+        let counts = self.counts()?.since(&before);
         self.seen.extend(counts.drops.keys().map(|reason| reason.name().to_owned()));
+        self.seen.extend(counts.events.keys().map(|event| format!("event {}", event.name())));
         let (expected, got) = self.flows()?;
         if counts == self.model.counts && expected == got {
             return Ok(None);
@@ -146,11 +164,11 @@ impl Pair {
     /// The same again, step by step: text about the first event on which anything differs.
     fn explain(&mut self, events: &[Event], difference: &str) -> Result<String> {
         self.restart()?;
-        let mut before = self.lab.counts()?;
+        let mut before = self.counts()?;
         for (number, event) in events.iter().enumerate() {
             self.model.counts = Default::default();
             let row = self.step(event)?;
-            let now = self.lab.counts()?;
+            let now = self.counts()?;
             let counts = now.since(&before);
             before = now;
             let (expected, got) = self.flows()?;

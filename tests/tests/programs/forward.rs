@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use fairlead_abi::{kind, mark};
 use fairlead_tests::packets::{
     Carried, Counts, IpPacket,
     build::{self, Tcp, flags, gue, ipip, tcp, udp},
@@ -17,8 +18,9 @@ fn inner(packet: &IpPacket) -> IpPacket {
 /// The outer packet that the backend of a service port gets.
 fn outer(packet: &IpPacket, from: u16, to: u16) -> IpPacket {
     let gue_port = || 0xc000 | (hash(packet.source, from, to) & 0x3fff) as u16;
+    let id = mark_of_current(packet, from, to);
     let (packet, far) = (inner(packet), FAR.map(ip));
-    match to {
+    let outer = match to {
         port::IPIP_V4 | port::OTHER_INTERFACE | port::TAGGED | port::TWICE_TAGGED => {
             ipip(ip(TUNNELS[0]), far[0], &packet)
         }
@@ -26,7 +28,8 @@ fn outer(packet: &IpPacket, from: u16, to: u16) -> IpPacket {
         port::GUE_V4 => gue(ip(TUNNELS[0]), far[0], gue_port(), &packet),
         port::GUE_V6 => gue(ip(TUNNELS[1]), far[1], gue_port(), &packet),
         _ => panic!("no tunnel to {to}"),
-    }
+    };
+    IpPacket { id, ..outer }
 }
 
 const TUNNEL_PORTS: [u16; 4] = [port::IPIP_V4, port::IPIP_V6, port::GUE_V4, port::GUE_V6];
@@ -183,7 +186,7 @@ fn an_icmp_error_goes_to_the_backend_of_the_flow_that_it_quotes() {
                 let error = quoting(kind, &sent.bytes());
                 let packet = build::ip(router, vip, error);
                 let frame = incoming(packet.clone()).bytes();
-                let out = outer_for(client, &packet, to);
+                let out = outer_for(client, &packet, to, protocol);
                 let (service, backend) = counted(vip, to, protocol);
                 let counts = Counts::of_forward(service, backend, frame.len(), false);
                 let out = outgoing(&HOP, out).bytes();
@@ -199,8 +202,11 @@ fn quoting(kind: u8, quote: &[u8]) -> Carried {
 }
 
 /// The outer packet of an ICMP error: steered by the quoted flow of `client`, whoever sends the error.
-fn outer_for(client: IpAddr, packet: &IpPacket, to: u16) -> IpPacket {
+fn outer_for(client: IpAddr, packet: &IpPacket, to: u16, protocol: u8) -> IpPacket {
     let mut outer = outer(packet, 40_000, to);
+    if protocol == TCP {
+        outer.id = mark(hash(client, 40_000, to), kind::CURRENT, false);
+    }
     if let Carried::Udp(datagram) = &mut outer.carried {
         datagram.source = 0xc000 | (hash(client, 40_000, to) & 0x3fff) as u16;
     }

@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use fairlead_abi::{
     Address, Backend, Delivery, DeliveryKey, DropReason, ENDPOINT_OWNS_VIP, Encap, Flow, Hop, NO_BACKEND,
-    Ring, Roles, ServiceEntry, ServiceKey, Settings, TunnelSource, flow_hash,
+    Ring, Roles, ServiceEntry, ServiceKey, Settings, Slot, TunnelSource, flow_hash, kind, mark,
 };
 use fairlead_tests::packets::{
-    Counts, Frame, IpPacket, Lab, Service, Tables,
+    Carried, Counts, Frame, IpPacket, Lab, Service, Tables,
+    build::{self, Tcp, flags, ipip, tcp},
     report::{DROP, PASS, REDIRECT, Row, TRANSMIT, outcome},
     tables::{backend, delivery, endpoint, service_key},
 };
@@ -49,6 +50,8 @@ pub const TUNNELS: [&str; 2] = ["198.51.100.1", "2001:db8:77::1"];
 pub const GATEWAYS: [&str; 2] = ["198.51.100.9", "2001:db8:77::9"];
 /// Remote endpoints.
 pub const FAR: [&str; 2] = ["192.0.2.101", "2001:db8:200::101"];
+/// Others, by GUE.
+pub const FAR_BY_GUE: [&str; 2] = ["192.0.2.102", "2001:db8:200::102"];
 /// This node's endpoint.
 pub const POD: [&str; 2] = ["192.0.2.1", "2001:db8:200::1"];
 /// This node's endpoint that owns the VIP.
@@ -75,6 +78,14 @@ pub mod port {
     pub const GONE_HOP: u16 = 92;
     pub const TAGGED: u16 = 93;
     pub const TWICE_TAGGED: u16 = 94;
+    /// Its slots have the other three of its four backends as formers.
+    pub const FORMERS: u16 = 95;
+    /// As `FORMERS`, and its second and third backend's nodes don't answer.
+    pub const SILENT: u16 = 96;
+    /// As `FORMERS`, over UDP marked, because slots have changed lately.
+    pub const RECENT: u16 = 97;
+    /// Two backends that are this node's, and a third that isn't.
+    pub const TWO_LOCAL: u16 = 98;
     /// Not served.
     pub const NONE: u16 = 9;
 }
@@ -100,6 +111,10 @@ pub fn settings(roles: u32) -> Settings {
         tunnel_v4: source(TUNNELS[0]),
         tunnel_v6: source(TUNNELS[1]),
         icmp_per_second: 1_000_000_000,
+        cache_mask: 15,
+        bounces_per_second: 1_000_000_000,
+        bounces_per_prefix: 1_000_000_000,
+        reports_per_second: 1_000_000_000,
         padding: 0,
     }
 }
@@ -146,24 +161,56 @@ fn add_services(tables: &mut Tables, vip: IpAddr, protocol: u8) {
         (port::GONE_HOP, vec![far(0, Encap::Ipip, 3)]),
         (port::TAGGED, vec![far(0, Encap::Ipip, 4)]),
         (port::TWICE_TAGGED, vec![far(0, Encap::Ipip, 5)]),
+        (port::FORMERS, four_backends()),
+        (port::SILENT, silent(four_backends())),
+        (port::RECENT, four_backends()),
+        (
+            port::TWO_LOCAL,
+            vec![
+                backend(ip(POD[0]), Encap::Local, 0, 0),
+                backend(ip(POD[1]), Encap::Local, 0, 0),
+                far(0, Encap::Ipip, 1),
+            ],
+        ),
     ];
     for (number, backends) in backends {
         let key = service_key(vip, number, protocol);
         let mut service = Service::new(id_of(&key), key, 7, backends);
         match number {
             port::ASTRAY => service.astray = Some(Ring { first_slot: 1_000_000, size: 251 }),
-            port::EMPTY_SLOTS => service.slots.fill(NO_BACKEND),
+            port::FORMERS | port::SILENT => service = service.with_formers(3),
+            port::RECENT => {
+                service = service.with_formers(3);
+                service.flags = ServiceEntry::RECENT;
+            }
+            port::TWO_LOCAL => service = service.with_formers(2),
+            port::EMPTY_SLOTS => service.slots.fill(Slot::new(NO_BACKEND)),
             _ => {}
         }
         tables.services.push(service);
     }
     let pod = of_family(POD, vip);
-    for number in [port::IPIP_V4, port::LOCAL] {
+    for number in [port::IPIP_V4, port::LOCAL, port::FORMERS, port::TWO_LOCAL] {
         let key = service_key(vip, number, protocol);
         // Either family's tunnel may bring it.
         tables.deliveries.extend(POD.map(|outer| delivery(ip(outer), &key, pod, POD_PORT, MSS)));
         tables.deliveries.extend(OWNER.map(|outer| owned(delivery(ip(outer), &key, vip, number, MSS))));
     }
+}
+
+/// One by each encapsulation and family.
+pub fn four_backends() -> Vec<Backend> {
+    vec![
+        backend(ip(FAR[0]), Encap::Ipip, 1, 1500),
+        backend(ip(FAR[1]), Encap::Ipip, 1, 1500),
+        backend(ip(FAR_BY_GUE[0]), Encap::Gue, 1, 1500),
+        backend(ip(FAR_BY_GUE[1]), Encap::Gue, 1, 1500),
+    ]
+}
+
+fn silent(mut backends: Vec<Backend>) -> Vec<Backend> {
+    backends[1..3].iter_mut().for_each(|backend| backend.encap |= Backend::SILENT);
+    backends
 }
 
 fn owned((key, delivery): (DeliveryKey, Delivery)) -> (DeliveryKey, Delivery) {
@@ -187,6 +234,16 @@ pub fn counted(vip: IpAddr, port: u16, protocol: u8) -> (u32, u32) {
 pub fn hash(client: IpAddr, from: u16, to: u16) -> u32 {
     let [[a, b], [c, d]] = [from.to_be_bytes(), to.to_be_bytes()];
     flow_hash(settings(0).seed, &Flow { client: Address::from(client), ports: [a, b, c, d] })
+}
+
+/// The mark that a client's packet to its slot's current backend has.
+pub fn mark_of_current(packet: &IpPacket, from: u16, to: u16) -> u16 {
+    match &packet.carried {
+        Carried::Tcp(segment) if segment.flags & flags::SYN_ACK != flags::SYN => {
+            mark(hash(packet.source, from, to), kind::CURRENT, false)
+        }
+        _ => 0,
+    }
 }
 
 /// A frame from the router to the node.
@@ -244,7 +301,11 @@ impl Node {
             Then::Pass(bytes) => (PASS, bytes, counts),
             Then::Transmit(bytes) => (TRANSMIT, bytes, counts),
             Then::Redirect(bytes) => (REDIRECT, bytes, counts),
-            Then::Drop(reason) => (DROP, vec![], Counts::of_drop(reason, frame.len())),
+            Then::Drop(reason) => {
+                let mut counts = counts;
+                counts.drop_one(reason, frame.len());
+                (DROP, vec![], counts)
+            }
         };
         let before = self.lab.counts().unwrap();
         let run = self.lab.ingress(frame).unwrap();
@@ -259,6 +320,21 @@ impl Node {
             };
             self.failed.push(row.to_string());
         }
+    }
+
+    /// A client's handshake with this node's pod, whose tunnel packets come from another gateway. The numbers of packets
+    /// that say nothing else fit it.
+    pub fn connect(&mut self, vip: IpAddr, port: u16, from: u16) {
+        let (client, pod) = (of_family(CLIENTS, vip), of_family(POD, vip));
+        let arrives = |lab: &mut Lab, tcp_flags| {
+            let sent = build::ip(client, vip, tcp(from, port, tcp_flags));
+            let outer = ipip(ip(GATEWAYS[0]), ip(POD[0]), &sent);
+            assert_eq!(lab.ingress(&incoming(outer).bytes()).unwrap().action, PASS);
+        };
+        arrives(&mut self.lab, flags::SYN);
+        let answer = Tcp { sequence: u32::MAX, ..tcp(POD_PORT, from, flags::SYN_ACK) };
+        self.lab.egress(&outgoing(&HOP, build::ip(pod, client, answer)).bytes(), 0).unwrap();
+        arrives(&mut self.lab, flags::ACK);
     }
 
     /// It is dropped, and only that is counted.

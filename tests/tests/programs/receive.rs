@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use fairlead_abi::DropReason;
+use fairlead_abi::{DropReason, FlowEvent};
 use fairlead_tests::packets::{
     Carried, Counts, IpPacket,
     build::{self, Tcp, Udp, flags, gue, ipip, tcp, udp},
@@ -304,7 +304,16 @@ fn an_endpoint_on_the_gateways_own_node_is_served_without_leaving_it() {
             let (service, backend) = counted(vip, port::LOCAL, protocol);
             let frame = incoming(sent).tagged(vlans).bytes();
             let counts = Counts::of_forward(service, backend, frame.len(), opens);
-            node.row("here", &frame, Then::Pass(incoming(delivered).tagged(vlans).bytes()), counts);
+            let then = Then::Pass(incoming(delivered.clone()).tagged(vlans).bytes());
+            if protocol == UDP || opens {
+                node.row("here", &frame, then, counts);
+                continue;
+            }
+            let nobodys = Counts::default().and(FlowEvent::Unclaimed);
+            node.row("of no connection", &frame, Then::Drop(DropReason::Unclaimed), nobodys);
+            node.connect(vip, port::LOCAL, 40_000);
+            node.row("of a connection", &frame, then, counts);
+            node.lab.clear_flows().unwrap();
         }
         let kind = if vip.is_ipv4() { 3 } else { 2 };
         let (sent, quote) = error(kind, vip, (vip, port::LOCAL), TCP, 60, &[]);
@@ -312,6 +321,9 @@ fn an_endpoint_on_the_gateways_own_node_is_served_without_leaving_it() {
         let (service, backend) = counted(vip, port::LOCAL, TCP);
         let frame = incoming(sent).bytes();
         let counts = Counts::of_forward(service, backend, frame.len(), false);
+        let nobodys = Counts::default().and(FlowEvent::Unclaimed);
+        node.row("an ICMP error about nothing", &frame, Then::Drop(DropReason::Unclaimed), nobodys);
+        node.connect(vip, port::LOCAL, 40_000);
         node.row("an ICMP error", &frame, Then::Pass(incoming(delivered).bytes()), counts);
         // A node with both roles forwards the rest, and unwraps what other gateways send.
         let sent = build::ip(client, vip, tcp(1, port::IPIP_V4, flags::ACK));
@@ -321,7 +333,9 @@ fn an_endpoint_on_the_gateways_own_node_is_served_without_leaving_it() {
             node.row("unwrapped", &incoming(outer).bytes(), then, Counts::default());
         }
         let frame = incoming(sent.clone()).bytes();
-        let out = outgoing(&HOP, ipip(ip(TUNNELS[0]), ip(FAR[0]), &IpPacket { ttl: 63, ..sent })).bytes();
+        let id = mark_of_current(&sent, 1, port::IPIP_V4);
+        let outer = ipip(ip(TUNNELS[0]), ip(FAR[0]), &IpPacket { ttl: 63, ..sent });
+        let out = outgoing(&HOP, IpPacket { id, ..outer }).bytes();
         let (service, backend) = counted(vip, port::IPIP_V4, TCP);
         let counts = Counts::of_forward(service, backend, frame.len(), false);
         node.row("forwarded", &frame, Then::Transmit(out), counts);

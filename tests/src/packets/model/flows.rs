@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fairlead_abi::{Address, DropReason, FlowEntry, FlowKey, FlowState};
+use fairlead_abi::{Address, FlowEntry, FlowKey, FlowState};
 
 /// Both tables, with room for everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,50 +13,63 @@ pub struct Flows {
     pub half_open: BTreeMap<FlowKey, FlowEntry>,
 }
 
+/// What counts of a client's packet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    /// The endpoint is to take it, whether it knows the flow or not.
+    pub(super) unmarked: bool,
+    /// TCP's; 0 for UDP, as the numbers are.
+    pub(super) flags: u8,
+    pub(super) sequence: u32,
+    pub(super) acknowledged: u32,
+}
+
 impl Flows {
-    /// A client's packet is delivered. `acknowledged` is TCP's number, as the flags are; 0 for UDP.
+    /// A client's packet came; whether it is to be delivered.
     pub(super) fn client_sent(
         &mut self,
         key: &FlowKey,
         vip: Address,
         port: [u8; 2],
         mss: u16,
-        tcp_flags: u8,
-        acknowledged: u32,
-    ) -> Result<(), DropReason> {
-        let (opens, resets) = (tcp_flags & 0x12 == 0x02, tcp_flags & 0x04 != 0);
-        let state = if opens { FlowState::HalfOpen } else { FlowState::Unproven };
-        let fresh = FlowEntry { vip, port, mss, state: state as u8, ..FlowEntry::default() };
+        sent: Sent,
+    ) -> bool {
+        let Sent { unmarked, flags, sequence: client_sequence, acknowledged } = sent;
+        let (opens, resets) = (flags & 0x12 == 0x02, flags & 0x04 != 0);
+        let state = if opens && unmarked { FlowState::HalfOpen } else { FlowState::Unproven };
+        let fresh = FlowEntry { vip, port, mss, state: state as u8, client_sequence, ..FlowEntry::default() };
         let same = |entry: &FlowEntry| entry.vip == vip && entry.port == port;
-        if opens {
+        if opens && unmarked {
             // It says nothing yet; what is established stays so.
             self.half_open.insert(*key, fresh);
-            return Ok(());
+            return true;
         }
-        if let Some(entry) = self.established.get(key).filter(|entry| same(entry)) {
+        let half_open = self.half_open.contains_key(key);
+        let fits = |entry: &FlowEntry| unmarked || key.protocol != 6 || of_connection(entry, &sent);
+        if let Some(entry) = self.established.get_mut(key).filter(|entry| same(entry) && fits(entry)) {
+            entry.client_sequence = client_sequence;
             // After the end, another connection of the same ports may have begun.
-            let ended = entry.state == FlowState::Closing as u8;
-            if !ended || !self.half_open.contains_key(key) {
-                return Ok(());
+            if entry.state != FlowState::Closing as u8 || !half_open {
+                return true;
             }
         }
-        // A reset is not answered: nothing begins by it.
-        if resets {
-            return Ok(());
-        }
-        match self.half_open.get_mut(key).filter(|half| same(half)) {
-            None => {
+        let Some(half) = self.half_open.get_mut(key).filter(|half| same(half)) else {
+            // A reset is not answered: nothing begins by it.
+            if unmarked && !resets {
                 self.half_open.insert(*key, fresh);
             }
-            Some(half) => {
-                let waits =
-                    key.protocol == 6 && half.state == FlowState::HalfOpen as u8 && half.sequence != 0;
-                if waits && acknowledged == half.sequence.wrapping_add(1) {
-                    self.promote(key, FlowState::Established);
-                }
-            }
+            return unmarked;
+        };
+        if resets {
+            return unmarked || client_sequence == half.client_sequence.wrapping_add(1);
         }
-        Ok(())
+        let waits = key.protocol == 6 && half.state == FlowState::HalfOpen as u8 && half.sequence != 0;
+        if waits && acknowledged == half.sequence.wrapping_add(1) {
+            half.client_sequence = client_sequence;
+            self.promote(key, FlowState::Established);
+            return true;
+        }
+        unmarked || key.protocol == 17
     }
 
     /// An endpoint's packet leaves: what it is rewritten by.
@@ -69,6 +82,7 @@ impl Flows {
             return Some(*half);
         }
         if let Some(entry) = self.established.get_mut(key) {
+            entry.sequence = sequence;
             if ends {
                 entry.state = FlowState::Closing as u8;
             }
@@ -77,6 +91,7 @@ impl Flows {
         let half = *self.half_open.get(key)?;
         // An answer proves the flow; a refusal proves nothing.
         if !resets {
+            self.half_open.get_mut(key)?.sequence = sequence;
             self.promote(key, if ends { FlowState::Closing } else { FlowState::Established });
         }
         Some(half)
@@ -92,4 +107,14 @@ impl Flows {
             self.established.insert(*key, FlowEntry { state: state as u8, ..half });
         }
     }
+}
+
+/// Whether TCP's numbers lie within 128 MiB of the connection's last ones, in either direction.
+fn of_connection(entry: &FlowEntry, sent: &Sent) -> bool {
+    let near = |a: u32, b: u32| {
+        let apart = i64::from(a.wrapping_sub(b).cast_signed());
+        (-(1 << 27)..1 << 27).contains(&apart)
+    };
+    let acknowledges = sent.flags & 0x10 != 0;
+    near(sent.sequence, entry.client_sequence) && (!acknowledges || near(sent.acknowledged, entry.sequence))
 }

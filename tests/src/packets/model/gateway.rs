@@ -1,16 +1,26 @@
 //! The gateway: what is for a VIP is steered and forwarded.
 
 use fairlead_abi::{
-    Address, Backend, DropReason, Encap, Family, Flow, GUE_PORT, Hop, Roles, ServiceEntry, ServiceKey,
-    overhead,
+    Address, Backend, DropReason, Encap, Family, Flow, FlowEvent, GUE_PORT, Hop, NO_BACKEND, Roles,
+    ServiceEntry, ServiceKey, kind, mark, overhead,
 };
 
 use super::{
     super::checksum,
-    Ip, Model, Payload, Verdict, icmp,
-    lookup::Steered,
-    parse::{self},
+    Ip, Model, Payload, Verdict,
+    bounce::flow_of,
+    icmp,
+    lookup::{Place, Try},
+    parse,
 };
+
+/// What became of a packet that was to be encapsulated.
+enum Sent {
+    /// It goes to its backend.
+    Away(Verdict),
+    /// It is too big, and its sender is told.
+    Refused(Verdict),
+}
 
 impl Model {
     /// What becomes of a packet that is no tunnel packet for this node.
@@ -22,7 +32,7 @@ impl Model {
         };
         let (vip, vip_flags) = (vip.id, vip.flags);
         let payload = payload?;
-        let (key, flow) = if payload.is_icmp() {
+        if payload.is_icmp() {
             if !can_be_client(ip) {
                 return Err(DropReason::BadSource);
             }
@@ -34,57 +44,137 @@ impl Model {
                 icmp::Kind::Error => {}
                 icmp::Kind::Other => return Err(DropReason::UnsupportedProtocol),
             }
-            let quoted = icmp::quoted(frame, ip, &payload)
-                .and_then(|quoted| quoted.of(ip.destination))
-                .ok_or(DropReason::IcmpUnrelated)?;
-            let key = ServiceKey::new(ip.destination, quoted.port(), quoted.protocol, ip.family);
-            (key, quoted.flow())
-        } else {
-            let key =
-                ServiceKey::new(ip.destination, payload.destination_port(), payload.protocol, ip.family);
-            (key, Flow { client: ip.source, ports: payload.ports })
-        };
-        if self.lookup.service(key.vip, key.port, key.protocol, ip.family).is_none() {
+        }
+        let (key, flow) = flow_of(frame, ip, &payload).ok_or(DropReason::IcmpUnrelated)?;
+        let Some(service) = self.lookup.service(key.vip, key.port, key.protocol, ip.family) else {
             return match vip_flags & ServiceEntry::PASS_UNSERVED {
                 _ if payload.is_icmp() => Err(DropReason::IcmpUnrelated),
                 0 => Err(DropReason::PortNotServed),
                 _ => Ok(Verdict::Pass(frame.to_vec())),
             };
-        }
+        };
+        let recent = service.flags & ServiceEntry::RECENT != 0;
         if !can_be_client(ip) {
             return Err(DropReason::BadSource);
         }
-        let steered = self.lookup.steer(&key, &flow, self.settings.seed)?;
-        self.forward(frame, ip, &payload, &steered)
+        let place = self.lookup.place(&key, &flow, self.settings.seed)?;
+        let tries = self.tries(&place, (&key, &flow), &payload, recent);
+        if tries.is_empty() && payload.opens() {
+            return Err(DropReason::NoBackend);
+        }
+        self.forward(frame, ip, &payload, &place, &tries, None)
     }
 
-    fn forward(
+    /// The backends to try for a packet, in order.
+    fn tries(
+        &mut self,
+        place: &Place,
+        (key, flow): (&ServiceKey, &Flow),
+        payload: &Payload,
+        recent: bool,
+    ) -> Vec<Try> {
+        if payload.opens() {
+            if self.lookup.forget(key, flow) {
+                self.counts.event(FlowEvent::Forgotten);
+            }
+            return place.current().into_iter().collect();
+        }
+        match self.lookup.cached(key, flow) {
+            Some(NO_BACKEND) => place.current().into_iter().collect(),
+            Some(number) => {
+                let guess = place.attempt(kind::GUESS, number);
+                guess.into_iter().chain(place.after_current(Some(number))).collect()
+            }
+            None if place.is_udp && !recent && place.current().is_some() => {
+                place.current().into_iter().collect()
+            }
+            None => place.after_current(None),
+        }
+    }
+
+    /// Sends the packet to the first backend that can be tried, or on this node to the first that takes it. `tunnel` is the
+    /// outer header of a packet that came back.
+    pub(super) fn forward(
         &mut self,
         frame: &[u8],
         ip: &Ip,
         payload: &Payload,
-        steered: &Steered,
+        place: &Place,
+        tries: &[Try],
+        tunnel: Option<&Ip>,
     ) -> Result<Verdict, DropReason> {
-        let Steered { service, index, backend, hash } = steered;
-        let verdict = match encap(backend).ok_or(DropReason::NoBackend)? {
-            Encap::Local if !self.is(Roles::RECEIVER) => return Err(DropReason::Inconsistent),
-            // The local stack forwards it: TTL is its affair.
-            Encap::Local => Verdict::Pass(self.deliver(frame, ip, payload, backend.outer)?),
-            encap => {
-                if ip.ttl <= 1 {
-                    return Err(DropReason::TtlExpired);
-                }
-                let hop = *self.lookup.hop(backend.hop).ok_or(DropReason::NoNextHop)?;
-                let growth = usize::from(overhead(encap, family(backend)));
-                if ip.length + growth > usize::from(backend.mtu) {
-                    let mtu = usize::from(backend.mtu).saturating_sub(growth);
-                    return self.refuse(frame, ip, payload, mtu);
-                }
-                Verdict::Send(hop.ifindex, self.wrap(frame, ip, backend, &hop, *hash))
+        for next in tries {
+            let backend = Backend { encap: next.backend.encap & !Backend::SILENT, ..next.backend };
+            let marked = next.kind != kind::UNMARKED;
+            if marked && next.backend.encap & Backend::SILENT != 0 {
+                self.counts.event(FlowEvent::PassedOver);
+                continue;
             }
-        };
-        self.counts.forward(*service, *index, ip.end(), payload.opens());
-        Ok(verdict)
+            if marked && encap(&backend).is_none() {
+                continue;
+            }
+            let verdict = match encap(&backend).ok_or(DropReason::NoBackend)? {
+                Encap::Local if !self.is(Roles::RECEIVER) => return Err(DropReason::Inconsistent),
+                // The local stack forwards it: TTL is its affair.
+                Encap::Local => {
+                    let mark = mark(place.hash, next.kind, false);
+                    match self.deliver(frame, ip, payload, backend.outer, mark)? {
+                        None => continue,
+                        Some(delivered) => match tunnel {
+                            None => Verdict::Pass(delivered),
+                            Some(outer) => {
+                                let inner = self.without_outer(delivered, outer, ip.at - outer.at, ip);
+                                self.counts.forward(place.service, next.index, ip.end(), payload.opens());
+                                return inner.map(Verdict::Pass);
+                            }
+                        },
+                    }
+                }
+                encap => match self.send(frame, ip, payload, place, (next, &backend, encap), tunnel)? {
+                    Sent::Away(verdict) => verdict,
+                    Sent::Refused(verdict) => return Ok(verdict),
+                },
+            };
+            self.counts.forward(place.service, next.index, ip.end(), payload.opens());
+            return Ok(verdict);
+        }
+        if place.is_udp {
+            return Err(DropReason::NoBackend);
+        }
+        self.counts.event(FlowEvent::Unclaimed);
+        Err(DropReason::Unclaimed)
+    }
+
+    fn send(
+        &mut self,
+        frame: &[u8],
+        ip: &Ip,
+        payload: &Payload,
+        place: &Place,
+        (next, backend, encap): (&Try, &Backend, Encap),
+        tunnel: Option<&Ip>,
+    ) -> Result<Sent, DropReason> {
+        if ip.ttl <= 1 && tunnel.is_none() {
+            return Err(DropReason::TtlExpired);
+        }
+        let hop = *self.lookup.hop(backend.hop).ok_or(DropReason::NoNextHop)?;
+        let growth = usize::from(overhead(encap, family(backend)));
+        if ip.length + growth > usize::from(backend.mtu) {
+            if tunnel.is_some() {
+                return Err(DropReason::TooBigSilent);
+            }
+            let mtu = usize::from(backend.mtu).saturating_sub(growth);
+            return self.refuse(frame, ip, payload, mtu).map(Sent::Refused);
+        }
+        if next.kind == kind::GUESS {
+            self.counts.event(FlowEvent::Guess);
+        }
+        let mark = mark(place.hash, next.kind, false);
+        let mut inner = frame[ip.at..].to_vec();
+        if tunnel.is_none() {
+            lower_ttl(&mut inner, ip.family);
+        }
+        Ok(Sent::Away(Verdict::Send(hop.ifindex, self.wrap(&inner, ip, backend, &hop, (place.hash, mark)))))
     }
 
     /// The packet is too big: its sender is told how big it may be, if that is allowed (RFC 1122 3.2.2: never of an
@@ -105,7 +195,8 @@ impl Model {
     }
 
     /// Outer headers, with everything that varies by flow.
-    fn wrap(&self, frame: &[u8], ip: &Ip, backend: &Backend, hop: &Hop, hash: u32) -> Vec<u8> {
+    fn wrap(&self, inner: &[u8], ip: &Ip, backend: &Backend, hop: &Hop, (hash, mark): (u32, u16)) -> Vec<u8> {
+        let [high, low] = mark.to_be_bytes();
         let gue = backend.encap == Encap::Gue as u8;
         let next = match ip.family {
             _ if gue => 17,
@@ -123,14 +214,14 @@ impl Model {
                 let [.., a, b, c, d] = self.source(&self.settings.tunnel_v4, hash).bytes;
                 let mut outer = vec![0x45, ip.tos];
                 outer.extend(length(20 + between.len() + ip.length));
-                outer.extend([0, 0, 0x40, 0, 64, next, 0, 0, a, b, c, d]);
+                outer.extend([high, low, 0x40, 0, 64, next, 0, 0, a, b, c, d]);
                 outer.extend(backend.outer.to_v4());
                 let sum = checksum::internet(&[&outer]);
                 outer[10..12].copy_from_slice(&sum);
                 ([0x08, 0x00], outer)
             }
             Family::V6 => {
-                let mut outer = vec![0x60 | ip.tos >> 4, ip.tos << 4, 0, 0];
+                let mut outer = vec![0x60 | ip.tos >> 4, ip.tos << 4, high, low];
                 outer.extend(length(between.len() + ip.length));
                 outer.extend([next, 64]);
                 outer.extend(self.source(&self.settings.tunnel_v6, hash).bytes);
@@ -139,9 +230,7 @@ impl Model {
             }
         };
         let tags: Vec<u8> = hop.tags.into_iter().filter(|tag| *tag != [0; 4]).flatten().collect();
-        let mut inner = frame[ip.at..].to_vec();
-        lower_ttl(&mut inner, ip.family);
-        [&hop.destination_mac[..], &hop.source_mac, &tags, &kind, &outer, &between, &inner].concat()
+        [&hop.destination_mac[..], &hop.source_mac, &tags, &kind, &outer, &between, inner].concat()
     }
 
     /// An address of the prefix: the hash fills the bits that vary.
@@ -156,7 +245,7 @@ impl Model {
     }
 
     /// Whether the address is one of this gateway's tunnel prefix.
-    fn is_own(&self, address: Address, family: Family) -> bool {
+    pub(super) fn is_own(&self, address: Address, family: Family) -> bool {
         let tunnel = match family {
             Family::V4 => &self.settings.tunnel_v4,
             Family::V6 => &self.settings.tunnel_v6,

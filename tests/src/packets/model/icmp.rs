@@ -82,7 +82,7 @@ pub(super) fn echo_reply(frame: &[u8], ip: &Ip, payload: &Payload) -> Vec<u8> {
 }
 
 /// Exchanges two neighbours of `length` bytes each.
-fn exchange(bytes: &mut [u8], at: usize, length: usize) {
+pub(super) fn exchange(bytes: &mut [u8], at: usize, length: usize) {
     let (first, second) = bytes[at..at + 2 * length].split_at_mut(length);
     first.swap_with_slice(second);
 }

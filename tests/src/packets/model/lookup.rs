@@ -3,21 +3,57 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use fairlead_abi::{
-    Address, Backend, Delivery, DeliveryKey, DropReason, Family, Flow, Hop, NO_BACKEND, ServiceKey,
-    flow_hash, slot_of,
+    Address, Backend, Delivery, DeliveryKey, DropReason, Family, Flow, Hop, ServiceKey, Slot, flow_hash,
+    kind, slot_of,
 };
 use ipnet::IpNet;
 
 use super::super::{Service, Tables};
 
-/// Where a packet is steered to.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Steered {
+/// Where a flow belongs: its service and slot.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// The service's id.
     pub(super) service: u32,
+    pub(super) is_udp: bool,
+    pub(super) hash: u32,
+    slot: Slot,
+    /// The service's own list, and the index of its first in `BACKENDS`.
+    backends: Vec<Backend>,
+    first: u32,
+}
+
+/// A backend to try.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Try {
+    pub(super) kind: u8,
     /// Index in `BACKENDS`.
     pub(super) index: u32,
     pub(super) backend: Backend,
-    pub(super) hash: u32,
+}
+
+impl Place {
+    /// A backend of the service; none by that number: none.
+    pub(super) fn attempt(&self, kind: u8, number: u16) -> Option<Try> {
+        let backend = *self.backends.get(usize::from(number))?;
+        Some(Try { kind, index: self.first + u32::from(number), backend })
+    }
+
+    /// Where the packet of a new connection goes, or of a flow that is nobody's.
+    pub(super) fn current(&self) -> Option<Try> {
+        self.attempt(kind::UNMARKED, self.slot.current)
+    }
+
+    /// The backends of the slot, one after the other, without one that was tried as a guess; a flow of UDP ends where it
+    /// began.
+    pub(super) fn after_current(&self, guessed: Option<u16>) -> Vec<Try> {
+        let [a, b, c] = self.slot.formers;
+        let current = (kind::CURRENT, self.slot.current);
+        let formers = (kind::FORMER..).zip([a, b, c]);
+        let all = std::iter::once(current).chain(formers).filter(|(_, number)| Some(*number) != guessed);
+        let tries = all.filter_map(|(kind, number)| self.attempt(kind, number));
+        tries.chain(if self.is_udp { self.current() } else { None }).collect()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -27,6 +63,7 @@ pub(super) struct Lookup {
     deliveries: HashMap<DeliveryKey, Delivery>,
     hops: Vec<Hop>,
     gateways: Vec<IpNet>,
+    cache: Vec<(ServiceKey, Flow, u16)>,
 }
 
 impl Lookup {
@@ -37,6 +74,7 @@ impl Lookup {
             deliveries: tables.deliveries.iter().copied().collect(),
             hops: tables.hops.clone(),
             gateways: tables.gateways.clone(),
+            cache: tables.cache.clone(),
         }
     }
 
@@ -48,18 +86,36 @@ impl Lookup {
         self.service(address, 0, 0, family)
     }
 
-    /// The flow's slot gives the backend.
-    pub(super) fn steer(&self, key: &ServiceKey, flow: &Flow, seed: u64) -> Result<Steered, DropReason> {
+    /// The flow's place.
+    pub(super) fn place(&self, key: &ServiceKey, flow: &Flow, seed: u64) -> Result<Place, DropReason> {
         let (service, first) = &self.services[key];
         if service.astray.is_some() {
             return Err(DropReason::Inconsistent);
         }
         let hash = flow_hash(seed, flow);
         let size = u32::try_from(service.slots.len()).expect("a ring");
-        let slot = service.slots.get(slot_of(hash, size) as usize).filter(|&&slot| slot != NO_BACKEND);
-        let number = *slot.ok_or(DropReason::NoBackend)?;
-        let backend = service.backends[usize::from(number)];
-        Ok(Steered { service: service.id, index: first + u32::from(number), backend, hash })
+        let slot = *service.slots.get(slot_of(hash, size) as usize).ok_or(DropReason::NoBackend)?;
+        Ok(Place {
+            service: service.id,
+            is_udp: key.protocol == 17,
+            hash,
+            slot,
+            backends: service.backends.clone(),
+            first: *first,
+        })
+    }
+
+    /// The number of the backend that the cache names for a flow.
+    pub(super) fn cached(&self, key: &ServiceKey, flow: &Flow) -> Option<u16> {
+        let found = self.cache.iter().find(|(of, known, _)| of == key && known == flow);
+        found.map(|(.., number)| *number)
+    }
+
+    /// Removes a flow from the cache; whether it was there.
+    pub(super) fn forget(&mut self, key: &ServiceKey, flow: &Flow) -> bool {
+        let before = self.cache.len();
+        self.cache.retain(|(of, known, _)| of != key || known != flow);
+        self.cache.len() < before
     }
 
     pub(super) fn hop(&self, number: u32) -> Option<&Hop> {

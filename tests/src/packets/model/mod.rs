@@ -2,8 +2,10 @@
 //!
 //! Written from the design and the abi crate's words, slowly and clearly: whole slices, no fast path, a hash map for
 //! each table. It shares with the programs what the abi crate holds (layouts, hashes, reasons) and nothing else.
-//! Messages of a gateway's own are never limited here: tests give the limit room.
+//! Messages of a gateway's own and bounces are never limited here: tests give the limits room. It has no clock, so it
+//! claims nothing.
 
+mod bounce;
 mod flows;
 mod gateway;
 mod icmp;
@@ -75,6 +77,11 @@ impl Model {
     fn decide(&mut self, frame: &[u8]) -> Verdict {
         // What is not IP, or not even that, is for the local stack.
         let Some(ip) = parse::frame(frame) else { return Verdict::Pass(frame.to_vec()) };
+        if self.is(Roles::GATEWAY)
+            && let Some(verdict) = self.come_back(frame, &ip)
+        {
+            return verdict;
+        }
         if self.is(Roles::RECEIVER)
             && let Some(verdict) = self.receive(frame, &ip)
         {

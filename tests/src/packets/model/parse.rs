@@ -112,6 +112,23 @@ fn ipv6(header: &[u8], at: usize) -> Option<Ip> {
     })
 }
 
+/// The EtherType and the header of what a tunnel packet with `outer` bytes of headers holds.
+pub(super) fn inside(frame: &[u8], ip: &Ip, outer: usize) -> Result<([u8; 2], Ip), DropReason> {
+    if ip.fragment {
+        return Err(DropReason::Fragment);
+    }
+    if ip.end() > frame.len() || ip.length < outer {
+        return Err(DropReason::BadTunnel);
+    }
+    let version = frame.get(ip.at + outer).ok_or(DropReason::BadTunnel)? >> 4;
+    let kind = match (ip.next, version) {
+        (4 | 17, 4) => [0x08, 0x00],
+        (41 | 17, 6) => [0x86, 0xdd],
+        _ => return Err(DropReason::BadTunnel),
+    };
+    Ok((kind, packet(frame, ip.at + outer).ok_or(DropReason::BadTunnel)?))
+}
+
 /// What a packet that must end before the offset `limit` carries, or why it can't be steered by it.
 pub(super) fn payload(frame: &[u8], ip: &Ip, limit: usize) -> Result<Payload, DropReason> {
     let (protocol, at) = match ip.family {

@@ -1,84 +1,116 @@
 //! The receiver: tunnel packets for this node's endpoints.
 
 use fairlead_abi::{
-    Address, Delivery, DeliveryKey, DropReason, ENDPOINT_OWNS_VIP, Family, FlowKey, GUE_PORT,
+    Address, Delivery, DeliveryKey, DropReason, ENDPOINT_OWNS_VIP, Family, FlowKey, GUE_PORT, ServiceKey,
+    flow_hash, kind, read_mark,
 };
 
-use super::{super::checksum, Ip, Model, Payload, Verdict, icmp, parse};
+use super::{
+    super::checksum,
+    Ip, Model, Payload, Verdict,
+    bounce::{flow_of, mark_of},
+    flows::Sent,
+    icmp, parse,
+};
 
 impl Model {
     /// What becomes of a tunnel packet; `None`: it is none, or for somebody else.
     pub(super) fn receive(&mut self, frame: &[u8], ip: &Ip) -> Option<Verdict> {
         let outer = outer_length(frame, ip)?;
         match self.unwrap(frame, ip, outer) {
-            Ok(unwrapped) => Some(Verdict::Pass(unwrapped)),
-            Err(reason) => {
-                let ours = self.lookup.delivery(&DeliveryKey::endpoint_only(ip.destination)).is_some();
-                ours.then_some(Verdict::Drop(reason))
-            }
+            Ok(verdict) => Some(verdict),
+            Err(reason) => self.is_here(ip.destination).then_some(Verdict::Drop(reason)),
         }
     }
 
-    fn unwrap(&mut self, frame: &[u8], ip: &Ip, outer: usize) -> Result<Vec<u8>, DropReason> {
+    fn unwrap(&mut self, frame: &[u8], ip: &Ip, outer: usize) -> Result<Verdict, DropReason> {
         if !self.lookup.is_gateway(ip.source) {
             return Err(DropReason::StrangerTunnel);
         }
-        if ip.fragment {
-            return Err(DropReason::Fragment);
-        }
-        if ip.end() > frame.len() || ip.length < outer {
-            return Err(DropReason::BadTunnel);
-        }
-        let version = frame.get(ip.at + outer).ok_or(DropReason::BadTunnel)? >> 4;
-        let kind = match (ip.next, version) {
-            (4 | 17, 4) => [0x08, 0x00],
-            (41 | 17, 6) => [0x86, 0xdd],
-            _ => return Err(DropReason::BadTunnel),
-        };
-        let inner = parse::packet(frame, ip.at + outer).ok_or(DropReason::BadTunnel)?;
+        let (_, inner) = parse::inside(frame, ip, outer)?;
         let payload = parse::payload(frame, &inner, ip.end())?;
-        let mut rewritten = self.deliver(frame, &inner, &payload, ip.destination)?;
-        carry_congestion(&mut rewritten, ip, &inner)?;
-        Ok([&frame[..ip.at - 2], &kind, &rewritten[inner.at..]].concat())
+        let mark = mark_of(frame, ip);
+        let hash = flow_of(frame, &inner, &payload).map(|(_, flow)| flow_hash(self.settings.seed, &flow));
+        match self.deliver(frame, &inner, &payload, ip.destination, mark)? {
+            Some(rewritten) => self.without_outer(rewritten, ip, outer, &inner).map(Verdict::Pass),
+            None => Ok(self.bounce(frame, ip, hash.expect("it is of a flow"))),
+        }
     }
 
-    /// The frame with the packet `ip` rewritten for the endpoint that `outer` stands for.
+    /// The frame without its outer header.
+    pub(super) fn without_outer(
+        &self,
+        mut frame: Vec<u8>,
+        ip: &Ip,
+        outer: usize,
+        inner: &Ip,
+    ) -> Result<Vec<u8>, DropReason> {
+        let (kind, _) = parse::inside(&frame, ip, outer)?;
+        carry_congestion(&mut frame, ip, inner)?;
+        Ok([&frame[..ip.at - 2], &kind, &frame[inner.at..]].concat())
+    }
+
+    fn is_here(&self, endpoint: Address) -> bool {
+        self.lookup.delivery(&DeliveryKey::endpoint_only(endpoint)).is_some()
+    }
+
+    /// The frame with the packet `ip` rewritten for the endpoint that `outer` stands for; `None`: by its mark the flow would
+    /// have to be known, and isn't.
     pub(super) fn deliver(
         &mut self,
         frame: &[u8],
         ip: &Ip,
         payload: &Payload,
         outer: Address,
-    ) -> Result<Vec<u8>, DropReason> {
-        if payload.is_icmp() {
-            return self.deliver_error(frame, ip, payload, outer);
-        }
-        let port = [payload.ports[2], payload.ports[3]];
-        let delivery = self.delivery(outer, ip, port, payload.protocol)?;
-        let key = FlowKey {
+        mark: u16,
+    ) -> Result<Option<Vec<u8>>, DropReason> {
+        let (key, flow) = flow_of(frame, ip, payload).ok_or(DropReason::IcmpUnrelated)?;
+        let kind = match read_mark(mark, flow_hash(self.settings.seed, &flow)) {
+            Some((kind, false)) => kind,
+            _ => return Err(DropReason::BadMark),
+        };
+        let unmarked = kind == kind::UNMARKED;
+        let Some(delivery) = self.delivery(outer, &key) else {
+            return if !unmarked && self.is_here(outer) { Ok(None) } else { Err(DropReason::NotDelivered) };
+        };
+        let [from, to] = [[flow.ports[0], flow.ports[1]], [flow.ports[2], flow.ports[3]]];
+        let known = FlowKey {
             endpoint: delivery.endpoint,
-            client: ip.source,
+            client: flow.client,
             endpoint_port: delivery.port,
-            client_port: [payload.ports[0], payload.ports[1]],
-            protocol: payload.protocol,
+            client_port: from,
+            protocol: key.protocol,
             padding: [0; 3],
         };
-        let acknowledged = if payload.protocol == 6 { word(frame, payload.at + 8) } else { 0 };
-        self.flows.client_sent(&key, ip.destination, port, delivery.mss, payload.tcp_flags, acknowledged)?;
+        if payload.is_icmp() {
+            if !unmarked && self.flows.known(&known).is_none() {
+                return Ok(None);
+            }
+            return self.deliver_error(frame, ip, payload, &delivery).map(Some);
+        }
+        let sent = Sent {
+            unmarked,
+            flags: payload.tcp_flags,
+            sequence: if payload.protocol == 6 { word(frame, payload.at + 4) } else { 0 },
+            acknowledged: if payload.protocol == 6 { word(frame, payload.at + 8) } else { 0 },
+        };
+        if !self.flows.client_sent(&known, ip.destination, to, delivery.mss, sent) {
+            return Ok(None);
+        }
         let mut rewritten = frame.to_vec();
         if delivery.flags & ENDPOINT_OWNS_VIP != 0 {
-            return Ok(rewritten);
+            return Ok(Some(rewritten));
         }
         set_destination(&mut rewritten, ip, delivery.endpoint);
         rewritten[payload.at + 2..payload.at + 4].copy_from_slice(&delivery.port);
-        let old = [&octets(ip.destination, ip.family)[..], &port].concat();
+        let old = [&octets(ip.destination, ip.family)[..], &to].concat();
         let new = [&octets(delivery.endpoint, ip.family)[..], &delivery.port].concat();
         if payload.protocol == 6 {
             mend(&mut rewritten, payload.at + 16, &old, &new, checksum::replaced);
         } else {
             mend(&mut rewritten, payload.at + 6, &old, &new, checksum::replaced_in_udp);
         }
-        Ok(rewritten)
+        Ok(Some(rewritten))
     }
 
     /// An ICMP error: what it quotes becomes a packet of the endpoint.
@@ -87,12 +119,11 @@ impl Model {
         frame: &[u8],
         ip: &Ip,
         payload: &Payload,
-        outer: Address,
+        delivery: &Delivery,
     ) -> Result<Vec<u8>, DropReason> {
         let quoted = icmp::quoted(frame, ip, payload).and_then(|quoted| quoted.of(ip.destination));
         let quoted = quoted.ok_or(DropReason::IcmpUnrelated)?;
         let port = quoted.port().to_be_bytes();
-        let delivery = self.delivery(outer, ip, port, quoted.protocol)?;
         let mut rewritten = frame.to_vec();
         if delivery.flags & ENDPOINT_OWNS_VIP != 0 {
             return Ok(rewritten);
@@ -120,10 +151,16 @@ impl Model {
         Ok(rewritten)
     }
 
-    fn delivery(&self, outer: Address, ip: &Ip, port: [u8; 2], protocol: u8) -> Result<Delivery, DropReason> {
-        let key =
-            DeliveryKey { outer, vip: ip.destination, port, protocol, family: ip.family as u8, padding: 0 };
-        self.lookup.delivery(&key).copied().ok_or(DropReason::NotDelivered)
+    fn delivery(&self, outer: Address, service: &ServiceKey) -> Option<Delivery> {
+        let key = DeliveryKey {
+            outer,
+            vip: service.vip,
+            port: service.port.to_be_bytes(),
+            protocol: service.protocol,
+            family: service.family,
+            padding: 0,
+        };
+        self.lookup.delivery(&key).copied()
     }
 }
 
@@ -148,7 +185,7 @@ fn carry_congestion(frame: &mut [u8], outer: &Ip, inner: &Ip) -> Result<(), Drop
 }
 
 /// Bytes of the outer headers, if they are a tunnel's: IP in IP, or GUE by its port, which a fragment hasn't.
-fn outer_length(frame: &[u8], ip: &Ip) -> Option<usize> {
+pub(super) fn outer_length(frame: &[u8], ip: &Ip) -> Option<usize> {
     if ip.header_length < 20 {
         return None;
     }

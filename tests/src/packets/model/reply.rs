@@ -30,7 +30,8 @@ impl Model {
         };
         let tcp = payload.protocol == 6;
         let sequence = frame[payload.at + 4..payload.at + 8].try_into().ok()?;
-        let entry = self.flows.endpoint_sent(&key, payload.tcp_flags, u32::from_be_bytes(sequence))?;
+        let sequence = if tcp { u32::from_be_bytes(sequence) } else { 0 };
+        let entry = self.flows.endpoint_sent(&key, payload.tcp_flags, sequence)?;
         let mut reply = frame.to_vec();
         let (source, vip) = (octets(ip.source, ip.family), octets(entry.vip, ip.family));
         let at = ip.at + if ip.family == Family::V4 { 12 } else { 8 };

@@ -2,9 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use fairlead_abi::{Flow, flow_hash, mark};
+
 use super::{
     Rng,
-    scene::{ENDPOINTS, PORTS, SOURCES, VIPS, address, endpoint_of, fits},
+    scene::{
+        CLIENTS_V4, CLIENTS_V6, ENDPOINTS, FIRST_CLIENT_PORT, OWN, PORTS, SEED, SOURCES, VIPS, address,
+        endpoint_of, fits,
+    },
 };
 use crate::packets::build::{Carried, Frame, IpPacket, Tcp, Udp, flags, gue, ip, ipip, tcp, udp};
 
@@ -17,7 +22,8 @@ const CLIENT_PORTS: usize = 3;
 pub fn packet(rng: &mut Rng) -> Vec<u8> {
     let packet = match rng.below(16) {
         0..8 => client(rng),
-        8..15 => tunnel(rng, 0),
+        8..13 => tunnel(rng, 0),
+        13 | 14 => bounce(rng),
         _ => return noise(rng),
     };
     frame(rng, packet).bytes()
@@ -155,7 +161,8 @@ fn segment(rng: &mut Rng, source: u16, destination: u16) -> Tcp {
         _ => vec![],
     };
     Tcp {
-        sequence: rng.word().into(),
+        // Near each other, or far apart.
+        sequence: u32::from(rng.word()) << rng.pick(&[0, 0, 0, 16]),
         options,
         payload: sized_payload(rng),
         ..tcp(source, destination, flags)
@@ -202,10 +209,46 @@ fn tunnel(rng: &mut Rng, depth: usize) -> IpPacket {
     } else {
         gue(source, address(endpoint), 0xc000 | rng.word(), &inner)
     };
+    let outer = IpPacket { id: mark_for(rng, &inner, false), ..outer };
     match rng.below(16) {
         0 => unusual(rng, outer),
         1 => IpPacket { tos: outer.tos | 3, ..outer },
         _ => outer,
+    }
+}
+
+/// A tunnel packet that comes back, or seems to.
+fn bounce(rng: &mut Rng) -> IpPacket {
+    let inner = client(rng);
+    let own = address(rng.pick(&OWN));
+    let far = rng.pick(if own.is_ipv4() {
+        &["192.0.2.101", "192.0.2.102"]
+    } else {
+        &["2001:db8:200::101", "2001:db8:200::102"]
+    });
+    let outer = if rng.once_in(2) {
+        ipip(address(far), own, &inner)
+    } else {
+        gue(address(far), own, 0xc000 | rng.word(), &inner)
+    };
+    let id = mark_for(rng, &inner, true);
+    if rng.once_in(16) { unusual(rng, outer) } else { IpPacket { id, ..outer } }
+}
+
+/// Most often a right mark, else none or a wrong one. Of ICMP errors none is right but by chance.
+fn mark_for(rng: &mut Rng, inner: &IpPacket, back: bool) -> u16 {
+    let ports = match &inner.carried {
+        Carried::Tcp(segment) => [segment.source, segment.destination],
+        Carried::Udp(datagram) => [datagram.source, datagram.destination],
+        _ => [0; 2],
+    };
+    let [[a, b], [c, d]] = ports.map(u16::to_be_bytes);
+    let hash = flow_hash(SEED, &Flow { client: inner.source.into(), ports: [a, b, c, d] });
+    match rng.below(10) {
+        0..2 => 0,
+        2 => rng.word(),
+        3 => mark(hash, rng.pick(&[1, 2, 3, 4, 5]), !back),
+        _ => mark(hash, rng.pick(&[1, 1, 2, 3, 4, 5]), back),
     }
 }
 
@@ -214,18 +257,14 @@ fn port(rng: &mut Rng) -> u16 {
 }
 
 fn client_port(rng: &mut Rng) -> u16 {
-    40_000 + u16::try_from(rng.below(CLIENT_PORTS)).expect("a port")
+    FIRST_CLIENT_PORT + u16::try_from(rng.below(CLIENT_PORTS)).expect("a port")
 }
 
 /// One of a few clients, any address, or one that no client can have.
 fn client_address(rng: &mut Rng, vip: IpAddr) -> IpAddr {
     let v4 = vip.is_ipv4();
     match rng.below(12) {
-        0..8 => address(rng.pick(if v4 {
-            &["192.0.2.50", "192.0.2.51"]
-        } else {
-            &["2001:db8:5::1", "2001:db8:5::2"]
-        })),
+        0..8 => address(rng.pick(if v4 { &CLIENTS_V4 } else { &CLIENTS_V6 })),
         8..11 => random_address(rng, vip),
         _ if v4 => {
             address(rng.pick(&["127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "240.0.0.1", VIPS[0]]))

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use fairlead_abi::{
-    Address, Backend, Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, Encap, Hop, NO_BACKEND, Ring, ServiceEntry,
-    Settings, TunnelSource,
+    Address, Backend, Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, Encap, Flow, Hop, NO_BACKEND, Ring,
+    ServiceEntry, ServiceKey, Settings, Slot, TunnelSource,
     protocol::{TCP, UDP},
 };
 
@@ -26,6 +26,16 @@ pub(super) const SOURCES: [&str; 6] = [
     "192.0.2.200",
     "2001:db8:dead::1",
 ];
+/// The federation's.
+pub(super) const SEED: u64 = 0x5eed;
+/// Clients that flows are learned of.
+pub(super) const CLIENTS_V4: [&str; 2] = ["192.0.2.50", "192.0.2.51"];
+/// The same.
+pub(super) const CLIENTS_V6: [&str; 2] = ["2001:db8:5::1", "2001:db8:5::2"];
+/// The first of their ports.
+pub(super) const FIRST_CLIENT_PORT: u16 = 40_000;
+/// Where this gateway's tunnel packets come from, and bounces go to.
+pub(super) const OWN: [&str; 4] = ["198.51.100.0", "198.51.100.9", "2001:db8:77::", "2001:db8:77::1:2"];
 /// The endpoints' own port for each of theirs.
 const ENDPOINT_PORT: u16 = 8000;
 
@@ -34,13 +44,17 @@ const ENDPOINT_PORT: u16 = 8000;
 pub fn settings(roles: u32) -> Settings {
     let source = |address: &str, vary| TunnelSource { address: ip(address).into(), vary, padding: 0 };
     Settings {
-        seed: 0x5eed,
+        seed: SEED,
         roles,
         bucket_mask: 7,
         tunnel_v4: source("198.51.100.0", [0, 0, 0, 0x0f]),
         tunnel_v6: source("2001:db8:77::", [0xff, 0xff, 0xff, 0xff]),
         // So high that it is never reached.
         icmp_per_second: 4_000_000_000,
+        cache_mask: 15,
+        bounces_per_second: 4_000_000_000,
+        bounces_per_prefix: 4_000_000_000,
+        reports_per_second: 4_000_000_000,
         padding: 0,
     }
 }
@@ -65,6 +79,7 @@ pub fn scene() -> Tables {
         add_services(&mut tables, ip(vip), number * 10);
     }
     tables.deliveries.extend(ENDPOINTS[..4].iter().map(|address| endpoint(ip(address))));
+    tables.cache = learned(&tables);
     tables
 }
 
@@ -88,6 +103,10 @@ fn add_services(tables: &mut Tables, vip: IpAddr, id: u32) {
         backend(ip("2001:db8:200::106"), Encap::Ipip, 99, 1500), // a next hop outside the table
         backend(ip("192.0.2.107"), Encap::Ipip, 5, 1500),        // next hops in VLANs
         backend(ip("2001:db8:200::107"), Encap::Gue, 6, 1500),
+        Backend {
+            encap: Encap::Ipip as u8 | Backend::SILENT,
+            ..backend(ip("192.0.2.108"), Encap::Ipip, 1, 1500)
+        },
     ];
     let add = |tables: &mut Tables, number: u32, port: u16, protocol: u8, backends: Vec<Backend>| {
         let key = service_key(vip, port, protocol);
@@ -113,18 +132,42 @@ fn add_services(tables: &mut Tables, vip: IpAddr, id: u32) {
         ]);
     };
     add(tables, 0, 80, TCP, far.clone());
+    give_formers(tables, 3, 0);
     add(tables, 1, 53, UDP, far);
+    // Half of these have changed lately.
+    give_formers(tables, 3, if id.is_multiple_of(20) { ServiceEntry::RECENT } else { 0 });
     if id % 20 == 10 {
         add(tables, 2, 443, TCP, odd);
+        give_formers(tables, 2, 0);
         add(tables, 3, 443, UDP, vec![]);
     } else {
         add(tables, 2, 443, TCP, vec![backend(ip("192.0.2.107"), Encap::Ipip, 2, 1400)]);
         let holes = tables.services.last_mut().expect("just added");
-        holes.slots[7..20].fill(NO_BACKEND);
+        holes.slots[7..20].fill(Slot::new(NO_BACKEND));
         add(tables, 3, 8443, UDP, vec![]);
         let astray = tables.services.last_mut().expect("just added");
         astray.astray = Some(Ring { first_slot: 1_000_000, size: 251 });
     }
+}
+
+/// Gives the service that was added last former backends, and flags.
+fn give_formers(tables: &mut Tables, formers: usize, flags: u32) {
+    let service = tables.services.pop().expect("just added");
+    tables.services.push(Service { flags, ..service.with_formers(formers) });
+}
+
+/// Flows of the scene's clients that a gateway has learned something of.
+fn learned(tables: &Tables) -> Vec<(ServiceKey, Flow, u16)> {
+    let with_formers = tables.services.iter().filter(|service| service.backends.len() > 3);
+    let flows = with_formers.flat_map(|service| {
+        let client = if service.key.vip.is_v4() { CLIENTS_V4[0] } else { CLIENTS_V6[0] };
+        let [[a, b], [c, d]] = [FIRST_CLIENT_PORT.to_be_bytes(), service.key.port.to_be_bytes()];
+        let flow = |step| Flow { client: ip(client).into(), ports: [a, b + step, c, d] };
+        let most = u16::try_from(service.backends.len()).expect("a few");
+        // One of a backend, one that is nobody's, one whose backend is gone.
+        [(0, 1), (1, NO_BACKEND), (2, most - 1)].map(|(step, number)| (service.key, flow(step), number))
+    });
+    flows.collect()
 }
 
 fn as_it_is((key, delivery): (DeliveryKey, Delivery), own: Delivery) -> (DeliveryKey, Delivery) {
