@@ -28,7 +28,9 @@ pub use encap::{Encap, GUE_PORT, Hop, PROBE_MARK, PROBE_MARK_MASK, ProbeTarget, 
 pub use hash::{Flow, bucket_of, flow_hash, prefix_of, slot_of};
 pub use mark::{is_bounced, kind, mark, read_mark};
 pub use reason::DropReason;
-pub use receiver::{Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, FLOWS_LAYOUT, FlowEntry, FlowKey, FlowState};
+pub use receiver::{
+    Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, FLOWS_LAYOUT, FlowEntry, FlowKey, FlowState, LEAVING,
+};
 pub use report::{FlowReport, ReportKind};
 pub use ring::{Backend, NO_BACKEND, RING_SIZES, Ring, Slot};
 pub use service::{BUCKET_ENTRIES, Bucket, MAX_PROBE, ServiceEntry, ServiceKey, protocol};

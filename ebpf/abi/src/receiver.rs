@@ -7,6 +7,9 @@ use crate::{Address, DropReason, ServiceKey};
 /// The endpoint owns the VIP: it gets the unwrapped packet as it is.
 pub const ENDPOINT_OWNS_VIP: u8 = 1;
 
+/// The endpoint has left its slices: it takes no SYN, only flows that it knows.
+pub const LEAVING: u8 = 2;
+
 /// A VIP and port at an endpoint of this node.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,7 +57,7 @@ pub struct Delivery {
     pub port: [u8; 2],
     /// Largest segment that the tunnel carries, for the MSS of SYN-ACKs; 0: leave it.
     pub mss: u16,
-    /// [`ENDPOINT_OWNS_VIP`].
+    /// [`ENDPOINT_OWNS_VIP`] and [`LEAVING`].
     pub flags: u8,
     /// Zero.
     pub padding: [u8; 3],

@@ -56,6 +56,13 @@ impl Backend {
     /// A bit of `encap`: its node doesn't answer now, so that all but new connections pass it over.
     pub const SILENT: u8 = 0x80;
 
+    /// [`Encap`](crate::Encap) as a number, whether its node answers or not.
+    #[inline(always)]
+    #[must_use]
+    pub const fn kind(&self) -> u8 {
+        self.encap & !Self::SILENT
+    }
+
     /// Whether its node doesn't answer now.
     #[inline(always)]
     #[must_use]
@@ -67,7 +74,7 @@ impl Backend {
     #[inline(always)]
     #[must_use]
     pub const fn answering(self) -> Self {
-        Self { encap: self.encap & !Self::SILENT, ..self }
+        Self { encap: self.kind(), ..self }
     }
 }
 

@@ -16,6 +16,7 @@ mod memo;
 mod plan;
 mod service;
 mod shares;
+mod slots;
 mod tables;
 mod verdict;
 
