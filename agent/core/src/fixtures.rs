@@ -113,7 +113,15 @@ pub(crate) fn planned(model: &Model, health: &Health) -> Tables {
 pub(crate) fn plan_at(planner: &mut Planner, model: &Model, health: &Health, ms: u64) -> Planned {
     let now = std::time::Duration::from_millis(ms);
     let (demand, links) = (Demand::default(), Arc::new(Links::new()));
-    planner.plan(&Inputs { model, health, demand: &demand, links: &links, now })
+    planner.plan(&Inputs {
+        model,
+        health,
+        demand: &demand,
+        links: &links,
+        held: &Held::default(),
+        silent: &Arc::default(),
+        now,
+    })
 }
 
 /// The table of `ns/web` at port 80 (IPv4).

@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 use fairlead_abi::ServiceKey;
 use fairlead_core::{
     model::{Demand, Health, Probe, ProbeState, Protocol, Tuning},
-    planner::{Planner, ServiceTable, ShardState, Tables, Verdict},
+    planner::{Installed, Planner, ServiceTable, ShardState, Tables, Verdict},
 };
 
 use crate::status::{Moment, Status, read_status};
@@ -26,8 +26,8 @@ pub(crate) struct Remembered {
     pub(crate) health: Health,
     /// Every port of every VIP.
     services: BTreeSet<ServiceKey>,
-    /// Those with a shard that was being let in.
-    returning: Vec<Arc<ServiceTable>>,
+    /// Those with a shard that was being let in, or with endpoints that lingered.
+    unsettled: Vec<Arc<ServiceTable>>,
     /// For what there was no room.
     unserved: BTreeSet<ServiceKey>,
     /// New connections per second, where that isn't too long ago.
@@ -58,25 +58,27 @@ impl Remembered {
         let age = status.at.zip(now).and_then(|(then, now)| then.age(now));
         let young = age.is_some_and(|age| age < DEMAND_LASTS);
         let demand = if young { status.demand.into_iter().collect() } else { Default::default() };
-        let is_returning = |table: &Arc<ServiceTable>| {
+        let is_unsettled = |table: &Arc<ServiceTable>| {
             table.shards.iter().any(|shard| matches!(shard.state, ShardState::Returning { .. }))
+                || table.backends.iter().any(|backend| backend.verdict == Verdict::Lingering)
         };
         Self {
             health: last_health(status.services.iter().map(|table| &**table)),
             services: status.services.iter().map(|table| table.key()).collect(),
-            returning: status.services.into_iter().filter(is_returning).collect(),
+            unsettled: status.services.into_iter().filter(is_unsettled).collect(),
             unserved: status.unserved.iter().map(Into::into).collect(),
             demand: Demand { per_second: demand },
             age,
         }
     }
 
-    /// One that goes on where the agent's was.
-    pub(crate) fn planner(&self, tuning: &Tuning) -> Planner {
+    /// One that goes on where the agent's was, with what it left in the kernel.
+    pub(crate) fn planner(&self, tuning: &Tuning, installed: &Installed) -> Planner {
         let mut planner = Planner::new();
         if let Some(age) = self.age {
-            planner.resume(self.returning.iter().map(|table| &**table), (age, Duration::ZERO), tuning);
+            planner.resume(self.unsettled.iter().map(|table| &**table), (age, Duration::ZERO), tuning);
         }
+        planner.inherit(installed, Duration::ZERO);
         planner
     }
 

@@ -26,7 +26,8 @@ impl Stages {
                 Newcomers::LetIn { last: &last }
             }
         };
-        let plan = follow(&planned.tables, &self.installed, self.now(), full, newcomers);
+        let slots = self.dataplane.slots();
+        let plan = follow(&planned.tables, &self.installed, slots, self.now(), full, newcomers);
         if let Some(failure) = self.carry_out(&plan).filter(|failure| !failure.serves) {
             return failure;
         }

@@ -10,7 +10,7 @@ use std::{
 
 use fairlead_abi::ServiceKey;
 use fairlead_core::{
-    model::{Declarations, Demand, Health, Model, ProbeState, merge},
+    model::{Declarations, Demand, Health, Held, Model, ProbeState, merge},
     planner::{Installed, Links, Planned, Planner},
 };
 use tokio::{
@@ -52,6 +52,10 @@ pub(super) struct Stages {
     pub(super) outers: watch::Sender<Arc<BTreeSet<IpAddr>>>,
     pub(super) sampler: Sampler,
     pub(super) demand: Demand,
+    /// What receivers say of flows.
+    pub(super) held: Held,
+    /// Outer destinations whose nodes don't answer.
+    pub(super) silent: Arc<BTreeSet<IpAddr>>,
     pub(super) planner: Planner,
     pub(super) model: Option<Model>,
     pub(super) planned: Option<Planned>,
@@ -126,7 +130,9 @@ impl Stages {
             outers,
             sampler: Sampler::new(&declared.tuning, &remembered.demand),
             demand: remembered.demand.clone(),
-            planner: remembered.planner(&declared.tuning),
+            held: Held::default(),
+            silent: Arc::default(),
+            planner: remembered.planner(&declared.tuning, &installed),
             model: None,
             planned: None,
             installed,

@@ -54,7 +54,7 @@ impl Stages {
         let now = self.now();
         let Some(planned) = &self.planned else { return };
         self.due = None;
-        let failure = match diff(&planned.tables, &self.installed, now) {
+        let failure = match diff(&planned.tables, &self.installed, self.dataplane.slots(), now) {
             Ok(plan) => self.carry_out(&plan),
             Err(PlanError::Full(full)) => Some(self.make_do(full)),
         };
@@ -77,7 +77,15 @@ impl Stages {
         let model = merge(&self.declared, self.federation.states(), &health, self.model.as_ref());
         self.federation.keep(&model);
         let now = self.now();
-        let inputs = Inputs { model: &model, health: &health, demand: &self.demand, links: &links, now };
+        let inputs = Inputs {
+            model: &model,
+            health: &health,
+            demand: &self.demand,
+            links: &links,
+            held: &self.held,
+            silent: &self.silent,
+            now,
+        };
         let planned = self.planner.plan(&inputs);
         let outers = Self::outers_of(&planned);
         self.outers.send_if_modified(|known| replace(known, outers));

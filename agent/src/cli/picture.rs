@@ -12,8 +12,8 @@ use std::time::Duration;
 use anyhow::Result;
 use aya::maps::MapData;
 use fairlead_abi::{
-    Backend, BackendCounters, Counter, DropReason, Encap, Hop, ServiceCounters, ServiceEntry, ServiceKey,
-    Slot,
+    Backend, BackendCounters, Counter, DropReason, Encap, Hop, NO_BACKEND, ServiceCounters, ServiceEntry,
+    ServiceKey, Slot,
 };
 use fairlead_core::model::Protocol;
 use fairlead_core::planner::{Capacities, Installed, NotTaken, Raw, ReadSlots, ServiceTable, WantedBackend};
@@ -159,7 +159,7 @@ impl<'a> Picture<'a> {
             let member = Member {
                 outer,
                 pinned: Some((index, *backend)),
-                hop_known: backend.encap == Encap::Local as u8 || hop.is_some_and(|hop| hop.ifindex != 0),
+                hop_known: backend.kind() == Encap::Local as u8 || hop.is_some_and(|hop| hop.ifindex != 0),
                 wanted: None,
                 slots: held.get(&index).copied().unwrap_or(0),
             };
@@ -181,7 +181,8 @@ impl<'a> Picture<'a> {
     fn held(&self, key: &ServiceKey, entry: &ServiceEntry) -> (BTreeMap<u32, u32>, u32) {
         let known: BTreeSet<u32> = self.installed.backends_of(key).map(|(index, _)| index).collect();
         let (mut held, mut unresolved) = (BTreeMap::new(), 0);
-        for slot in &*self.ring(entry) {
+        // Where nobody takes new connections, slots have formers only.
+        for slot in self.ring(entry).iter().filter(|slot| slot.current != NO_BACKEND) {
             let index = entry.backends + u32::from(slot.current);
             if known.contains(&index) {
                 *held.entry(index).or_default() += 1;
@@ -283,9 +284,10 @@ impl<'a> Service<'a> {
 
 impl Member<'_> {
     pub(super) fn encapsulation(&self) -> Option<&'static str> {
-        let number = self
-            .pinned
-            .map_or_else(|| self.wanted.map_or(0, |wanted| wanted.encap as u8), |(_, backend)| backend.encap);
+        let number = self.pinned.map_or_else(
+            || self.wanted.map_or(0, |wanted| wanted.encap as u8),
+            |(_, backend)| backend.kind(),
+        );
         const NAMES: [(Encap, &str); 3] =
             [(Encap::Ipip, "ipip"), (Encap::Gue, "gue"), (Encap::Local, "local")];
         NAMES.into_iter().find(|(encap, _)| *encap as u8 == number).map(|(_, name)| name)

@@ -224,7 +224,7 @@ impl BackendRow {
             Some(Verdict::Taken) => Style::Good,
             Some(Verdict::Standby) => Style::Dim,
             Some(verdict) if verdict.is_taken() => Style::Warning,
-            Some(Verdict::Draining | Verdict::NotReady) => Style::Warning,
+            Some(Verdict::Draining | Verdict::NotReady | Verdict::Lingering) => Style::Warning,
             Some(_) => Style::Bad,
         };
         let note = match self.installed {

@@ -69,9 +69,17 @@ impl Sample {
         let links = Arc::new(links());
         let demand = Demand::default();
         let now = Duration::ZERO;
-        let inputs = Inputs { model: &model, health: &health, demand: &demand, links: &links, now };
+        let inputs = Inputs {
+            model: &model,
+            health: &health,
+            demand: &demand,
+            links: &links,
+            held: &Held::default(),
+            silent: &Arc::default(),
+            now,
+        };
         let planned = Planner::new().plan(&inputs);
-        let plan = diff(&planned.tables, &Installed::empty(CAPACITIES), now).unwrap();
+        let plan = diff(&planned.tables, &Installed::empty(CAPACITIES), &Vec::new(), now).unwrap();
         let mut sample = Self {
             // As they come back from the agent's state, without rings.
             tables: planned

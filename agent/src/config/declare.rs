@@ -94,6 +94,8 @@ fn tuning(config: &Config) -> Tuning {
         return_steps: planner.return_steps,
         demand_smoothing: planner.demand_smoothing,
         demand_band_percent: planner.demand_band_percent,
+        linger: planner.linger_duration,
+        udp_unsettled: planner.udp_unsettled_duration,
     }
 }
 

@@ -227,6 +227,10 @@ section! {
         pub demand_smoothing: Duration = Duration::from_secs(10) => Duration::from_secs(1)..=Duration::from_secs(3600),
         /// By how much demand must change before weights follow.
         pub demand_band_percent: u8 = 10 => 1..=100,
+        /// How long an endpoint that has left its slices keeps its connections where its node says nothing of them.
+        pub linger_duration: Duration = Duration::from_secs(3600) => Duration::ZERO..=Duration::from_secs(604_800),
+        /// How long UDP flows may be another endpoint's after endpoints have changed; 0s: never.
+        pub udp_unsettled_duration: Duration = Duration::from_secs(30) => Duration::ZERO..=Duration::from_secs(3600),
     }
 }
 

@@ -43,6 +43,7 @@ impl Dataplane {
                 self.backends.write(*index, &fairlead_abi::Backend::default(), [HOP_WORD, 0, 1])
             }
             Action::WriteSlots { first, slots } => self.slots.fill(*first, slots.iter()),
+            Action::SetSlot { index, slot } => self.slots.fill(*index, std::iter::once(*slot)),
             Action::PublishEntry { bucket, entry, value, .. } => self.publish(*bucket, *entry, value),
             Action::UnpublishEntry { bucket, entry } => self.store_entry(*bucket, *entry, TAG_WORD, 0),
             Action::SwitchRing { bucket, entry, ring } => {

@@ -7,12 +7,18 @@ use std::{
 
 use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError};
 use fairlead_abi::{Address, Backend, Bucket, Delivery, DeliveryKey, Hop, Slot, map};
-use fairlead_core::planner::{Capacities, Raw};
+use fairlead_core::planner::{Capacities, Raw, ReadSlots};
 use ipnet::IpNet;
 
 use super::{Dataplane, Error, Instance, mapped::Mapped};
 
 impl Dataplane {
+    /// The slots of all rings.
+    #[must_use]
+    pub fn slots(&self) -> &dyn ReadSlots {
+        &self.slots
+    }
+
     /// What the tables hold now.
     pub fn observe(&self) -> Result<Raw<'_>, Error> {
         let deliveries =

@@ -1,7 +1,7 @@
 //! Whom to probe, and how: a pure function of a model and its tables.
 //!
-//! Every endpoint that could hold a slot is probed, ready or not, on every TCP port of its service. A probe goes to
-//! the VIP's port, which the receiver delivers as it would a client's packet; so another port (`fairlead.io/probe-port`)
+//! Every endpoint that could hold a slot is probed, ready or not, on every TCP port of its service; one that has left its
+//! slices is not. A probe goes to the VIP's port, which the receiver delivers as it would a client's packet; so another port (`fairlead.io/probe-port`)
 //! can only be one that the service serves at the same VIP. Where it isn't, that is a problem, and each port is asked
 //! itself.
 
@@ -13,7 +13,7 @@ use fairlead_abi::{Encap, Family, ServiceKey};
 use fairlead_core::model::{
     Model, ObjectName, ProbeKind, ProbeSpec, Problem, Protocol, Service, ServicePort, Shard,
 };
-use fairlead_core::planner::{ServiceTable, Tables, WantedBackend};
+use fairlead_core::planner::{ServiceTable, Tables, Verdict, WantedBackend};
 
 use crate::text::show_duration;
 
@@ -148,7 +148,8 @@ fn derive(service: &Service, tables: &[Arc<ServiceTable>], default: &ProbeSpec) 
     let specs: Vec<Arc<ProbeSpec>> =
         service.shards.iter().map(|shard| Arc::new(shard.spec.options.probe.over(default))).collect();
     for table in tables {
-        for backend in &table.backends {
+        // Who has left takes no new connections, whatever probes would say.
+        for backend in table.backends.iter().filter(|backend| backend.verdict != Verdict::Lingering) {
             let shard = usize::from(backend.shard);
             let Some(spec) = specs.get(shard).filter(|spec| spec.kind != ProbeKind::None) else { continue };
             let asked = match asked(table, backend, spec, tables) {

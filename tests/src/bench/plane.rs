@@ -1,12 +1,13 @@
 //! The BPF programs on tables that the planner filled: what an agent does, without its other stages.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use fairlead::dataplane::{Capacities, Dataplane, Instance, Programs};
 use fairlead_abi::{Address, Roles, Settings, TunnelSource};
-use fairlead_core::model::{Demand, Health, Model, merge};
+use fairlead_core::model::{Demand, Health, Held, Model, merge};
 use fairlead_core::planner::{self, Inputs, Installed, Planner, diff};
 
 use super::fleet::{CLUSTERS, ENDPOINTS, Fleet, Kind};
@@ -48,9 +49,17 @@ impl Plane {
         let began = Instant::now();
         let model = merge(&fleet.declared, &fleet.states, &health, self.model.as_ref());
         let now = self.started.elapsed();
-        let inputs = Inputs { model: &model, health: &health, demand: &demand, links: &fleet.links, now };
+        let inputs = Inputs {
+            model: &model,
+            health: &health,
+            demand: &demand,
+            links: &fleet.links,
+            held: &Held::default(),
+            silent: &Arc::default(),
+            now,
+        };
         let planned = self.planner.plan(&inputs);
-        let plan = diff(&planned.tables, &self.installed, now).context("plan")?;
+        let plan = diff(&planned.tables, &self.installed, self.dataplane.slots(), now).context("plan")?;
         let planning = began.elapsed();
         for action in &plan.actions {
             self.dataplane.apply(action).context("carry the plan out")?;

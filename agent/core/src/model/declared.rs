@@ -156,6 +156,10 @@ pub struct Tuning {
     pub demand_smoothing: Duration,
     /// By how much smoothed demand must leave the planned value before it is planned anew.
     pub demand_band_percent: u8,
+    /// How long an endpoint that has left its slices keeps its connections where nothing is heard of them.
+    pub linger: Duration,
+    /// How long flows of a UDP service may be a former backend's after its slots have changed; zero: never.
+    pub udp_unsettled: Duration,
 }
 
 impl Default for Tuning {
@@ -166,6 +170,8 @@ impl Default for Tuning {
             return_steps: 4,
             demand_smoothing: Duration::from_secs(10),
             demand_band_percent: 10,
+            linger: Duration::from_secs(3600),
+            udp_unsettled: Duration::from_secs(30),
         }
     }
 }

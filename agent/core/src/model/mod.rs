@@ -9,6 +9,7 @@ mod demand;
 mod draft;
 mod endpoints;
 mod health;
+mod held;
 mod merge;
 mod name;
 mod options;
@@ -23,6 +24,7 @@ pub use declared::{Cluster, Declarations, Distances, Gateway, Here, Tuning, Tunn
 pub use demand::{Demand, DemandFilter};
 pub use endpoints::{Rejected, Rejection};
 pub use health::{Health, Probe, ProbeState, ServiceHealth};
+pub use held::{Held, Holding};
 pub use merge::merge;
 pub use name::{ObjectName, Place, Protocol};
 pub use options::{ProbeKind, ProbeOptions, ProbeSpec, ServiceOptions};

@@ -1,17 +1,23 @@
 //! A model into tables, again and again: what didn't change is not made again.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::take;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairlead_abi::{Delivery, DeliveryKey, ServiceEntry, ServiceKey};
+use fairlead_abi::{Delivery, DeliveryKey, Family, ServiceEntry, ServiceKey};
 
 use super::candidates::Target;
 use super::deliveries::deliveries;
 use super::history::History;
-use super::service::{Circumstances, table};
-use super::{Links, ServiceTable, ShardState, Tables};
-use crate::model::{Declarations, Demand, Health, Model, ObjectName, Service, ServiceHealth, Tuning};
+use super::lingering::{Inherited, Lingering};
+use super::service::{Circumstances, Memory, table};
+use super::{Installed, Links, ServiceTable, ShardState, Tables};
+use crate::model::{
+    Declarations, Demand, Health, Held, Model, ObjectName, Service, ServiceHealth, ServicePort, Tuning,
+};
 
 /// Everything that tables depend on.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +30,10 @@ pub struct Inputs<'a> {
     pub demand: &'a Demand,
     /// How outer destinations are reached.
     pub links: &'a Arc<Links>,
+    /// What receivers say of flows.
+    pub held: &'a Held,
+    /// Outer destinations whose nodes don't answer.
+    pub silent: &'a Arc<BTreeSet<IpAddr>>,
     /// Time since the agent's start.
     pub now: Duration,
 }
@@ -33,20 +43,22 @@ pub struct Inputs<'a> {
 pub struct Planned {
     /// What the kernel should hold.
     pub tables: Tables,
-    /// When to plan again although no input changes: a returning shard's next step.
+    /// When to plan again although no input changes: a returning shard's next step, or the end of what lingers.
     pub due: Option<Duration>,
 }
 
 /// Plans.
 ///
-/// The tables are a function of the inputs and of which shards have lately come back, nothing else: what it keeps of
-/// earlier calls only saves time.
+/// The tables are a function of the inputs, of which shards have lately come back and of which endpoints have left, nothing
+/// else: what it keeps of earlier calls beyond that only saves time.
 #[derive(Clone, Debug, Default)]
 pub struct Planner {
     declared: Arc<Declarations>,
     services: BTreeMap<ObjectName, Planning>,
     /// Which shards were returning when this planner took over, of services that it has not planned yet.
     resumed: BTreeMap<ObjectName, History>,
+    /// What may linger from before, of services that it has not planned yet.
+    inherited: Inherited,
     /// The links last given, and what became of them.
     limited: Option<(Arc<Links>, Arc<Links>)>,
 }
@@ -58,6 +70,7 @@ struct Planning {
     health: Option<Arc<ServiceHealth>>,
     demand: u64,
     history: History,
+    lingering: Lingering,
     tables: Vec<(ServiceKey, Arc<ServiceTable>)>,
     deliveries: Vec<(DeliveryKey, Delivery)>,
     due: Option<Duration>,
@@ -70,7 +83,8 @@ impl Planner {
         Self::default()
     }
 
-    /// Goes on letting in the shards that were returning in `tables`, which another planner made, `age` before `now`.
+    /// Goes on letting in the shards that were returning in `tables`, which another planner made, `age` before `now`, and
+    /// knows the endpoints that lingered.
     pub fn resume<'a>(
         &mut self,
         tables: impl IntoIterator<Item = &'a ServiceTable>,
@@ -78,6 +92,7 @@ impl Planner {
         tuning: &Tuning,
     ) {
         for table in tables {
+            self.inherited.resume(table, now);
             for shard in &table.shards {
                 if let ShardState::Returning { step, .. } = shard.state {
                     let history = self.resumed.entry(table.name.clone()).or_default();
@@ -85,6 +100,12 @@ impl Planner {
                 }
             }
         }
+    }
+
+    /// What the kernel holds lingers as far as it isn't wanted, also where no table tells of it: a lost state directory
+    /// breaks no connection.
+    pub fn inherit(&mut self, installed: &Installed, now: Duration) {
+        self.inherited.read(installed, now);
     }
 
     /// The tables of `inputs`.
@@ -96,7 +117,12 @@ impl Planner {
             self.services.values_mut().for_each(|planning| planning.due = Some(Duration::ZERO));
         }
         self.services.retain(|name, _| inputs.model.services.contains_key(name));
-        let mut tables = Tables { links: self.limit(inputs.links), ..Tables::default() };
+        let mut tables = Tables {
+            links: self.limit(inputs.links),
+            silent: Arc::clone(inputs.silent),
+            udp_unsettled: declared.tuning.udp_unsettled,
+            ..Tables::default()
+        };
         let mut due = None;
         for (name, service) in &inputs.model.services {
             let planning = self.plan_service(name, service, inputs);
@@ -138,54 +164,130 @@ impl Planner {
                 && planning.health.as_ref() == health
                 && planning.demand == demand
                 && planning.due.is_none_or(|due| inputs.now < due)
+                && !planning.lingering.ends(inputs.held, inputs.now, &inputs.model.declared)
         });
         if !current {
-            let planning = Planning::new((service, health, demand), inputs, before, resumed);
+            let past = match before {
+                Some(before) => Past::of(before),
+                None => Past::inherited(&mut self.inherited, service, resumed),
+            };
+            let planning = Planning::new((service, health, demand), inputs, past);
             self.services.insert(name.clone(), planning);
         }
         &self.services[name]
     }
 }
 
+/// What was made of a service before, by this planner or by an agent before this one.
+struct Past<'a> {
+    history: History,
+    lingering: Lingering,
+    tables: &'a [(ServiceKey, Arc<ServiceTable>)],
+    deliveries: Cow<'a, [(DeliveryKey, Delivery)]>,
+}
+
+impl<'a> Past<'a> {
+    fn of(before: &'a Planning) -> Self {
+        Self {
+            history: before.history.clone(),
+            lingering: before.lingering.clone(),
+            tables: &before.tables,
+            deliveries: Cow::Borrowed(&before.deliveries),
+        }
+    }
+
+    fn inherited(inherited: &mut Inherited, service: &Service, resumed: Option<History>) -> Self {
+        let (lingering, deliveries) = inherited.take(&keys(service));
+        Self {
+            history: resumed.unwrap_or_default(),
+            lingering,
+            tables: &[],
+            deliveries: Cow::Owned(deliveries),
+        }
+    }
+}
+
+/// Every port of every VIP.
+fn keys(service: &Service) -> BTreeSet<ServiceKey> {
+    let at = |vip: IpAddr| {
+        let family = Family::of(&vip);
+        let key =
+            move |port: &ServicePort| ServiceKey::new(vip.into(), port.port, port.protocol.number(), family);
+        service.served_at(vip).map(key)
+    };
+    service.vips.iter().flat_map(at).collect()
+}
+
 impl Planning {
     fn new(
         (service, health, demand): (&Arc<Service>, Option<&Arc<ServiceHealth>>, u64),
         inputs: &Inputs<'_>,
-        before: Option<&Self>,
-        resumed: Option<History>,
+        past: Past<'_>,
     ) -> Self {
         let declared = &*inputs.model.declared;
-        let circumstances =
-            Circumstances { declared, health: health.map(|health| &**health), demand, now: inputs.now };
+        let circumstances = Circumstances {
+            declared,
+            health: health.map(|health| &**health),
+            demand,
+            held: inputs.held,
+            now: inputs.now,
+        };
         let mut planning = Self {
             service: Arc::clone(service),
             health: health.cloned(),
             demand,
-            history: before.map(|planning| planning.history.clone()).or(resumed).unwrap_or_default(),
+            history: past.history,
+            lingering: Lingering::default(),
             tables: Vec::new(),
             deliveries: deliveries(service, declared),
             due: None,
         };
-        if declared.here.gateway {
-            planning.make_tables(&circumstances, before.map_or(&[], |planning| &planning.tables));
+        let mut lingered = past.lingering;
+        if declared.here.receiver {
+            planning.keep_deliveries(&past.deliveries, &lingered, &circumstances);
         }
+        if declared.here.gateway {
+            planning.make_tables(&circumstances, past.tables, &mut lingered);
+        }
+        let end = planning.lingering.due(inputs.held, declared);
+        planning.due = planning.due.into_iter().chain(end).min();
         planning
     }
 
-    fn make_tables(&mut self, circumstances: &Circumstances<'_>, before: &[(ServiceKey, Arc<ServiceTable>)]) {
+    /// Of what was delivered `before`, that which lingers.
+    fn keep_deliveries(
+        &mut self,
+        before: &[(DeliveryKey, Delivery)],
+        lingered: &Lingering,
+        circumstances: &Circumstances<'_>,
+    ) {
+        let present = (&*self.deliveries, &keys(&self.service));
+        let lingering = self.lingering.deliveries(before.iter().copied(), lingered, present, circumstances);
+        self.deliveries.extend(lingering);
+    }
+
+    fn make_tables(
+        &mut self,
+        circumstances: &Circumstances<'_>,
+        before: &[(ServiceKey, Arc<ServiceTable>)],
+        lingered: &mut Lingering,
+    ) {
         let service = Arc::clone(&self.service);
-        self.history.begin();
+        let (mut history, mut lingering) = (take(&mut self.history), take(&mut self.lingering));
+        let mut memory = Memory { history: &mut history, lingered, lingering: &mut lingering };
+        memory.history.begin();
         for vip in service.vips.iter() {
             self.keep(vip_table(&service, vip), before);
             for port in service.served_at(vip) {
                 let target = Target { service: &service, vip, port };
                 let known = before.iter().chain(&self.tables).map(|(_, table)| table);
-                let (table, due) = table(target, circumstances, &mut self.history, known);
+                let (table, due) = table(target, circumstances, &mut memory, known);
                 self.due = self.due.into_iter().chain(due).min();
                 self.keep(table, before);
             }
         }
-        self.history.end(circumstances.declared);
+        memory.history.end(circumstances.declared);
+        (self.history, self.lingering) = (history, lingering);
     }
 
     /// The same `Arc` as before where the table is the same: that is how it is skipped later.
@@ -197,7 +299,7 @@ impl Planning {
 }
 
 /// The entry that says "this address is a VIP".
-fn vip_table(service: &Service, vip: std::net::IpAddr) -> ServiceTable {
+fn vip_table(service: &Service, vip: IpAddr) -> ServiceTable {
     ServiceTable {
         name: service.name.clone(),
         port_name: Arc::from(""),

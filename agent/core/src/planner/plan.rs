@@ -1,6 +1,8 @@
 //! What has to change in the kernel, in which order: plain data.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +35,7 @@ pub enum Action {
         /// All of it.
         backend: Backend,
     },
-    /// Store the second word of a backend (`hop`, `mtu`, `encap`, `family`) by one 64-bit store.
+    /// Store the second word of a backend (`hop`, `mtu`, `encap` with the bit of a silent node, `family`) by one 64-bit store.
     SetBackendHop {
         /// Index in `BACKENDS`.
         index: u32,
@@ -46,6 +48,13 @@ pub enum Action {
         first: u32,
         /// What to write.
         slots: SlotBlock,
+    },
+    /// Store one slot of a ring that a service names, by one 64-bit store.
+    SetSlot {
+        /// Index in `SLOTS`.
+        index: u32,
+        /// All of it; its current is what the slot holds already.
+        slot: Slot,
     },
     /// Zero the counters of a service id before its new owner's.
     ClearServiceCounters {
@@ -129,35 +138,62 @@ pub enum Action {
     },
 }
 
-/// The slots of one ring. Made on the fly from what they share with the table, for ten thousand rings stand in one plan.
+/// The slots of one ring.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotBlock {
-    /// Positions in the table's backends.
-    pub(crate) ring: Arc<[u16]>,
-    /// From those to indexes in the service's backend list.
-    pub(crate) local: Arc<[u16]>,
+    pub(crate) slots: Slots,
     /// [`ServiceTable::ring_hash`].
     pub(crate) hash: u64,
+}
+
+/// What slots are made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Slots {
+    /// Without formers: made on the fly from what they share with the table, for ten thousand rings stand in one plan.
+    Fresh {
+        /// Positions in the table's backends.
+        ring: Arc<[u16]>,
+        /// From those to indexes in the service's backend list.
+        local: Arc<[u16]>,
+    },
+    /// With what they inherit from those before them.
+    Inherited(Arc<[Slot]>),
 }
 
 impl SlotBlock {
     /// How many.
     #[must_use]
     pub fn len(&self) -> u32 {
-        u32::try_from(self.ring.len()).expect("a ring has one of RING_SIZES")
+        u32::try_from(self.slots.len()).expect("a ring has one of RING_SIZES")
     }
 
     /// Whether there are none; a plan never writes such a block.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.ring.is_empty()
+        self.slots.len() == 0
     }
 
     /// In order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Slot> + '_ {
-        self.ring
-            .iter()
-            .map(|&position| Slot::new(self.local.get(usize::from(position)).copied().unwrap_or(NO_BACKEND)))
+        (0..self.slots.len()).map(|at| self.slots.at(at))
+    }
+}
+
+impl Slots {
+    fn len(&self) -> usize {
+        match self {
+            Self::Fresh { ring, .. } => ring.len(),
+            Self::Inherited(slots) => slots.len(),
+        }
+    }
+
+    fn at(&self, at: usize) -> Slot {
+        match self {
+            Self::Fresh { ring, local } => {
+                Slot::new(local.get(usize::from(ring[at])).copied().unwrap_or(NO_BACKEND))
+            }
+            Self::Inherited(slots) => slots[at],
+        }
     }
 }
 
@@ -179,6 +215,8 @@ pub struct Plan {
     pub(crate) settled: Vec<(ServiceKey, Arc<ServiceTable>)>,
     /// The links that all hops follow once this plan is done.
     pub(crate) links: Option<Arc<Links>>,
+    /// The silent destinations that all backends say of once this plan is done.
+    pub(crate) silent: Option<Arc<BTreeSet<IpAddr>>>,
 }
 
 impl Plan {

@@ -83,6 +83,8 @@ fn plan(planner: &mut Planner, model: &Model, health: &Health, demand: u64, ms: 
         health,
         demand: &Demand { per_second },
         links: &Arc::default(),
+        held: &Held::default(),
+        silent: &Arc::default(),
         now: Duration::from_millis(ms),
     };
     planner.plan(&inputs)
@@ -119,8 +121,8 @@ proptest! {
         rounds in prop::collection::vec((prop::collection::vec(sketch(), 0..6), bad(), 0u64..1000, 0u64..3000), 1..5),
     ) {
         let mut declarations = declarations(9);
-        // Returning shards are history on purpose.
-        declarations.tuning.return_steps = 0;
+        // Returning shards and lingering endpoints are history on purpose.
+        (declarations.tuning.return_steps, declarations.tuning.linger) = (0, Duration::ZERO);
         let declared = Arc::new(declarations);
         let mut planner = Planner::new();
         let mut model = Model::default();

@@ -3,15 +3,18 @@
 //! The steps, in this order: candidates; whether probes are believed; which shards are able; how far those that came
 //! back are let in; shares by distance and capacity; weights; the ring.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::candidates::{Candidate, Target, candidates};
 use super::history::{Entry, History};
+use super::lingering::Lingering;
 use super::maglev;
 use super::shares::{Taker, shares};
 use super::{Distance, ServiceTable, ShardReport, ShardState, Share, Verdict, WantedBackend};
-use crate::model::{Declarations, Place, ServiceHealth, Shard};
+use crate::model::{Declarations, Held, Place, ServiceHealth, Shard};
 use crate::stable::Stable;
 
 /// What else the table of a port depends on.
@@ -20,7 +23,18 @@ pub(super) struct Circumstances<'a> {
     pub(super) health: Option<&'a ServiceHealth>,
     /// New connections per second.
     pub(super) demand: u64,
+    /// What receivers say of flows.
+    pub(super) held: &'a Held,
     pub(super) now: Duration,
+}
+
+/// What is known of times before.
+pub(super) struct Memory<'a> {
+    pub(super) history: &'a mut History,
+    /// Who lingered when the service was planned last.
+    pub(super) lingered: &'a mut Lingering,
+    /// Who does now; is filled.
+    pub(super) lingering: &'a mut Lingering,
 }
 
 /// The table of one port of one VIP, and when to make it anew although nothing changes.
@@ -29,8 +43,8 @@ pub(super) struct Circumstances<'a> {
 pub(super) fn table<'t>(
     target: Target<'_>,
     circumstances: &Circumstances<'_>,
-    history: &mut History,
-    known: impl Iterator<Item = &'t Arc<ServiceTable>>,
+    memory: &mut Memory<'_>,
+    known: impl Iterator<Item = &'t Arc<ServiceTable>> + Clone,
 ) -> (ServiceTable, Option<Duration>) {
     let declared = circumstances.declared;
     let (candidates, not_taken) = candidates(target, declared, circumstances.health);
@@ -48,7 +62,7 @@ pub(super) fn table<'t>(
         not_taken,
     };
     let (tallies, panic) = tally(&target.service.shards, &candidates, declared);
-    let entries = entries(&table, &target.service.shards, &tallies, history, circumstances);
+    let entries = entries(&table, &target.service.shards, &tallies, memory.history, circumstances);
     let takers: Vec<Taker> = target
         .service
         .shards
@@ -64,6 +78,8 @@ pub(super) fn table<'t>(
     let shares = shares(&takers, circumstances.demand);
     table.shards = reports(&target.service.shards, &tallies, &takers, &shares, &entries, panic);
     table.backends = backends(&candidates, &tallies, &shares, &table.shards, panic);
+    let before = known.clone().find(|before| before.key() == table.key());
+    add_lingering(&mut table, before.map(|before| &**before), memory, circumstances);
     (table.ring, table.ring_hash) = ring(&table.backends, known);
     let next_step = |entry: &Entry| match entry {
         Entry::Full => None,
@@ -242,14 +258,57 @@ fn verdict(candidate: &Candidate<'_>, tally: &Tally, shard: &ShardReport, panic:
     }
 }
 
-/// The ring and its hash; taken over from a table with the same addresses and weights.
+/// Adds the endpoints that have left; their rejected ones are not kept.
+fn add_lingering(
+    table: &mut ServiceTable,
+    before: Option<&ServiceTable>,
+    memory: &mut Memory<'_>,
+    circumstances: &Circumstances<'_>,
+) {
+    let rejected = table.not_taken.iter().filter(|of| matches!(of.verdict, Verdict::Rejected(_)));
+    let present: BTreeSet<IpAddr> = table
+        .backends
+        .iter()
+        .map(|backend| backend.outer)
+        .chain(rejected.filter_map(|of| of.address))
+        .collect();
+    let lingering = memory.lingering.backends(table.key(), before, memory.lingered, &present, circumstances);
+    for (backend, cluster) in lingering {
+        let shard = shard_of(table, &cluster, circumstances.declared);
+        table.backends.push(WantedBackend { shard, ..backend });
+    }
+    table.backends.sort_by_key(|backend| backend.outer);
+}
+
+/// Where a cluster stands among the table's shards; added where it has none any more.
+fn shard_of(table: &mut ServiceTable, cluster: &Arc<str>, declared: &Declarations) -> u16 {
+    let at = table.shards.iter().position(|shard| shard.cluster == *cluster);
+    let at = at.unwrap_or_else(|| {
+        let known = declared.clusters.get(cluster);
+        table.shards.push(ShardReport {
+            cluster: Arc::clone(cluster),
+            distance: known.map_or(Distance::Unknown, |known| distance(declared, &known.place)),
+            reachable: true,
+            endpoints: 0,
+            ready: 0,
+            usable: 0,
+            capacity: None,
+            share: Share(0),
+            state: ShardState::Empty,
+        });
+        table.shards.len() - 1
+    });
+    u16::try_from(at).expect("there are fewer clusters than endpoints")
+}
+
+/// The ring and its hash; taken over from a table with the same addresses and weights. Who lingers doesn't count.
 fn ring<'t>(
     backends: &[WantedBackend],
     mut known: impl Iterator<Item = &'t Arc<ServiceTable>>,
 ) -> (Arc<[u16]>, u64) {
     let same = |table: &&Arc<ServiceTable>| {
-        let pair = |backend: &WantedBackend| (backend.outer, backend.weight);
-        table.protocol.is_some() && table.backends.iter().map(pair).eq(backends.iter().map(pair))
+        let part = |backend: &WantedBackend| (backend.outer, backend.weight, lingers(backend));
+        table.protocol.is_some() && table.backends.iter().map(part).eq(backends.iter().map(part))
     };
     if let Some(table) = known.find(same) {
         return (Arc::clone(&table.ring), table.ring_hash);
@@ -261,9 +320,14 @@ fn ring<'t>(
         .zip(&identities)
         .map(|(backend, &identity)| maglev::Candidate { identity, weight: backend.weight })
         .collect();
-    let ring = maglev::ring(&candidates, maglev::ring_size(candidates.len()));
+    let size = maglev::ring_size(backends.iter().filter(|backend| !lingers(backend)).count());
+    let ring = maglev::ring(&candidates, size);
     let hash = ring_hash(ring.iter().map(|&position| identities[usize::from(position)]));
     (Arc::from(ring), hash)
+}
+
+fn lingers(backend: &WantedBackend) -> bool {
+    backend.verdict == Verdict::Lingering
 }
 
 /// Of what slots resolve to, in their order; 0 for no slots.

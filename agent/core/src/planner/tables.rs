@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fairlead_abi::{Delivery, DeliveryKey, Encap, Hop, ServiceKey};
 use ipnet::IpNet;
@@ -23,6 +24,10 @@ pub struct Tables {
     pub gateways: BTreeSet<IpNet>,
     /// How outer destinations are reached now.
     pub links: Arc<Links>,
+    /// Outer destinations whose nodes don't answer now.
+    pub silent: Arc<BTreeSet<IpAddr>>,
+    /// How long a UDP service counts as changed after its slots have; zero: not at all.
+    pub udp_unsettled: Duration,
 }
 
 /// Outer destinations to their next hops, as the data plane's link observer sees them. A missing one is not known.
@@ -54,14 +59,14 @@ pub struct ServiceTable {
     pub protocol: Option<Protocol>,
     /// [`fairlead_abi::ServiceEntry::flags`].
     pub flags: u32,
-    /// All endpoints that could hold a slot, with and without weight, sorted by `outer`.
+    /// All endpoints that could hold a slot, with and without weight, and those that linger, sorted by `outer`.
     pub backends: Vec<WantedBackend>,
     /// Slots as positions in `backends`; empty: no endpoint takes new connections.
     #[serde(skip)]
     pub ring: Arc<[u16]>,
     /// Of what the slots resolve to; see [`Tables::fingerprint`].
     pub ring_hash: u64,
-    /// The shards, by cluster name.
+    /// The shards, by cluster name; at the end clusters that have no shard any more, but lingering endpoints.
     pub shards: Vec<ShardReport>,
     /// The endpoints that are not in `backends`.
     pub not_taken: Vec<NotTaken>,

@@ -185,6 +185,8 @@ fn what_is_too_much_for_the_closest_spills() {
         health: &Health::default(),
         demand: &demand,
         links: &Arc::default(),
+        held: &Held::default(),
+        silent: &Arc::default(),
         now: Duration::ZERO,
     };
     let planned = Planner::new().plan(&inputs);
@@ -375,7 +377,15 @@ fn no_tunnel_is_taken_for_wider_than_all_are() {
     let mut plan = |model: &Model, links: &Arc<Links>| {
         let (health, demand) = (Health::default(), Demand::default());
         planner
-            .plan(&Inputs { model, health: &health, demand: &demand, links, now: Duration::ZERO })
+            .plan(&Inputs {
+                model,
+                health: &health,
+                demand: &demand,
+                links,
+                held: &Held::default(),
+                silent: &Arc::default(),
+                now: Duration::ZERO,
+            })
             .tables
             .links
     };

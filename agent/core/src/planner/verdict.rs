@@ -33,6 +33,8 @@ pub enum Verdict {
     NotReady,
     /// The API server says that it is terminating.
     Draining,
+    /// It has left its EndpointSlices, and may hold connections yet.
+    Lingering,
     /// Its probes fail.
     ProbesFail,
     /// Its shard has fewer healthy endpoints than it needs.
@@ -75,6 +77,7 @@ impl fmt::Display for Verdict {
             Self::Standby => f.write_str("standby, closer shards have room"),
             Self::NotReady => f.write_str("not ready"),
             Self::Draining => f.write_str("draining"),
+            Self::Lingering => f.write_str("gone from its slices, keeps its connections"),
             Self::ProbesFail => f.write_str("its probes fail"),
             Self::BelowMinHealthy { usable, needed } => {
                 write!(f, "its shard has {usable} of at least {needed} healthy endpoints")

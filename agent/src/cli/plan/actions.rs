@@ -73,6 +73,9 @@ fn row(action: &Action, at: impl Fn(u32, usize) -> String) -> Row {
         Action::WriteSlots { first, slots } => {
             ("write slots", String::new(), format!("SLOTS {first}"), counted(slots.len() as u64, "slot"))
         }
+        Action::SetSlot { index, .. } => {
+            ("set slot", String::new(), format!("SLOTS {index}"), "another former backend".to_owned())
+        }
         Action::ClearServiceCounters { id } => {
             ("clear counters", String::new(), format!("SERVICE_COUNTERS {id}"), String::new())
         }

@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use fairlead_abi::{Encap, Hop};
-use fairlead_core::model::{Model, Problem, merge};
+use fairlead_core::model::{Held, Model, Problem, merge};
 use fairlead_core::planner::{
-    Inputs, Installed, Links, Newcomers, Plan, PlanError, Route, Tables, WantedBackend, diff, follow,
+    Inputs, Installed, Links, Newcomers, Plan, PlanError, ReadSlots, Route, Tables, WantedBackend, diff,
+    follow,
 };
 use serde::Serialize;
 
@@ -86,11 +87,20 @@ pub(super) fn plan(node: &Node, output: Output) -> Result<()> {
     problems.extend(model.problems.iter().cloned());
     problems.sort();
     let links = Arc::new(links(&installed, hops));
-    let inputs =
-        Inputs { model: &model, health, demand: &remembered.demand, links: &links, now: Duration::ZERO };
-    let tables = remembered.planner(&declared.tuning).plan(&inputs).tables;
+    let inputs = Inputs {
+        model: &model,
+        health,
+        demand: &remembered.demand,
+        links: &links,
+        held: &Held::default(),
+        silent: &Arc::default(),
+        now: Duration::ZERO,
+    };
+    let tables = remembered.planner(&declared.tuning, &installed).plan(&inputs).tables;
     notes.extend(limits(node, (&model, &remembered), &tables, &links));
-    let planned = changes(&tables, &installed, &remembered);
+    let no_slots = Vec::new();
+    let slots = raw.as_ref().map_or(&no_slots as &dyn ReadSlots, |raw| raw.slots);
+    let planned = changes(&tables, (&installed, slots), &remembered);
     let names = names(&tables, node.status.as_ref().ok());
     let report = Report {
         instance: node.instance.name().to_owned(),
@@ -118,8 +128,12 @@ fn view(node: &Node, notes: &mut Vec<String>) -> Result<Option<View>, Error> {
 }
 
 /// What an agent would do, where there isn't room for all of it too.
-fn changes(tables: &Tables, installed: &Installed, remembered: &Remembered) -> Plan {
-    let full = match diff(tables, installed, Duration::ZERO) {
+fn changes(
+    tables: &Tables,
+    (installed, slots): (&Installed, &dyn ReadSlots),
+    remembered: &Remembered,
+) -> Plan {
+    let full = match diff(tables, installed, slots, Duration::ZERO) {
         Ok(plan) => return plan,
         Err(PlanError::Full(full)) => full,
     };
@@ -128,7 +142,7 @@ fn changes(tables: &Tables, installed: &Installed, remembered: &Remembered) -> P
         true => Newcomers::Refused,
         false => Newcomers::LetIn { last: &last },
     };
-    follow(tables, installed, Duration::ZERO, full, newcomers)
+    follow(tables, installed, slots, Duration::ZERO, full, newcomers)
 }
 
 /// The next hops that the maps have.

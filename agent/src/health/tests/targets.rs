@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use fairlead_core::model::{
-    Cluster, ClusterState, Conditions, Declarations, Demand, Endpoint, Health, Here, Place, ProbeOptions,
-    ProbeSpec, Protocol, ServicePort, ShardSpec, TargetPorts, merge,
+    Cluster, ClusterState, Conditions, Declarations, Demand, Endpoint, Health, Held, Here, Place,
+    ProbeOptions, ProbeSpec, Protocol, ServicePort, ShardSpec, TargetPorts, merge,
 };
 use fairlead_core::planner::{Inputs, Links, Planner, Tables};
 
@@ -88,7 +88,15 @@ impl Gateway {
         let state = ClusterState { reachable: true, shards: shards.collect() };
         let model = merge(&self.declared, &BTreeMap::from([(Arc::from("c0"), state)]), health, None);
         let (demand, links) = (Demand::default(), Arc::new(Links::new()));
-        let inputs = Inputs { model: &model, health, demand: &demand, links: &links, now: Duration::ZERO };
+        let inputs = Inputs {
+            model: &model,
+            health,
+            demand: &demand,
+            links: &links,
+            held: &Held::default(),
+            silent: &Arc::default(),
+            now: Duration::ZERO,
+        };
         let tables: Tables = self.planner.plan(&inputs).tables;
         self.deriver.derive(&model, &tables)
     }

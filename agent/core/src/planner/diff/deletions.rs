@@ -57,13 +57,14 @@ impl Work<'_> {
         for (key, live) in &installed.live {
             let Some(table) = wanted.services.get(key) else { continue };
             let settled = live.settled.as_ref() == Some(table);
-            let changing = live.ring_hash != Some(table.ring_hash)
-                || installed.entry(live.spot).ring.size as usize != table.ring.len();
-            if settled || changing || self.moved_or_new.contains(key) {
+            if settled || !self.has_ring(live, table) || self.moved_or_new.contains(key) {
                 continue;
             }
             let leftovers: Vec<u32> = self.leftovers(live, table).collect();
-            self.clear_when(&leftovers, live.quiet_at);
+            // Where a slot names one yet, this plan only replaces the slots.
+            if !self.names(live, &leftovers) {
+                self.clear_when(&leftovers, live.quiet_at);
+            }
         }
     }
 

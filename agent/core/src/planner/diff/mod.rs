@@ -6,6 +6,7 @@
 mod deletions;
 mod newcomers;
 mod receiver;
+mod ring;
 mod service;
 mod space;
 
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use fairlead_abi::{BUCKET_ENTRIES, ServiceKey};
 
-use super::{Action, Full, Installed, Map, Plan, PlanError, ServiceTable, Tables};
+use super::{Action, Full, Installed, Map, Plan, PlanError, ReadSlots, ServiceTable, Tables};
 use space::Space;
 
 pub(super) use service::room_for;
@@ -34,17 +35,23 @@ pub enum Newcomers<'a> {
 
 /// What has to change in the kernel so that it holds `wanted`.
 ///
-/// `now` is time since the agent's start, as in [`Installed::apply`]. An empty plan with a time in
+/// `slots` is `SLOTS`, from which new rings inherit: too large to be mirrored in `installed`. `now` is time since the agent's
+/// start, as in [`Installed::apply`]. An empty plan with a time in
 /// [`Plan::due`] means that only cleaning up is left, which has to wait until then.
 ///
 /// # Errors
 /// A map is too small for `wanted`, or is for as long as packets may still be reading what was there before. Nothing
 /// may be carried out then.
-pub fn diff(wanted: &Tables, installed: &Installed, now: Duration) -> Result<Plan, PlanError> {
-    let mut work = Work::new(wanted, installed, now);
+pub fn diff(
+    wanted: &Tables,
+    installed: &Installed,
+    slots: &dyn ReadSlots,
+    now: Duration,
+) -> Result<Plan, PlanError> {
+    let mut work = Work::new(wanted, (installed, slots), now);
     let mut added = work.add();
     if matches!(added, Err(Full { map: Map::Backends, .. })) {
-        work = Work { spare: false, ..Work::new(wanted, installed, now) };
+        work = Work { spare: false, ..Work::new(wanted, (installed, slots), now) };
         added = work.add();
     }
     let Err(full) = added else {
@@ -56,7 +63,7 @@ pub fn diff(wanted: &Tables, installed: &Installed, now: Duration) -> Result<Pla
     }
     // It would fit, but for what is in the way: former rings and what is not wanted any more. So that goes first, and of
     // what serves already as much follows as there is room for now: a node's end may change every ring at once.
-    let mut plan = follow(wanted, installed, now, full, Newcomers::Refused);
+    let mut plan = follow(wanted, installed, slots, now, full, Newcomers::Refused);
     if plan.is_empty() {
         return Err(Full { retry_at: installed.room_at(full.map, now), ..full }.into());
     }
@@ -72,12 +79,14 @@ pub fn diff(wanted: &Tables, installed: &Installed, now: Duration) -> Result<Pla
 pub fn follow(
     wanted: &Tables,
     installed: &Installed,
+    slots: &dyn ReadSlots,
     now: Duration,
     full: Full,
     newcomers: Newcomers<'_>,
 ) -> Plan {
     let following = |spare| {
-        let mut work = Work { spare, only_live: true, newcomers, ..Work::new(wanted, installed, now) };
+        let mut work =
+            Work { spare, only_live: true, newcomers, ..Work::new(wanted, (installed, slots), now) };
         let short = work.add().is_err_and(|full| full.map == Map::Backends);
         (work, short)
     };
@@ -90,6 +99,7 @@ pub fn follow(
     if plan.behind > 0 {
         plan.settled.clear();
         plan.links = None;
+        plan.silent = None;
     }
     plan.waits_for = Some(full);
     plan
@@ -99,6 +109,8 @@ pub fn follow(
 struct Work<'a> {
     wanted: &'a Tables,
     installed: &'a Installed,
+    /// `SLOTS`.
+    slots: &'a dyn ReadSlots,
     now: Duration,
     space: Space<'a>,
     actions: Vec<Action>,
@@ -119,11 +131,16 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn new(wanted: &'a Tables, installed: &'a Installed, now: Duration) -> Self {
+    fn new(
+        wanted: &'a Tables,
+        (installed, slots): (&'a Installed, &'a dyn ReadSlots),
+        now: Duration,
+    ) -> Self {
         let space = Space::new(installed, now);
         Self {
             wanted,
             installed,
+            slots,
             now,
             space,
             actions: Vec::new(),
@@ -151,12 +168,13 @@ impl<'a> Work<'a> {
         if !self.only_live {
             received?;
         }
-        let links_same = self.installed.links.as_ref() == Some(&self.wanted.links);
         let wanted = self.wanted;
+        let same_ways = self.installed.links.as_ref() == Some(&wanted.links)
+            && self.installed.silent.as_ref() == Some(&wanted.silent);
         let mut first_full = None;
         for (key, table) in &wanted.services {
             let live = self.installed.live.get(key);
-            if links_same && live.is_some_and(|live| live.settled.as_ref() == Some(table)) {
+            if same_ways && live.is_some_and(|live| live.settled.as_ref() == Some(table)) {
                 continue;
             }
             if self.only_live && live.is_none() {
@@ -190,6 +208,7 @@ impl<'a> Work<'a> {
             behind: self.behind,
             settled: self.settled,
             links: Some(Arc::clone(&self.wanted.links)),
+            silent: Some(Arc::clone(&self.wanted.silent)),
         }
     }
 }

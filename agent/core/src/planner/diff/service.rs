@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use fairlead_abi::{Address, Backend, Family, NO_BACKEND, Ring, ServiceEntry, ServiceKey};
+use fairlead_abi::{Address, Backend, Family, NO_BACKEND, ServiceEntry, ServiceKey};
 
 use super::Work;
+use crate::model::Protocol;
 use crate::planner::installed::{GRACE, Live, in_use};
-use crate::planner::{Action, Full, ServiceTable, SlotBlock, WantedBackend};
+use crate::planner::{Action, Full, ServiceTable, WantedBackend};
 
 /// How many entries to set aside for so many backends: some spare, so that an endpoint more needs no move.
 pub(in crate::planner) fn room_for(backends: u32) -> u32 {
@@ -25,28 +27,54 @@ impl Work<'_> {
         let Some(live) = live else {
             let id = self.space.id()?;
             self.actions.push(Action::ClearServiceCounters { id });
-            return self.publish(key, table, id);
+            return self.publish(key, table, id, None);
         };
         let Some(local) = self.place_backends(live, table)? else {
             // It has outgrown its region. The old entry goes last; until then lookups find either.
             let id = self.installed.entry(live.spot).id;
-            return self.publish(key, table, id);
+            return self.publish(key, table, id, Some(live));
         };
-        let switched = self.switch(live, table, local)?;
+        let leftovers: Vec<u32> = self.leftovers(live, table).collect();
+        let before = self.actions.len();
+        let switched = self.switch(live, table, local, &leftovers)?;
+        let recent = self.is_recent(table, if switched { Some(self.now) } else { live.changed_at });
         let (bucket, entry) = live.spot;
-        if self.installed.entry(live.spot).flags != table.flags {
-            self.actions.push(Action::SetEntryFlags { bucket, entry, flags: table.flags });
+        let flags = table.flags | if recent { ServiceEntry::RECENT } else { 0 };
+        if self.installed.entry(live.spot).flags != flags {
+            // Before the ring is switched: no packet may meet new slots that don't say so.
+            self.actions.insert(before, Action::SetEntryFlags { bucket, entry, flags });
         }
-        if switched {
-            self.wait_for_leftovers(live, table);
-        } else if self.leftovers(live, table).next().is_none() {
-            self.settled.push((*key, Arc::clone(table)));
+        if leftovers.is_empty() {
+            if !switched && !recent {
+                self.settled.push((*key, Arc::clone(table)));
+            }
+        } else if switched {
+            self.wait_until(self.now + GRACE);
         }
         Ok(())
     }
 
-    /// Publishes a service that stands nowhere yet, or has to move.
-    fn publish(&mut self, key: &ServiceKey, table: &Arc<ServiceTable>, id: u32) -> Result<(), Full> {
+    /// Whether a UDP service counts as one whose slots have changed a short while ago; then it has to be looked at again.
+    fn is_recent(&mut self, table: &ServiceTable, changed_at: Option<Duration>) -> bool {
+        if table.protocol != Some(Protocol::Udp) {
+            return false;
+        }
+        let Some(until) = changed_at.map(|at| at + self.wanted.udp_unsettled) else { return false };
+        let recent = until > self.now;
+        if recent {
+            self.wait_until(until);
+        }
+        recent
+    }
+
+    /// Publishes a service that stands nowhere yet, or has to move from where it is `live`.
+    fn publish(
+        &mut self,
+        key: &ServiceKey,
+        table: &Arc<ServiceTable>,
+        id: u32,
+        live: Option<&Live>,
+    ) -> Result<(), Full> {
         let count = u32::try_from(table.backends.len()).expect("a service has at most 65,535 backends");
         // A VIP by itself never has backends; everything else may get some.
         let (start, room) = match table.protocol {
@@ -63,8 +91,11 @@ impl Work<'_> {
             let backend = self.backend(wanted)?;
             self.actions.push(Action::WriteBackend { index, backend });
         }
-        let local = (0..NO_BACKEND).take(table.backends.len()).collect();
-        let ring = self.write_ring(table, local)?;
+        let local: Vec<u16> = (0..NO_BACKEND).take(table.backends.len()).collect();
+        let before = live.map(|live| self.before(live, table, &local));
+        let ring = self.write_ring(table, local, before.as_ref())?;
+        // What stands nowhere yet has no flows.
+        let recent = self.is_recent(table, live.map(|_| self.now));
         let (spot, overflowed) = self.space.entry(key)?;
         let mark = |bucket| Action::SetOverflowed { bucket, value: 1 };
         self.actions.extend(overflowed.into_iter().map(mark));
@@ -76,11 +107,13 @@ impl Work<'_> {
             id,
             ring,
             backends: start,
-            flags: table.flags,
+            flags: table.flags | if recent { ServiceEntry::RECENT } else { 0 },
         };
         self.actions.push(Action::PublishEntry { bucket: spot.0, entry: spot.1, value, room });
         self.moved_or_new.insert(*key);
-        self.settled.push((*key, Arc::clone(table)));
+        if !recent {
+            self.settled.push((*key, Arc::clone(table)));
+        }
         Ok(())
     }
 
@@ -124,30 +157,6 @@ impl Work<'_> {
         Ok(Some(local))
     }
 
-    /// Switches to the wanted ring, if it is another one.
-    fn switch(&mut self, live: &Live, table: &Arc<ServiceTable>, local: Vec<u16>) -> Result<bool, Full> {
-        let size = self.installed.entry(live.spot).ring.size;
-        if live.ring_hash == Some(table.ring_hash) && size as usize == table.ring.len() {
-            return Ok(false);
-        }
-        let ring = self.write_ring(table, local)?;
-        let (bucket, entry) = live.spot;
-        self.actions.push(Action::SwitchRing { bucket, entry, ring });
-        Ok(true)
-    }
-
-    /// Writes the wanted ring where no packet reads. An emptied service has the empty one.
-    fn write_ring(&mut self, table: &ServiceTable, local: Vec<u16>) -> Result<Ring, Full> {
-        if table.ring.is_empty() {
-            return Ok(Ring { first_slot: 0, size: 0 });
-        }
-        let slots =
-            SlotBlock { ring: Arc::clone(&table.ring), local: Arc::from(local), hash: table.ring_hash };
-        let ring = Ring { first_slot: self.space.slots(slots.len())?, size: slots.len() };
-        self.actions.push(Action::WriteSlots { first: ring.first_slot, slots });
-        Ok(ring)
-    }
-
     /// A backend as it should stand, its hop written if need be.
     fn backend(&mut self, wanted: &WantedBackend) -> Result<Backend, Full> {
         let mut backend = Backend {
@@ -163,6 +172,9 @@ impl Work<'_> {
                 self.actions.push(Action::WriteHop { index, hop: route.hop });
             }
             (backend.hop, backend.mtu) = (index, route.mtu);
+        }
+        if self.wanted.silent.contains(&wanted.outer) {
+            backend.encap |= Backend::SILENT;
         }
         Ok(backend)
     }
@@ -180,11 +192,5 @@ impl Work<'_> {
             let backend = &installed.backends[index as usize];
             in_use(backend) && !wanted.remove(&backend.outer)
         })
-    }
-
-    fn wait_for_leftovers(&mut self, live: &Live, table: &ServiceTable) {
-        if self.leftovers(live, table).next().is_some() {
-            self.wait_until(self.now + GRACE);
-        }
     }
 }

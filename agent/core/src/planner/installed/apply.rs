@@ -29,7 +29,9 @@ impl Installed {
                 self.buckets[bucket as usize].overflowed = value;
                 self.check_flag(bucket);
             }
-            Action::PublishEntry { bucket, entry, value, room } => self.publish((bucket, entry), value, room),
+            Action::PublishEntry { bucket, entry, value, room } => {
+                self.publish((bucket, entry), value, room, now);
+            }
             Action::SwitchRing { bucket, entry, ring } => self.switch_ring((bucket, entry), ring, now),
             Action::SetEntryFlags { bucket, entry, flags } => {
                 self.buckets[bucket as usize].entries[entry].flags = flags;
@@ -40,7 +42,10 @@ impl Installed {
             Action::RemoveDelivery { key } => drop(self.deliveries.remove(&key)),
             Action::PutGateway { prefix } => drop(self.gateways.insert(prefix)),
             Action::RemoveGateway { prefix } => drop(self.gateways.remove(&prefix)),
-            Action::ClearBackendCounters { .. } | Action::ClearServiceCounters { .. } => {}
+            // Formers are not mirrored.
+            Action::SetSlot { .. }
+            | Action::ClearBackendCounters { .. }
+            | Action::ClearServiceCounters { .. } => {}
         }
     }
 
@@ -101,7 +106,7 @@ impl Installed {
         }
     }
 
-    fn publish(&mut self, spot: Spot, value: ServiceEntry, room: u32) {
+    fn publish(&mut self, spot: Spot, value: ServiceEntry, room: u32, now: Duration) {
         let key = value.key().expect("a plan publishes entries with a family");
         let ring_hash = self.name_ring(value.ring);
         let live = Live {
@@ -111,6 +116,7 @@ impl Installed {
             ring_hash,
             owns_ring: true,
             owns_id: true,
+            changed_at: (value.flags & ServiceEntry::RECENT != 0).then_some(now),
             settled: None,
         };
         self.buckets[spot.0 as usize].entries[spot.1] = value;
@@ -151,6 +157,7 @@ impl Installed {
         live.owns_ring = true;
         live.ring_hash = hash;
         live.quiet_at = now + GRACE;
+        live.changed_at = Some(now);
         live.settled = None;
     }
 

@@ -10,11 +10,12 @@ mod raw;
 mod read;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairlead_abi::{Backend, Bucket, Delivery, DeliveryKey, Hop, ServiceEntry, ServiceKey, bucket_of};
+use fairlead_abi::{Backend, Bucket, Delivery, DeliveryKey, Hop, Ring, ServiceEntry, ServiceKey, bucket_of};
 use ipnet::IpNet;
 
 pub(super) use blocks::Blocks;
@@ -63,6 +64,8 @@ pub struct Installed {
     pub(super) gateways: BTreeSet<IpNet>,
     /// What the hops of all settled services follow.
     pub(super) links: Option<Arc<Links>>,
+    /// Whom the backends of all settled services say to be silent.
+    pub(super) silent: Option<Arc<BTreeSet<IpAddr>>>,
 }
 
 /// A place in the service table: bucket and entry.
@@ -81,6 +84,8 @@ pub(super) struct Live {
     /// Damaged tables may name a block twice; only one of them gives it back.
     owns_ring: bool,
     owns_id: bool,
+    /// When its slots have changed last, as far as it is known.
+    pub(super) changed_at: Option<Duration>,
     /// The table that it was last brought in line with; nothing has changed since.
     pub(super) settled: Option<Arc<ServiceTable>>,
 }
@@ -112,6 +117,7 @@ impl Installed {
             deliveries: BTreeMap::new(),
             gateways: BTreeSet::new(),
             links: None,
+            silent: None,
         };
         installed.hops.resize(capacities.hops as usize, Hop::default());
         installed.hop_users.resize(capacities.hops as usize, 0);
@@ -133,6 +139,9 @@ impl Installed {
         }
         if let Some(links) = &plan.links {
             self.links = Some(Arc::clone(links));
+        }
+        if let Some(silent) = &plan.silent {
+            self.silent = Some(Arc::clone(silent));
         }
     }
 
@@ -184,6 +193,11 @@ impl Installed {
     pub(super) fn region(&self, live: &Live) -> Range<u32> {
         let start = if live.room == 0 { 0 } else { self.entry(live.spot).backends };
         start..start + live.room
+    }
+
+    /// The block of slots that a service has for itself; none where it is damaged.
+    pub(super) fn own_ring(&self, live: &Live) -> Ring {
+        if live.owns_ring { self.entry(live.spot).ring } else { Ring::default() }
     }
 
     pub(super) fn find_hop(&self, hop: &Hop) -> Option<u32> {

@@ -8,13 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fairlead_abi::{
-    Address, BUCKET_ENTRIES, Backend, Family, MAX_PROBE, NO_BACKEND, RING_SIZES, ServiceKey, Slot, bucket_of,
+    Address, BUCKET_ENTRIES, Backend, Family, MAX_PROBE, NO_BACKEND, RING_SIZES, ServiceEntry, ServiceKey,
+    Slot, bucket_of,
 };
 
 use super::{Capacities, GRACE, Installed, Live, Raw, ReadSlots, Spot, in_use};
 use crate::planner::diff::room_for;
 use crate::planner::maglev::identity;
 use crate::planner::service::ring_hash;
+use crate::planner::slots::named;
 
 const LARGEST_RING: u32 = RING_SIZES[RING_SIZES.len() - 1];
 
@@ -33,6 +35,7 @@ impl Installed {
         installed.read_entries();
         installed.read_regions(raw.slots, previous);
         installed.read_orphans(previous, now);
+        installed.read_changes(previous, now);
         installed.read_rings(raw.slots);
         if let Some(previous) = previous {
             installed.keep_cooling(previous, now);
@@ -86,6 +89,7 @@ impl Installed {
                     ring_hash: None,
                     owns_ring: false,
                     owns_id,
+                    changed_at: None,
                     settled: None,
                 };
                 if sound && owns_id && owns_region {
@@ -134,12 +138,32 @@ impl Installed {
         };
         // A damaged entry may name a block that no ring has.
         let block = slots.block(entry.ring.first_slot, entry.ring.size.min(LARGEST_RING));
-        let named = block.iter().map(|slot| u32::from(slot.current)).filter(|&local| is_used(local)).max();
+        let named = block.iter().flat_map(named).map(u32::from).filter(|&local| is_used(local)).max();
         let mut extent = named.map_or(0, |last| last + 1);
         while let Some(last) = (extent..room_for(extent)).rev().find(|&local| is_used(local)) {
             extent = last + 1;
         }
         extent
+    }
+
+    /// When slots have changed: the mirror so far knows. A first reader takes an entry that says so for one of now.
+    fn read_changes(&mut self, previous: Option<&Self>, now: Duration) {
+        let flagged = |spot: Spot| self.entry(spot).flags & ServiceEntry::RECENT != 0;
+        let changed: Vec<(ServiceKey, Duration)> = match previous {
+            None => {
+                let recent = self.live.iter().filter(|(_, live)| flagged(live.spot));
+                recent.map(|(key, _)| (*key, now)).collect()
+            }
+            Some(previous) => {
+                let known = previous.live.iter();
+                known.filter_map(|(key, live)| Some((*key, live.changed_at?))).collect()
+            }
+        };
+        for (key, at) in changed {
+            if let Some(live) = self.live.get_mut(&key) {
+                live.changed_at = Some(at);
+            }
+        }
     }
 
     fn read_orphans(&mut self, previous: Option<&Self>, now: Duration) {
@@ -209,20 +233,25 @@ impl Installed {
     }
 }
 
-/// What a block of slots resolves to; `None` where one names no backend, or one of two entries for the same address
-/// that isn't the first.
+/// What a block of slots resolves to; `None` where one names what is no backend, or one of two entries for the same address
+/// that isn't the first, or one twice. Either all take new connections or none.
 fn hash(block: &[Slot], region: &[Backend]) -> Option<u64> {
     let mut seen: BTreeSet<Address> = BTreeSet::new();
     let identities: Vec<Option<u64>> = region
         .iter()
         .map(|backend| (in_use(backend) && seen.insert(backend.outer)).then(|| identity(&backend.outer)))
         .collect();
-    let resolved: Option<Vec<u64>> = block
-        .iter()
-        .map(|slot| {
-            let backend = identities.get(usize::from(slot.current)).copied().flatten();
-            backend.filter(|_| slot.formers == [NO_BACKEND; 3])
-        })
-        .collect();
-    Some(ring_hash(resolved?.into_iter()))
+    let resolve = |index: u16| identities.get(usize::from(index)).copied().flatten();
+    let is_sound = |slot: &Slot| {
+        let mut before = BTreeSet::new();
+        named(slot).all(|index| resolve(index).is_some() && before.insert(index))
+    };
+    if !block.iter().all(is_sound) {
+        return None;
+    }
+    let resolved: Option<Vec<u64>> = block.iter().map(|slot| resolve(slot.current)).collect();
+    match resolved {
+        Some(resolved) => Some(ring_hash(resolved.into_iter())),
+        None => block.iter().all(|slot| slot.current == NO_BACKEND).then_some(0),
+    }
 }

@@ -24,10 +24,10 @@ fn served(bench: &Bench, wanted: &Tables) -> Vec<String> {
 fn let_in(bench: &mut Bench, wanted: &Tables, last: &BTreeSet<ServiceKey>) {
     let full = refused(bench, wanted);
     let newcomers = Newcomers::LetIn { last };
-    let plan = follow(wanted, &bench.installed, bench.now, full, newcomers);
+    let plan = bench.follow(wanted, full, newcomers);
     assert_eq!(plan.waits_for, Some(full));
     bench.carry_out(&plan);
-    let again = follow(wanted, &bench.installed, bench.now, full, newcomers);
+    let again = bench.follow(wanted, full, newcomers);
     assert_eq!(again.actions, [], "the rest doesn't fit");
 }
 
@@ -58,7 +58,14 @@ fn empty_tables_take_in_what_they_have_room_for() {
         let other = of_pods([0b1010; 6]);
         let full = refused(&bench, &other);
         for _ in 0..6 {
-            bench.carry_out(&follow(&other, &bench.installed, bench.now, full, Newcomers::Refused));
+            bench.carry_out(&follow(
+                &other,
+                &bench.installed,
+                &bench.kernel.slots,
+                bench.now,
+                full,
+                Newcomers::Refused,
+            ));
             bench.now += GRACE;
         }
         let served = resolved(&bench.kernel);
@@ -96,12 +103,26 @@ fn a_full_receiver_follows_the_endpoints_that_it_knows() {
     let wanted = of_pods([new, new, 0, 0, 0, 0]);
     let full = refused(&bench, &wanted);
     assert_eq!(full.map, Map::Deliveries);
-    bench.carry_out(&follow(&wanted, &bench.installed, bench.now, full, Newcomers::Refused));
+    bench.carry_out(&follow(
+        &wanted,
+        &bench.installed,
+        &bench.kernel.slots,
+        bench.now,
+        full,
+        Newcomers::Refused,
+    ));
     assert_eq!(bench.kernel.deliveries, of_pods([new, 0, 0, 0, 0, 0]).deliveries);
     // Where there is room for one endpoint less, the others are delivered to.
     let more = of_pods([new | 1, 0, 0, 0, 0, 0]);
     let full = refused(&bench, &more);
-    bench.carry_out(&follow(&more, &bench.installed, bench.now, full, Newcomers::Refused));
+    bench.carry_out(&follow(
+        &more,
+        &bench.installed,
+        &bench.kernel.slots,
+        bench.now,
+        full,
+        Newcomers::Refused,
+    ));
     assert_eq!(bench.kernel.deliveries, of_pods([new, 0, 0, 0, 0, 0]).deliveries);
 }
 
@@ -124,7 +145,14 @@ fn a_local_endpoint_is_delivered_to_while_another_table_is_full() {
     let wanted = of_pods([0b1, 1, 1, 1, 1, 1]);
     let full = refused(&bench, &wanted);
     assert_eq!(full.map, Map::Slots);
-    bench.carry_out(&follow(&wanted, &bench.installed, bench.now, full, Newcomers::Refused));
+    bench.carry_out(&follow(
+        &wanted,
+        &bench.installed,
+        &bench.kernel.slots,
+        bench.now,
+        full,
+        Newcomers::Refused,
+    ));
     assert_eq!(
         resolved(&bench.kernel),
         resolved(&{

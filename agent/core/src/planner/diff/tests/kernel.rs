@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use fairlead_abi::{
-    Backend, Bucket, Delivery, DeliveryKey, Hop, MAX_PROBE, ServiceEntry, ServiceKey, Slot, bucket_of,
+    Backend, Bucket, Delivery, DeliveryKey, Hop, MAX_PROBE, NO_BACKEND, ServiceEntry, ServiceKey, Slot,
+    bucket_of,
 };
 use ipnet::IpNet;
 
+use crate::planner::slots::named;
 use crate::planner::{Action, Capacities, GRACE, Raw};
 
 #[derive(Clone, Debug)]
@@ -90,6 +92,10 @@ impl Kernel {
             let backend = self.backends.get((entry.backends + u32::from(slot.current)) as usize)?;
             (backend.encap != 0).then(|| backend.outer.into())
         };
+        // With formers only, it takes new connections as little as the empty ring does.
+        if block.iter().all(|slot| slot.current == NO_BACKEND) {
+            return Vec::new();
+        }
         block.iter().map(resolve).collect()
     }
 
@@ -107,6 +113,7 @@ impl Kernel {
                 let block = &mut self.slots[first as usize..][..slots.len() as usize];
                 block.iter_mut().zip(slots.iter()).for_each(|(to, slot)| *to = slot);
             }
+            Action::SetSlot { index, slot } => self.slots[index as usize] = slot,
             Action::SetOverflowed { bucket, value } => self.buckets[bucket as usize].overflowed = value,
             Action::PublishEntry { bucket, entry, value, .. } => self.entry((bucket, entry), |e| *e = value),
             Action::SwitchRing { bucket, entry, ring } => self.entry((bucket, entry), |e| e.ring = ring),
@@ -163,6 +170,12 @@ impl Kernel {
                     assert!(!overlap(start, *size) || *until <= now, "{first} at {now:?} is still read");
                 }
             }
+            Action::SetSlot { index, slot } => {
+                let holds =
+                    |entry: &ServiceEntry| index.wrapping_sub(entry.ring.first_slot) < entry.ring.size;
+                assert!(self.entries().any(|(_, _, entry)| holds(entry)), "{action:?} is nobody's");
+                assert_eq!(self.slots[index as usize].current, slot.current, "{action:?}");
+            }
             Action::PublishEntry { bucket, entry, value, .. } => {
                 assert!(self.buckets[bucket as usize].entries[entry].key().is_none());
                 assert!(over(self.entries_read.get(&(bucket, entry))), "{action:?} at {now:?} is still read");
@@ -184,8 +197,9 @@ impl Kernel {
             Action::SwitchRing { bucket, entry, .. } | Action::UnpublishEntry { bucket, entry } => {
                 let value = self.buckets[bucket as usize].entries[entry];
                 self.slots_read.insert(value.ring.first_slot, (value.ring.size, until));
-                for slot in &self.slots[value.ring.first_slot as usize..][..value.ring.size as usize] {
-                    self.backends_read.insert(value.backends + u32::from(slot.current), until);
+                let block = &self.slots[value.ring.first_slot as usize..][..value.ring.size as usize];
+                for local in block.iter().flat_map(named) {
+                    self.backends_read.insert(value.backends + u32::from(local), until);
                 }
                 if matches!(action, Action::UnpublishEntry { .. }) {
                     self.entries_read.insert((bucket, entry), until);
@@ -201,11 +215,11 @@ impl Kernel {
         }
     }
 
-    /// Every index of `BACKENDS` that a published slot names.
+    /// Every index of `BACKENDS` that a published slot names, as current or former.
     pub(super) fn named_backends(&self) -> BTreeSet<u32> {
         let of = |entry: &ServiceEntry| {
             let block = &self.slots[entry.ring.first_slot as usize..][..entry.ring.size as usize];
-            block.iter().map(|slot| entry.backends + u32::from(slot.current)).collect::<Vec<_>>()
+            block.iter().flat_map(named).map(|local| entry.backends + u32::from(local)).collect::<Vec<_>>()
         };
         self.entries().flat_map(|(_, _, entry)| of(entry)).collect()
     }

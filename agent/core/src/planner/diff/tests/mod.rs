@@ -1,5 +1,6 @@
 //! Plans, carried out on plain arrays.
 
+mod formers;
 mod full;
 mod kernel;
 mod properties;
@@ -45,7 +46,11 @@ impl Bench {
     }
 
     fn diff(&self, wanted: &Tables) -> Result<Plan, PlanError> {
-        diff(wanted, &self.installed, self.now)
+        diff(wanted, &self.installed, &self.kernel.slots, self.now)
+    }
+
+    fn follow(&self, wanted: &Tables, full: Full, newcomers: Newcomers<'_>) -> Plan {
+        follow(wanted, &self.installed, &self.kernel.slots, self.now, full, newcomers)
     }
 
     fn apply(&mut self, action: &Action) {
@@ -168,8 +173,15 @@ impl Wish {
         }));
         let model = merged(&declared, &states, None);
         let (health, demand, links) = (Health::default(), Demand::default(), Arc::new(self.links()));
-        let inputs =
-            Inputs { model: &model, health: &health, demand: &demand, links: &links, now: Duration::ZERO };
+        let inputs = Inputs {
+            model: &model,
+            health: &health,
+            demand: &demand,
+            links: &links,
+            held: &Held::default(),
+            silent: &Arc::default(),
+            now: Duration::ZERO,
+        };
         Planner::new().plan(&inputs).tables
     }
 

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::planner::learn;
 
 fn wish() -> impl Strategy<Value = Wish> {
     // Mostly few changes, so that indexes and blocks are used again.
@@ -21,6 +22,8 @@ fn wish() -> impl Strategy<Value = Wish> {
 enum Mood {
     Settles,
     ForgetsToSettle,
+    /// Of a hash's slot in each service, which pod holds a connection.
+    Learns(u32, u8),
     ReadsBack,
     Restarts,
 }
@@ -29,13 +32,14 @@ fn steps(most: usize) -> impl Strategy<Value = Vec<(Wish, u64, Mood)>> {
     let mood = prop_oneof![
         4 => Just(Mood::Settles),
         1 => Just(Mood::ForgetsToSettle),
+        2 => (any::<u32>(), 1u8..33).prop_map(|(hash, pod)| Mood::Learns(hash, pod)),
         1 => Just(Mood::ReadsBack),
         1 => Just(Mood::Restarts)
     ];
     prop::collection::vec((wish(), prop_oneof![Just(0u64), 0u64..2500], mood), 1..most)
 }
 
-/// Carries a plan out; at every prefix no published slot names a free backend, and every service that is wanted before
+/// Carries a plan out; at every prefix no published slot names a free backend, as current or former, and every service that is wanted before
 /// and after resolves to the one or the other.
 fn carry_out_watched(bench: &mut Bench, plan: &Plan, after: &Tables) {
     let old = resolved(&bench.kernel);
@@ -56,6 +60,15 @@ fn carry_out_watched(bench: &mut Bench, plan: &Plan, after: &Tables) {
             let now = bench.kernel.resolve(entry);
             assert!(now == *before || now == *wanted, "{key:?} is neither old nor new after {action:?}");
         }
+    }
+}
+
+fn learn_everywhere(bench: &mut Bench, wanted: &Tables, hash: u32, pod: u8) {
+    let outer = IpAddr::from([10, 0, 0, pod]);
+    let has_it = |table: &ServiceTable| table.backends.iter().any(|backend| backend.outer == outer);
+    for (key, _) in wanted.services.iter().filter(|(_, table)| has_it(table)) {
+        let action = learn(&bench.installed, &bench.kernel.slots, key, hash, outer);
+        action.into_iter().for_each(|action| bench.apply(&action));
     }
 }
 
@@ -80,12 +93,16 @@ proptest! {
             match mood {
                 Mood::Settles => bench.installed.settle(&plan),
                 Mood::ForgetsToSettle => {}
+                Mood::Learns(hash, pod) => {
+                    bench.installed.settle(&plan);
+                    learn_everywhere(&mut bench, &last, hash, pod);
+                }
                 Mood::ReadsBack => bench.installed = bench.reread(),
                 Mood::Restarts => bench.restart(),
             }
             if !matches!(mood, Mood::Restarts) {
                 prop_assert_eq!(&bench.diff(&last).unwrap().actions, &[]);
-                prop_assert_eq!(&diff(&last, &bench.reread(), bench.now).unwrap().actions, &[]);
+                prop_assert_eq!(&diff(&last, &bench.reread(), &bench.kernel.slots, bench.now).unwrap().actions, &[]);
             }
         }
         bench.converge(&last);

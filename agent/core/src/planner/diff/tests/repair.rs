@@ -67,7 +67,7 @@ proptest! {
         bench.assert_serves(&wanted);
         bench.assert_clean(&wanted);
         prop_assert_eq!(bench.reread().fingerprint(), wanted.fingerprint());
-        prop_assert!(diff(&wanted, &bench.reread(), bench.now).unwrap().is_empty());
+        prop_assert!(diff(&wanted, &bench.reread(), &bench.kernel.slots, bench.now).unwrap().is_empty());
     }
 }
 

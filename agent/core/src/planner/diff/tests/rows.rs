@@ -14,6 +14,7 @@ fn kinds(plan: &Plan) -> Vec<&'static str> {
         Action::WriteBackend { .. } => "backend",
         Action::SetBackendHop { .. } => "set hop",
         Action::WriteSlots { .. } => "slots",
+        Action::SetSlot { .. } => "slot",
         Action::ClearServiceCounters { .. } => "zero id",
         Action::SetOverflowed { .. } => "overflowed",
         Action::PublishEntry { .. } => "publish",
@@ -189,7 +190,7 @@ fn what_serves_follows_its_endpoints_while_something_new_is_refused() {
     bench.converge(&Wish::of(0b11).tables());
     let more = Wish { services: [Some((0b1, 0)); 6], ..Wish::default() }.tables();
     let PlanError::Full(full) = bench.diff(&more).unwrap_err();
-    let plan = follow(&more, &bench.installed, bench.now, full, Newcomers::Refused);
+    let plan = bench.follow(&more, full, Newcomers::Refused);
     assert_eq!((plan.waits_for, plan.behind), (Some(full), 0));
     // What other gateways steer here is not theirs to refuse.
     assert_eq!(kinds(&plan), ["deliver", "slots", "switch"]);
@@ -200,7 +201,7 @@ fn what_serves_follows_its_endpoints_while_something_new_is_refused() {
         "nothing new, no dead endpoint"
     );
     bench.now += GRACE;
-    let plan = follow(&more, &bench.installed, bench.now, full, Newcomers::Refused);
+    let plan = bench.follow(&more, full, Newcomers::Refused);
     assert_eq!(kinds(&plan), ["clear backend"]);
 }
 
@@ -234,16 +235,23 @@ fn one_service_that_outgrows_the_tables_holds_up_no_other() {
         {
             let PlanError::Full(full) = bench.diff(&wanted).unwrap_err();
             assert_eq!((full.map, full.retry_at), (map, None));
-            let plan = follow(&wanted, &bench.installed, bench.now, full, Newcomers::Refused);
+            let plan = bench.follow(&wanted, full, Newcomers::Refused);
             assert_eq!(plan.behind, 1, "{map}");
             bench.carry_out(&plan);
             assert_eq!(resolved(&bench.kernel), resolved_of(&still), "{map}");
             for _ in 0..2 {
                 bench.now += GRACE;
-                bench.carry_out(&follow(&wanted, &bench.installed, bench.now, full, Newcomers::Refused));
+                bench.carry_out(&follow(
+                    &wanted,
+                    &bench.installed,
+                    &bench.kernel.slots,
+                    bench.now,
+                    full,
+                    Newcomers::Refused,
+                ));
             }
             bench.now += GRACE;
-            let plan = follow(&wanted, &bench.installed, bench.now, full, Newcomers::Refused);
+            let plan = bench.follow(&wanted, full, Newcomers::Refused);
             assert_eq!(kinds(&plan), [""; 0], "{map}");
         }
         // Nothing of what didn't fit is left behind.
@@ -280,7 +288,7 @@ fn a_key_for_which_no_bucket_in_reach_has_room_holds_up_no_other() {
         }
     };
     assert_eq!((full.map, full.retry_at), (Map::Services, None));
-    assert_eq!(follow(&wanted, &bench.installed, bench.now, full, Newcomers::Refused).behind, 0);
+    assert_eq!(bench.follow(&wanted, full, Newcomers::Refused).behind, 0);
     let all = resolved_of(&wanted);
     let served = resolved(&bench.kernel);
     assert_eq!(served.len(), reach);

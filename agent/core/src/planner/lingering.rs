@@ -1,0 +1,249 @@
+//! Endpoints that have left their slices and may hold connections yet.
+//!
+//! Leaving only ends new connections: the backend stays in its service's list, without weight, until its receiver says that
+//! it holds no flow, or nothing is heard of it for long. Deliveries of this node's own endpoints stay in the same way. Like
+//! [`History`](super::history), memory on purpose: what is wanted depends on what was there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairlead_abi::{Backend, Delivery, DeliveryKey, Encap, LEAVING, NO_BACKEND, ServiceKey};
+
+use super::service::Circumstances;
+use super::{Installed, ServiceTable, Verdict, WantedBackend};
+use crate::model::{Declarations, Held};
+
+/// A report says of an endpoint's flows all that matters only if it is that much younger than its leaving: gateways that
+/// are behind send it new connections for a while.
+pub const LINGER_MIN: Duration = Duration::from_secs(2);
+
+/// What lingers of one service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Lingering {
+    backends: BTreeMap<(ServiceKey, IpAddr), Left>,
+    /// Since when.
+    deliveries: BTreeMap<DeliveryKey, Duration>,
+}
+
+/// An endpoint that has left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Left {
+    since: Duration,
+    /// Its cluster, where it is known.
+    cluster: Option<Arc<str>>,
+    /// As it was.
+    backend: WantedBackend,
+}
+
+impl Lingering {
+    /// Whether something has to go now.
+    pub(super) fn ends(&self, held: &Held, now: Duration, declared: &Declarations) -> bool {
+        let is_over = |since, key, outer| until(since, (key, outer), held, declared) <= now;
+        self.backends.iter().any(|(&(key, outer), left)| is_over(left.since, key, outer))
+            || self.deliveries.iter().any(|(key, &since)| {
+                key.service().is_some_and(|service| is_over(since, service, key.outer.into()))
+            })
+    }
+
+    /// When the first one has to go if nothing is heard.
+    pub(super) fn due(&self, held: &Held, declared: &Declarations) -> Option<Duration> {
+        let of_backends = self.backends.iter().map(|(&key, left)| until(left.since, key, held, declared));
+        let of_deliveries = self.deliveries.iter().filter_map(|(key, &since)| {
+            Some(until(since, (key.service()?, key.outer.into()), held, declared))
+        });
+        of_backends.chain(of_deliveries).min()
+    }
+
+    /// The backends of `service` that linger beside those that are `present`, sorted by outer address. `before` is its table so
+    /// far; of `other` lingering ones, which an agent before this one knew, the same counts.
+    pub(super) fn backends(
+        &mut self,
+        service: ServiceKey,
+        before: Option<&ServiceTable>,
+        other: &mut Self,
+        present: &BTreeSet<IpAddr>,
+        circumstances: &Circumstances<'_>,
+    ) -> Vec<(WantedBackend, Arc<str>)> {
+        let known = other.take(service);
+        let now = circumstances.now;
+        let left = before.into_iter().flat_map(|table| table.backends.iter().map(move |b| (table, b)));
+        let left = left.map(|(table, backend)| (backend.outer, Left::of(table, backend, now)));
+        // Who lingers already does so for longer than the table says.
+        let mut all: BTreeMap<IpAddr, Left> = left.chain(known).collect();
+        all.retain(|outer, left| {
+            !present.contains(outer)
+                && until(left.since, (service, *outer), circumstances.held, circumstances.declared) > now
+        });
+        let room = usize::from(NO_BACKEND).saturating_sub(present.len());
+        let mut lingering: Vec<(WantedBackend, Arc<str>)> = Vec::new();
+        for (outer, mut left) in newest(all, room) {
+            let Some(cluster) = left.cluster(outer, circumstances.declared) else { continue };
+            (left.backend.weight, left.backend.verdict) = (0, Verdict::Lingering);
+            left.cluster = Some(Arc::clone(&cluster));
+            lingering.push((left.backend.clone(), cluster));
+            self.backends.insert((service, outer), left);
+        }
+        lingering
+    }
+
+    fn take(&mut self, service: ServiceKey) -> BTreeMap<IpAddr, Left> {
+        let mine: Vec<(ServiceKey, IpAddr)> =
+            self.backends.keys().filter(|(key, _)| *key == service).copied().collect();
+        mine.into_iter().filter_map(|key| Some((key.1, self.backends.remove(&key)?))).collect()
+    }
+
+    /// What is delivered yet beside the `present` deliveries of the services `served`, of what was delivered `before`.
+    pub(super) fn deliveries(
+        &mut self,
+        before: impl Iterator<Item = (DeliveryKey, Delivery)>,
+        known: &Self,
+        (present, served): (&[(DeliveryKey, Delivery)], &BTreeSet<ServiceKey>),
+        circumstances: &Circumstances<'_>,
+    ) -> Vec<(DeliveryKey, Delivery)> {
+        let present: BTreeSet<&DeliveryKey> = present.iter().map(|(key, _)| key).collect();
+        let mut lingering = BTreeMap::new();
+        for (key, delivery) in before {
+            let Some(service) = key.service() else { continue };
+            let outer = key.outer.into();
+            let since = known.deliveries.get(&key).copied().unwrap_or(circumstances.now);
+            let end = until(since, (service, outer), circumstances.held, circumstances.declared);
+            if present.contains(&key) || !served.contains(&service) || end <= circumstances.now {
+                continue;
+            }
+            self.deliveries.insert(key, since);
+            lingering.insert(key, Delivery { flags: delivery.flags | LEAVING, ..delivery });
+            let alone = DeliveryKey::endpoint_only(key.outer);
+            if !present.contains(&alone) {
+                lingering.insert(alone, Delivery::default());
+            }
+        }
+        lingering.into_iter().collect()
+    }
+}
+
+/// From when on an endpoint that left at `since` is gone for good, as far as it is known now.
+fn until(
+    since: Duration,
+    (service, outer): (ServiceKey, IpAddr),
+    held: &Held,
+    declared: &Declarations,
+) -> Duration {
+    let linger = declared.tuning.linger;
+    match held.of(service, outer) {
+        Some(report) if report.flows == 0 && report.at >= since + LINGER_MIN => report.at,
+        Some(report) => report.at.max(since) + linger,
+        None => since + linger,
+    }
+}
+
+/// Those that left last, if there is no room for all; in the order of their addresses.
+fn newest(mut all: BTreeMap<IpAddr, Left>, room: usize) -> BTreeMap<IpAddr, Left> {
+    if all.len() > room {
+        let mut order: Vec<(Duration, IpAddr)> =
+            all.iter().map(|(&outer, left)| (left.since, outer)).collect();
+        order.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, outer) in &order[room..] {
+            all.remove(outer);
+        }
+    }
+    all
+}
+
+impl Left {
+    fn of(table: &ServiceTable, backend: &WantedBackend, since: Duration) -> Self {
+        let shard = table.shards.get(usize::from(backend.shard));
+        Self { since, cluster: shard.map(|shard| Arc::clone(&shard.cluster)), backend: backend.clone() }
+    }
+
+    /// The cluster that it is of, if that may have its address yet: an operator who takes a cluster or a range of addresses
+    /// out means it.
+    fn cluster(&self, outer: IpAddr, declared: &Declarations) -> Option<Arc<str>> {
+        let may = |name: &&Arc<str>| {
+            let cluster = declared.clusters.get(*name);
+            cluster.is_some_and(|cluster| cluster.pod_cidrs.iter().any(|cidr| cidr.contains(&outer)))
+        };
+        match &self.cluster {
+            Some(name) => Some(name).filter(may).cloned(),
+            None => declared.clusters.keys().find(may).cloned(),
+        }
+    }
+}
+
+/// What an agent before this one may have known: taken up service by service, as each is planned first.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Inherited {
+    since: Duration,
+    named: BTreeMap<(ServiceKey, IpAddr), Left>,
+    /// What the kernel holds, whether it lingers or not.
+    backends: BTreeMap<ServiceKey, Vec<(IpAddr, Encap)>>,
+    deliveries: BTreeMap<ServiceKey, Vec<(DeliveryKey, Delivery)>>,
+}
+
+impl Inherited {
+    /// The lingering backends of a table that it planned.
+    pub(super) fn resume(&mut self, table: &ServiceTable, now: Duration) {
+        for backend in table.backends.iter().filter(|backend| backend.verdict == Verdict::Lingering) {
+            self.named.insert((table.key(), backend.outer), Left::of(table, backend, now));
+        }
+    }
+
+    /// What is in the kernel.
+    pub(super) fn read(&mut self, installed: &Installed, now: Duration) {
+        self.since = now;
+        for (key, ..) in installed.services() {
+            let backends = installed.backends_of(&key).filter_map(|(_, backend)| known(backend)).collect();
+            self.backends.insert(key, backends);
+        }
+        for (&key, &delivery) in &installed.deliveries {
+            if let Some(service) = key.service() {
+                self.deliveries.entry(service).or_default().push((key, delivery));
+            }
+        }
+    }
+
+    /// What there is of some services.
+    pub(super) fn take(
+        &mut self,
+        services: &BTreeSet<ServiceKey>,
+    ) -> (Lingering, Vec<(DeliveryKey, Delivery)>) {
+        let mut lingering = Lingering::default();
+        let mut deliveries = Vec::new();
+        for &service in services {
+            for (outer, encap) in self.backends.remove(&service).unwrap_or_default() {
+                lingering.backends.insert((service, outer), nameless(outer, encap, self.since));
+            }
+            deliveries.extend(self.deliveries.remove(&service).unwrap_or_default());
+        }
+        let named = self.named.keys().filter(|(service, _)| services.contains(service));
+        for key in named.copied().collect::<Vec<_>>() {
+            lingering.backends.extend(self.named.remove(&key).map(|left| (key, left)));
+        }
+        (lingering, deliveries)
+    }
+}
+
+fn known(backend: &Backend) -> Option<(IpAddr, Encap)> {
+    let encap = [Encap::Ipip, Encap::Gue, Encap::Local].into_iter().find(|&e| e as u8 == backend.kind())?;
+    Some((backend.outer.into(), encap))
+}
+
+/// A backend of which only the kernel knows.
+fn nameless(outer: IpAddr, encap: Encap, since: Duration) -> Left {
+    let backend = WantedBackend {
+        outer,
+        endpoint: outer,
+        port: 0,
+        encap,
+        weight: 0,
+        shard: 0,
+        pod: Arc::from("(unknown)"),
+        verdict: Verdict::Lingering,
+    };
+    Left { since, cluster: None, backend }
+}
+
+#[cfg(test)]
+#[path = "lingering_tests.rs"]
+mod tests;
