@@ -9,7 +9,7 @@ const K2: u64 = 0xd6e8_feb8_6659_fd93;
 const K3: u64 = 0xff51_afd7_ed55_8ccd;
 
 /// What identifies a connection among those of one service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Flow {
     /// The client's address.
     pub client: Address,

@@ -12,6 +12,7 @@ mod counters;
 mod encap;
 mod hash;
 mod mark;
+pub mod message;
 #[cfg(feature = "aya")]
 mod pod;
 mod reason;
@@ -20,6 +21,8 @@ mod report;
 mod ring;
 mod service;
 mod settings;
+mod siphash;
+mod words;
 
 pub use address::{Address, Family};
 pub use cache::{CACHE_ENTRIES, CacheBucket, CacheTag, Cached};
@@ -27,6 +30,7 @@ pub use counters::{BackendCounters, Counter, FlowEvent, Limit, RateLimit, Servic
 pub use encap::{Encap, GUE_PORT, Hop, PROBE_MARK, PROBE_MARK_MASK, ProbeTarget, overhead};
 pub use hash::{Flow, bucket_of, flow_hash, prefix_of, slot_of};
 pub use mark::{is_bounced, kind, mark, read_mark};
+pub use message::{Ask, AskedFlow, CONTROL_PORT, Claim, Count, Header};
 pub use reason::DropReason;
 pub use receiver::{
     Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, FLOWS_LAYOUT, FlowEntry, FlowKey, FlowState, LEAVING,
@@ -35,6 +39,7 @@ pub use report::{FlowReport, ReportKind};
 pub use ring::{Backend, NO_BACKEND, RING_SIZES, Ring, Slot};
 pub use service::{BUCKET_ENTRIES, Bucket, MAX_PROBE, ServiceEntry, ServiceKey, protocol};
 pub use settings::{Roles, Settings, TunnelSource};
+pub use siphash::{SipHash, SipKey, siphash};
 
 /// Version of every layout in this crate; part of the path under which maps are pinned.
 pub const ABI: u32 = 2;

@@ -4,7 +4,7 @@ use aya::Pod;
 
 use crate::{
     Address, Backend, BackendCounters, Bucket, CacheBucket, Cached, Counter, Delivery, DeliveryKey,
-    FlowEntry, FlowKey, FlowReport, Hop, ProbeTarget, RateLimit, ServiceCounters, Settings, Slot,
+    FlowEntry, FlowKey, FlowReport, Hop, ProbeTarget, RateLimit, ServiceCounters, Settings, SipKey, Slot,
 };
 
 macro_rules! pod {
@@ -34,5 +34,6 @@ pod!(
     RateLimit,
     ServiceCounters,
     Settings,
+    SipKey,
     Slot,
 );
