@@ -1,5 +1,59 @@
 //! Whose is this flow? The asking side of "the endpoint decides".
+//!
+//! In come packets that all backends refused (by [`Asker::event`]), datagrams from receivers and their agents
+//! ([`Asker::received`]), and which backends may hold flows ([`Asker::serve`]). Out come datagrams to send and what
+//! was found out ([`Output`], by [`Asker::poll`]); [`Asker::due`] says when to poll next. Time is counted from the
+//! agent's start. Nothing here does I/O, and nothing grows with what comes from outside: all is bounded.
+//!
+//! The same questions watch nodes and bring each backend's counts. A caller hands in all datagrams that have come
+//! before it polls, or a node would seem silent whose answer lies in the socket.
 
+mod asker;
+mod batches;
+mod claims;
+mod counters;
 mod keys;
+mod letters;
+mod limits;
+mod pending;
+mod polls;
+mod seen;
 
+use std::sync::Arc;
+
+use fairlead_abi::Address;
+
+pub use asker::{Asker, Output};
+pub use batches::BATCH_DELAY;
+pub use claims::claims;
+pub use counters::Counters;
 pub use keys::{Key, Keys, SecretError, Secrets};
+pub use limits::{Limits, Rate};
+pub use pending::{ANSWER_WITHIN, NOBODY_FOR};
+pub use polls::{BEAT, COUNT_EVERY, COUNT_LEAVING_EVERY, Holding, MISSED, NodeId};
+
+/// A backend that may hold flows of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Outer destination: where it is asked, and what identifies it in its service.
+    pub outer: Address,
+    /// Whose keys its messages have.
+    pub cluster: Arc<str>,
+    /// Its node in that cluster.
+    pub node: Arc<str>,
+    /// It takes no new connections.
+    pub leaving: bool,
+}
+
+impl Backend {
+    fn node_id(&self) -> NodeId {
+        (Arc::clone(&self.cluster), Arc::clone(&self.node))
+    }
+}
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod world;

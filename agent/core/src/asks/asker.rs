@@ -1,0 +1,359 @@
+//! The parts of asking, put together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairlead_abi::message::{answer, message_kind};
+use fairlead_abi::{Address, AskedFlow, DeliveryKey, Flow, Header, ServiceKey};
+
+use super::batches::{BATCH_DELAY, Batches, To};
+use super::counters::Counters;
+use super::keys::{Keys, Secrets};
+use super::letters::{Answer, Letters, Refusal, opened};
+use super::limits::{Admission, Gate, Limits};
+use super::pending::{Id, Pending, Served, Standing, Verdict};
+use super::polls::{Holding, NodeId, Poll, Polls};
+use super::{Backend, claims};
+use crate::stable::Stable;
+
+/// What the caller has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Send this datagram to [`CONTROL_PORT`](fairlead_abi::CONTROL_PORT) of an outer address.
+    Send {
+        /// Where to.
+        to: Address,
+        /// UDP payload.
+        message: Vec<u8>,
+    },
+    /// A backend said that the flow is its own: cache it as a claim that answers an ask, and make the backend a former
+    /// one of the flow's slot, so that the slot's next flows need no asking.
+    Mine {
+        /// The service.
+        service: ServiceKey,
+        /// The flow.
+        flow: Flow,
+        /// The backend.
+        outer: Address,
+    },
+    /// A receiver claims the flow without having been asked: cache it if there is room.
+    Claimed {
+        /// The service.
+        service: ServiceKey,
+        /// The flow.
+        flow: Flow,
+        /// The backend.
+        outer: Address,
+        /// By which mark the packet came: one of [`mark_kind`](fairlead_abi::mark_kind).
+        kind: u8,
+    },
+    /// All said no: the flow's packets go to current, unmarked, until [`Forget`](Self::Forget).
+    Nobodys {
+        /// The service.
+        service: ServiceKey,
+        /// The flow.
+        flow: Flow,
+    },
+    /// The flow isn't known to be nobody's any more.
+    Forget {
+        /// The service.
+        service: ServiceKey,
+        /// The flow.
+        flow: Flow,
+    },
+    /// A node doesn't answer, or answers again: [`Asker::silent`] has changed.
+    Silent {
+        /// The node.
+        node: NodeId,
+        /// Whether it doesn't answer.
+        silent: bool,
+    },
+}
+
+/// Asks receivers whose flows are; see the [module](super).
+#[derive(Debug)]
+pub struct Asker {
+    secrets: Secrets,
+    /// Derived as they are needed, by cluster.
+    keys: BTreeMap<Arc<str>, Keys>,
+    seed: u64,
+    /// None without backends.
+    services: BTreeMap<ServiceKey, Served>,
+    gate: Gate,
+    pending: Pending,
+    batches: Batches,
+    letters: Letters,
+    polls: Polls,
+    counters: Counters,
+    outputs: Vec<Output>,
+}
+
+impl Asker {
+    /// `random` has to differ at each start: messages are numbered from it, and hashes seeded, so that neither can be
+    /// foreseen.
+    #[must_use]
+    pub fn new(secrets: Secrets, limits: Limits, random: u64) -> Self {
+        let seed = Stable::new(random).bytes(b"hashes").finish();
+        Self {
+            secrets,
+            keys: BTreeMap::new(),
+            seed,
+            services: BTreeMap::new(),
+            gate: Gate::new(limits, seed),
+            pending: Pending::default(),
+            batches: Batches::default(),
+            letters: Letters::new(random),
+            polls: Polls::new(limits.counts),
+            counters: Counters::default(),
+            outputs: Vec::new(),
+        }
+    }
+
+    /// The federation's secrets are others now. Questions that wait can still be answered.
+    pub fn replace_secrets(&mut self, secrets: Secrets) {
+        self.secrets = secrets;
+        self.keys.clear();
+    }
+
+    /// These backends may hold flows of a service, silent ones too; none: the service is gone.
+    ///
+    /// `complete`: there are no others, on whatever gateway. Only then do their "not mine" mean nobody's. A gateway that
+    /// has just started and hasn't heard of all clusters yet can't say so.
+    pub fn serve(&mut self, service: ServiceKey, mut backends: Vec<Backend>, complete: bool, now: Duration) {
+        backends.sort_by_key(|backend| backend.outer);
+        backends.dedup_by_key(|backend| backend.outer);
+        self.polls.set(service, &backends, now);
+        if backends.is_empty() {
+            self.services.remove(&service);
+            return;
+        }
+        let before = self.services.get(&service).map(|served| &served.backends);
+        let same = before.filter(|before| ***before == *backends).map(Arc::clone);
+        let backends = same.unwrap_or_else(|| backends.into());
+        self.services.insert(service, Served { backends, complete });
+    }
+
+    /// All backends refused a packet of a flow of the service; `flow.answer` is 0.
+    pub fn event(&mut self, service: ServiceKey, flow: AskedFlow, now: Duration) {
+        let id = id(service, &flow);
+        let Some(served) = self.services.get(&service).cloned() else {
+            self.counters.no_backends += 1;
+            return;
+        };
+        match self.pending.standing(&id, &served, now) {
+            Standing::Asked | Standing::Settled => self.counters.already_asked += 1,
+            Standing::NoRoom => self.counters.no_room += 1,
+            Standing::Nobodys => self.settle(id, Verdict::Nobodys, now),
+            Standing::Ask { missing, again } => self.ask((id, flow), &served.backends, &missing, again, now),
+        }
+    }
+
+    /// A datagram came to [`CONTROL_PORT`](fairlead_abi::CONTROL_PORT).
+    pub fn received(&mut self, message: &[u8], from: Address, now: Duration) {
+        let refused = match opened(message) {
+            Some((words, header)) if header.kind == message_kind::ANSWER => {
+                self.letters.answer(&words, from, now).map(|answer| self.answered(answer, now)).err()
+            }
+            Some((words, header)) if header.kind == message_kind::CLAIM => {
+                self.claimed(&words, &header).err()
+            }
+            _ => Some(Refusal::Malformed),
+        };
+        if let Some(refusal) = refused {
+            self.counters.refused(refusal);
+        }
+    }
+
+    /// When [`poll`](Self::poll) has something to do; zero: now. `None`: not before something comes in.
+    #[must_use]
+    pub fn due(&self) -> Option<Duration> {
+        if !self.outputs.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        [self.batches.due(), self.pending.due(), self.polls.due()].into_iter().flatten().min()
+    }
+
+    /// What is to be done at `now`, in this order.
+    pub fn poll(&mut self, now: Duration) -> Vec<Output> {
+        while let Some((to, flows)) = self.batches.next(now) {
+            self.send(to, flows, now);
+        }
+        while let Some(poll) = self.polls.next(now) {
+            match poll {
+                Poll::Question(to) => self.send(to, Vec::new(), now),
+                Poll::Silent(node, silent) => self.outputs.push(Output::Silent { node, silent }),
+            }
+        }
+        let (unanswered, freed) = self.pending.forget(now);
+        self.counters.unanswered += unanswered;
+        self.outputs.extend(freed.into_iter().map(|(service, flow)| Output::Forget { service, flow }));
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// What a backend last said that it holds of a service; `None`: nothing yet.
+    #[must_use]
+    pub fn holding(&self, service: ServiceKey, outer: Address) -> Option<Holding> {
+        self.polls.holding((service, outer))
+    }
+
+    /// The outer addresses of all backends whose node is silent.
+    #[must_use]
+    pub fn silent(&self) -> BTreeSet<Address> {
+        self.polls.silent()
+    }
+
+    /// What happened since the start.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Flows that are being asked for now.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.pending.len().0
+    }
+
+    /// Flows that are asked for, and settled ones.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> (usize, usize) {
+        self.pending.len()
+    }
+
+    /// Questions whose answers are waited for.
+    #[cfg(test)]
+    pub(super) fn questions_waiting(&self) -> usize {
+        self.letters.len()
+    }
+
+    fn ask(
+        &mut self,
+        (id, flow): (Id, AskedFlow),
+        backends: &Arc<[Backend]>,
+        missing: &[Address],
+        again: bool,
+        now: Duration,
+    ) {
+        let hash = self.hash(&id);
+        let admission = self.gate.admit((flow.client, hash), missing.len(), again, now);
+        self.counters.admission(admission);
+        if admission != Admission::Granted {
+            return;
+        }
+        self.counters.asked_again += u64::from(again);
+        self.pending.ask(id, backends, now + BATCH_DELAY);
+        for &outer in missing {
+            let to = (id.0, outer);
+            if let Some(full) = self.batches.add(to, flow, now) {
+                self.send(to, full, now);
+            }
+        }
+    }
+
+    /// Sends a question, unless the backend is gone: then nobody waits for its answer.
+    fn send(&mut self, (service, outer): To, flows: Vec<AskedFlow>, now: Duration) {
+        let Some(keys) =
+            self.backend(service, outer).map(|backend| backend.cluster).map(|c| self.keys_of(&c))
+        else {
+            return;
+        };
+        *if flows.is_empty() { &mut self.counters.polls } else { &mut self.counters.questions } += 1;
+        let message = self.letters.question(about(service, outer), keys.first, flows, now);
+        self.outputs.push(Output::Send { to: outer, message });
+    }
+
+    fn answered(&mut self, answer: Answer, now: Duration) {
+        self.counters.answers += 1;
+        let Some(service) = answer.about.service() else { return };
+        let outer = answer.about.outer;
+        if let Some(node) = self.polls.answered((service, outer), answer.held, now) {
+            self.outputs.push(Output::Silent { node, silent: false });
+        }
+        for (flow, said) in answer.flows {
+            // Tables that are new know whose a flow is, not whose it isn't.
+            let said =
+                if answer.held.is_none() && said == answer::NOT_MINE { answer::CANT_SAY } else { said };
+            self.said(id(service, &flow), outer, said, now);
+        }
+    }
+
+    fn said(&mut self, id: Id, outer: Address, said: u8, now: Duration) {
+        let Some(served) = self.services.get(&id.0) else { return };
+        let Some(verdict) = self.pending.said(&id, outer, said, served) else { return };
+        if verdict == Verdict::Mine {
+            let (service, flow) = id;
+            self.outputs.push(Output::Mine { service, flow, outer });
+        }
+        self.settle(id, verdict, now);
+    }
+
+    fn settle(&mut self, id: Id, verdict: Verdict, now: Duration) {
+        let (service, flow) = id;
+        match verdict {
+            Verdict::Mine => self.counters.mine += 1,
+            Verdict::Nobodys => {
+                self.counters.nobodys += 1;
+                self.outputs.push(Output::Nobodys { service, flow });
+            }
+        }
+        if let Some((service, flow)) = self.pending.settle(id, verdict, now) {
+            self.outputs.push(Output::Forget { service, flow });
+        }
+    }
+
+    /// Takes a message's claims: those of backends of the cluster whose key it has, in their service.
+    fn claimed(&mut self, words: &[u64], header: &Header) -> Result<(), Refusal> {
+        let claims = claims::read(words, header)?;
+        let cluster_of = |asker: &Self, about: &DeliveryKey| {
+            asker.backend(about.service()?, about.outer).map(|backend| backend.cluster)
+        };
+        let known = claims.iter().find_map(|claim| cluster_of(self, &claim.about));
+        let Some(cluster) = known else { return Err(Refusal::Stranger) };
+        if !claims::is_tagged(words, header, &self.keys_of(&cluster)) {
+            return Err(Refusal::Forged);
+        }
+        for claim in claims {
+            let (Some(service), true) =
+                (claim.about.service(), cluster_of(self, &claim.about).as_ref() == Some(&cluster))
+            else {
+                self.counters.claims_of_strangers += 1;
+                continue;
+            };
+            self.counters.claims += 1;
+            let flow = flow_of(service, claim.client, claim.client_port);
+            self.outputs.push(Output::Claimed { service, flow, outer: claim.about.outer, kind: claim.kind });
+        }
+        Ok(())
+    }
+
+    fn backend(&self, service: ServiceKey, outer: Address) -> Option<Backend> {
+        let backends = &self.services.get(&service)?.backends;
+        let place = backends.binary_search_by_key(&outer, |backend| backend.outer).ok()?;
+        Some(backends[place].clone())
+    }
+
+    fn keys_of(&mut self, cluster: &Arc<str>) -> Keys {
+        let secrets = &self.secrets;
+        *self.keys.entry(Arc::clone(cluster)).or_insert_with(|| secrets.keys(cluster))
+    }
+
+    fn hash(&self, (service, flow): &Id) -> u64 {
+        let service_part = Stable::new(self.seed).bytes(&service.vip.bytes).bytes(&[service.protocol]);
+        service_part.bytes(&flow.client.bytes).bytes(&flow.ports).finish()
+    }
+}
+
+pub(super) fn about(service: ServiceKey, outer: Address) -> DeliveryKey {
+    let ServiceKey { vip, port, protocol, family } = service;
+    DeliveryKey { outer, vip, port: port.to_be_bytes(), protocol, family, padding: 0 }
+}
+
+fn id(service: ServiceKey, flow: &AskedFlow) -> Id {
+    (service, flow_of(service, flow.client, flow.client_port))
+}
+
+pub(super) fn flow_of(service: ServiceKey, client: Address, [c0, c1]: [u8; 2]) -> Flow {
+    let [s0, s1] = service.port.to_be_bytes();
+    Flow { client, ports: [c0, c1, s0, s1] }
+}

@@ -1,0 +1,243 @@
+//! The flows that are being asked for, and what has been said of each.
+//!
+//! A flow is somebody's once one backend says so, and nobody's only when all that may hold it have said no. Silence is
+//! not a no: who has not answered when the flow's next packet comes is asked again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairlead_abi::message::answer;
+use fairlead_abi::{Address, Flow, ServiceKey};
+
+use super::Backend;
+
+/// For so long after a question its answer is waited for; the next packet then asks those that are missing again.
+pub const ANSWER_WITHIN: Duration = Duration::from_millis(100);
+
+/// For so long a flow is known to be nobody's.
+pub const NOBODY_FOR: Duration = Duration::from_secs(3);
+
+/// A flow's answers are kept for so long after it was last asked for: a client that doubles its waiting from 200 ms on
+/// sends its fifth packet within.
+pub(super) const KEPT: Duration = Duration::from_secs(5);
+
+/// Flows that are asked for, and settled ones, at most.
+pub(super) const MOST_FLOWS: usize = 1 << 16;
+
+/// Backends of all flows that are asked for, at most: a bit each.
+pub(super) const MOST_BACKENDS: usize = 1 << 24;
+
+/// A flow among all services'.
+pub(super) type Id = (ServiceKey, Flow);
+
+/// Those that may hold flows of a service.
+#[derive(Clone, Debug)]
+pub(super) struct Served {
+    /// Sorted by `outer`.
+    pub(super) backends: Arc<[Backend]>,
+    /// There are no others.
+    pub(super) complete: bool,
+}
+
+/// What a packet of a flow leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// These have not said no: they are to be asked; `again`: not for the first time.
+    Ask { missing: Vec<Address>, again: bool },
+    /// It is being asked for.
+    Asked,
+    /// It was settled a moment ago.
+    Settled,
+    /// Those that were missing are no backends any more.
+    Nobodys,
+    /// No place.
+    NoRoom,
+}
+
+/// What an answer leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Mine,
+    Nobodys,
+}
+
+#[derive(Debug)]
+struct Case {
+    /// Sorted by `outer`, as they were when it was looked at last.
+    backends: Arc<[Backend]>,
+    /// Which of them said no: bits.
+    no: Vec<u64>,
+    /// How many did not.
+    missing: usize,
+    /// When it may be asked for again.
+    again: Duration,
+    ends: Duration,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    cases: BTreeMap<Id, Case>,
+    ends: BTreeSet<(Duration, Id)>,
+    /// Sum over `cases`.
+    backends: usize,
+    /// Until when, and whether nobody's. Of those found, so long that packets on their way don't ask again.
+    settled: BTreeMap<Id, (Duration, Verdict)>,
+    settled_ends: BTreeSet<(Duration, Id)>,
+}
+
+impl Pending {
+    /// A packet of a flow came, and these may hold it.
+    pub(super) fn standing(&mut self, id: &Id, served: &Served, now: Duration) -> Standing {
+        let backends = &served.backends;
+        if self.settled.get(id).is_some_and(|&(until, _)| now < until) {
+            return Standing::Settled;
+        }
+        let Some(case) = self.cases.get_mut(id) else {
+            let room = self.cases.len() < MOST_FLOWS && self.backends + backends.len() <= MOST_BACKENDS;
+            let missing = backends.iter().map(|backend| backend.outer).collect();
+            return if room { Standing::Ask { missing, again: false } } else { Standing::NoRoom };
+        };
+        if now < case.again {
+            return Standing::Asked;
+        }
+        self.backends -= case.backends.len();
+        case.compare(backends);
+        self.backends += case.backends.len();
+        match (case.missing, served.complete) {
+            (0, false) => return Standing::Asked,
+            (0, true) => {
+                self.remove(id);
+                return Standing::Nobodys;
+            }
+            _ => {}
+        }
+        Standing::Ask { missing: case.missing().collect(), again: true }
+    }
+
+    /// Those that are missing are asked; the questions leave by `sent`.
+    pub(super) fn ask(&mut self, id: Id, backends: &Arc<[Backend]>, sent: Duration) {
+        let ends = sent + KEPT;
+        let case = self.cases.entry(id).or_insert_with(|| {
+            self.backends += backends.len();
+            Case::new(Arc::clone(backends), ends)
+        });
+        self.ends.remove(&(case.ends, id));
+        (case.again, case.ends) = (sent + ANSWER_WITHIN, ends);
+        self.ends.insert((ends, id));
+    }
+
+    /// A backend said one of [`answer`] of a flow; those of `served` may hold it now.
+    pub(super) fn said(&mut self, id: &Id, outer: Address, said: u8, served: &Served) -> Option<Verdict> {
+        let case = self.cases.get_mut(id)?;
+        self.backends -= case.backends.len();
+        case.compare(&served.backends);
+        self.backends += case.backends.len();
+        let verdict =
+            case.said(outer, said).filter(|&verdict| verdict == Verdict::Mine || served.complete)?;
+        self.remove(id);
+        Some(verdict)
+    }
+
+    /// The flow's verdict stands for a while. Returns a flow that is therefore nobody's no longer.
+    pub(super) fn settle(&mut self, id: Id, verdict: Verdict, now: Duration) -> Option<Id> {
+        let until = now + if verdict == Verdict::Nobodys { NOBODY_FOR } else { ANSWER_WITHIN };
+        if let Some((before, _)) = self.settled.insert(id, (until, verdict)) {
+            self.settled_ends.remove(&(before, id));
+        }
+        self.settled_ends.insert((until, id));
+        if self.settled.len() > MOST_FLOWS { self.unsettle() } else { None }
+    }
+
+    /// Forgets what is over at `now`: how many flows were asked for in vain, and those that are nobody's no longer.
+    pub(super) fn forget(&mut self, now: Duration) -> (u64, Vec<Id>) {
+        let mut unanswered = 0;
+        while let Some(&(ends, id)) = self.ends.first()
+            && ends <= now
+        {
+            self.remove(&id);
+            unanswered += 1;
+        }
+        let mut freed = Vec::new();
+        while self.settled_ends.first().is_some_and(|&(until, _)| until <= now) {
+            freed.extend(self.unsettle());
+        }
+        (unanswered, freed)
+    }
+
+    /// When [`forget`](Self::forget) has something to do.
+    pub(super) fn due(&self) -> Option<Duration> {
+        let first = |ends: &BTreeSet<(Duration, Id)>| ends.first().map(|&(at, _)| at);
+        first(&self.ends).into_iter().chain(first(&self.settled_ends)).min()
+    }
+
+    /// Flows that are asked for, and settled ones.
+    pub(super) fn len(&self) -> (usize, usize) {
+        (self.cases.len(), self.settled.len())
+    }
+
+    fn remove(&mut self, id: &Id) {
+        if let Some(case) = self.cases.remove(id) {
+            self.backends -= case.backends.len();
+            self.ends.remove(&(case.ends, *id));
+        }
+    }
+
+    /// Ends the settled one that has the least time left.
+    fn unsettle(&mut self) -> Option<Id> {
+        let (_, id) = self.settled_ends.pop_first()?;
+        let (_, verdict) = self.settled.remove(&id)?;
+        (verdict == Verdict::Nobodys).then_some(id)
+    }
+}
+
+impl Case {
+    fn new(backends: Arc<[Backend]>, ends: Duration) -> Self {
+        let (no, missing) = (vec![0; backends.len().div_ceil(64)], backends.len());
+        Self { backends, no, missing, again: Duration::ZERO, ends }
+    }
+
+    /// Goes on with the backends that there are now: what those said that were there before still holds.
+    fn compare(&mut self, backends: &Arc<[Backend]>) {
+        if Arc::ptr_eq(&self.backends, backends) {
+            return;
+        }
+        let mut now = Self { again: self.again, ..Self::new(Arc::clone(backends), self.ends) };
+        for (place, backend) in self.backends.iter().enumerate() {
+            if has(&self.no, place) {
+                now.note_no(backend.outer);
+            }
+        }
+        *self = now;
+    }
+
+    fn said(&mut self, outer: Address, said: u8) -> Option<Verdict> {
+        let place = self.place(outer)?;
+        match said {
+            answer::MINE => return Some(Verdict::Mine),
+            answer::NOT_MINE if !has(&self.no, place) => self.note_no(outer),
+            _ => {}
+        }
+        (self.missing == 0).then_some(Verdict::Nobodys)
+    }
+
+    fn note_no(&mut self, outer: Address) {
+        if let Some(place) = self.place(outer) {
+            self.no[place / 64] |= 1 << (place % 64);
+            self.missing -= 1;
+        }
+    }
+
+    fn missing(&self) -> impl Iterator<Item = Address> {
+        self.backends.iter().enumerate().filter(|&(place, _)| !has(&self.no, place)).map(|(_, b)| b.outer)
+    }
+
+    fn place(&self, outer: Address) -> Option<usize> {
+        self.backends.binary_search_by_key(&outer, |backend| backend.outer).ok()
+    }
+}
+
+fn has(bits: &[u64], place: usize) -> bool {
+    bits[place / 64] & 1 << (place % 64) != 0
+}
