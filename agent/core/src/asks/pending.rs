@@ -18,8 +18,8 @@ pub const ANSWER_WITHIN: Duration = Duration::from_millis(100);
 /// For so long a flow is known to be nobody's.
 pub const NOBODY_FOR: Duration = Duration::from_secs(3);
 
-/// A flow's answers are kept for so long after it was last asked for: a client that doubles its waiting from 200 ms on
-/// sends its fifth packet within.
+/// A flow's answers are kept for so long after it was first asked for, then it is asked for anew: a no of long ago doesn't
+/// hold for a client that has used the port again. One that doubles its waiting from 200 ms on sends five packets within.
 pub(super) const KEPT: Duration = Duration::from_secs(5);
 
 /// Flows that are asked for, and settled ones, at most.
@@ -118,14 +118,12 @@ impl Pending {
 
     /// Those that are missing are asked; the questions leave by `sent`.
     pub(super) fn ask(&mut self, id: Id, backends: &Arc<[Backend]>, sent: Duration) {
-        let ends = sent + KEPT;
         let case = self.cases.entry(id).or_insert_with(|| {
             self.backends += backends.len();
-            Case::new(Arc::clone(backends), ends)
+            self.ends.insert((sent + KEPT, id));
+            Case::new(Arc::clone(backends), sent + KEPT)
         });
-        self.ends.remove(&(case.ends, id));
-        (case.again, case.ends) = (sent + ANSWER_WITHIN, ends);
-        self.ends.insert((ends, id));
+        case.again = sent + ANSWER_WITHIN;
     }
 
     /// A backend said one of [`answer`] of a flow; those of `served` may hold it now.

@@ -120,6 +120,22 @@ fn backends_that_come_are_asked_too_and_those_that_go_are_not_waited_for() {
 }
 
 #[test]
+fn a_no_of_long_ago_is_asked_for_anew() {
+    let (mut asker, mut receivers) = setup(3);
+    receivers.dead.insert(outer(0));
+    for at in (10..5100).step_by(200) {
+        asker.event(service(), asked(1), ms(at));
+        let outputs = run(&mut asker, &receivers, at, at + 200);
+        assert!(outputs.iter().all(|(_, output)| matches!(output, Output::Silent { .. })), "{outputs:?}");
+    }
+    receivers.owners.insert(flow(1), outer(1));
+    receivers.dead.clear();
+    asker.event(service(), asked(1), ms(5210));
+    let outputs = run(&mut asker, &receivers, 5210, 5220);
+    assert!(outputs.contains(&(5212, mine(1, 1))), "who said no before: {outputs:?}");
+}
+
+#[test]
 fn nothing_is_nobodys_while_not_all_backends_are_known() {
     let (mut asker, receivers) = setup(3);
     asker.serve(service(), backends(3), false, ms(0));
