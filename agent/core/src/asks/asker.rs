@@ -45,7 +45,7 @@ pub enum Output {
         flow: Flow,
         /// The backend.
         outer: Address,
-        /// By which mark the packet came: one of [`mark_kind`](fairlead_abi::mark_kind).
+        /// By which mark the packet came: one of [`kind`](fairlead_abi::kind).
         kind: u8,
     },
     /// All said no: the flow's packets go to current, unmarked, until [`Forget`](Self::Forget).

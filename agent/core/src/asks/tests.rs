@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fairlead_abi::message::{ASK_FLOWS, CLAIMS};
-use fairlead_abi::{Address, Claim, mark_kind};
+use fairlead_abi::{Address, Claim, kind};
 
 use super::asker::about;
 use super::world::*;
@@ -186,13 +186,13 @@ fn claims_count_for_backends_of_their_cluster_only() {
         about: about(service(), outer(n)),
         client: asked(1).client,
         client_port: asked(1).client_port,
-        kind: mark_kind::FORMER,
+        kind: kind::FORMER,
         ..Claim::default()
     };
     let keys = secrets(OLD).keys("c1");
     asker.received(&claims(&[claim(1), claim(2), claim(4), claim(9)], &keys, 7), outer(200), ms(1));
     let claimed =
-        |n| Output::Claimed { service: service(), flow: flow(1), outer: outer(n), kind: mark_kind::FORMER };
+        |n| Output::Claimed { service: service(), flow: flow(1), outer: outer(n), kind: kind::FORMER };
     let outputs: Vec<Output> =
         asker.poll(ms(1)).into_iter().filter(|output| matches!(output, Output::Claimed { .. })).collect();
     assert_eq!(outputs, [claimed(1), claimed(4)]);
