@@ -18,6 +18,7 @@ pub(super) fn write(reading: &Reading<'_>, to: impl Write) -> io::Result<()> {
     agent(&mut out, reading.status)?;
     sources(&mut out, reading.status)?;
     probes(&mut out, &reading.probes)?;
+    asks(&mut out, reading.status)?;
     map_use(&mut out, reading.status, reading.maps.as_ref())?;
     let readable = u8::from(reading.maps.is_some());
     out.single(
@@ -31,6 +32,7 @@ pub(super) fn write(reading: &Reading<'_>, to: impl Write) -> io::Result<()> {
         services(&mut out, maps)?;
         backends(&mut out, maps)?;
         drops(&mut out, maps)?;
+        flows(&mut out, maps)?;
     }
     Ok(())
 }
@@ -290,6 +292,30 @@ fn backends<W: Write>(out: &mut Out<W>, maps: &Maps<'_>) -> io::Result<()> {
         b.counters.packets
     })?;
     family("fairlead_backend_connections_total", "TCP SYNs among them.", |b| b.counters.connections)
+}
+
+fn flows<W: Write>(out: &mut Out<W>, maps: &Maps<'_>) -> io::Result<()> {
+    out.family(
+        "fairlead_flow_events_total",
+        Counter,
+        "What became of packets whose flow the slot's current backend may not know, by event.",
+    )?;
+    for (event, count) in &maps.events {
+        out.sample(&[("event", &event.name())], *count)?;
+    }
+    Ok(())
+}
+
+fn asks<W: Write>(out: &mut Out<W>, status: &Status) -> io::Result<()> {
+    out.family(
+        "fairlead_asks_total",
+        Counter,
+        "Asks, answers and claims since the agent's start, by what became of them.",
+    )?;
+    for (what, count) in &status.asks {
+        out.sample(&[("what", what)], *count)?;
+    }
+    Ok(())
 }
 
 fn drops<W: Write>(out: &mut Out<W>, maps: &Maps<'_>) -> io::Result<()> {

@@ -1,6 +1,6 @@
 //! What metrics show, read at one moment: the pinned maps, and what the agent last said.
 
-use fairlead_abi::{Address, BackendCounters, Counter, DropReason, ServiceCounters, ServiceKey};
+use fairlead_abi::{Address, BackendCounters, Counter, DropReason, FlowEvent, ServiceCounters, ServiceKey};
 use fairlead_core::planner::{ServiceTable, WantedBackend};
 
 use crate::dataplane::{Counters, Error, Instance, Owners, filled, memory};
@@ -22,6 +22,7 @@ pub(super) struct Maps<'a> {
     /// In the order of their services.
     pub(super) backends: Vec<BackendReading<'a>>,
     pub(super) drops: Vec<(DropReason, Counter)>,
+    pub(super) events: Vec<(FlowEvent, u64)>,
     pub(super) memory: Vec<(&'static str, u64)>,
     /// Of maps that no plan fills: entries in use, and entries.
     pub(super) filled: Vec<(&'static str, u64, u64)>,
@@ -51,6 +52,9 @@ impl<'a> Maps<'a> {
         let mut maps = Self { memory: memory(instance)?, filled: filled(instance)?, ..Self::default() };
         for &reason in DropReason::ALL {
             maps.drops.push((reason, counters.drops(reason)?));
+        }
+        for &event in FlowEvent::ALL {
+            maps.events.push((event, counters.events(event)?));
         }
         for (key, entry) in owners.services().iter().filter(|(key, _)| key.port != 0) {
             let table = find_table(status, key);

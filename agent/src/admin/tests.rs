@@ -3,7 +3,9 @@
 use std::io::Read;
 use std::net::TcpStream as Client;
 
-use fairlead_abi::{Address, BackendCounters, Counter, DropReason, Family, ServiceCounters, ServiceKey};
+use fairlead_abi::{
+    Address, BackendCounters, Counter, DropReason, Family, FlowEvent, ServiceCounters, ServiceKey,
+};
 use fairlead_core::planner::ServiceTable;
 
 use super::reading::{BackendReading, ServiceReading};
@@ -57,6 +59,7 @@ fn maps(table: &ServiceTable) -> Maps<'_> {
             backend([10, 2, 0, 9], None, 10),
         ],
         drops: vec![(DropReason::PortNotServed, Counter { packets: 7, bytes: 420 })],
+        events: vec![(FlowEvent::Bounced, 3)],
         memory: vec![("SERVICES", 4096)],
         filled: vec![("FLOWS", 11, 262_144)],
     }
@@ -117,6 +120,7 @@ fn metrics_have_all_that_the_maps_and_the_agent_say() {
         format!("fairlead_backend_connections_total{{{web},cluster=\"eu-b\",pod=\"p1\",address=\"10.2.0.1\"}} 1"),
         r#"fairlead_dropped_packets_total{reason="port_not_served"} 7"#.to_owned(),
         r#"fairlead_dropped_bytes_total{reason="port_not_served"} 420"#.to_owned(),
+        r#"fairlead_flow_events_total{event="bounced"} 3"#.to_owned(),
     ];
     let samples = samples(&text);
     for line in &expected {

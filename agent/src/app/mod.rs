@@ -5,6 +5,7 @@
 //! latest wins, and nothing downstream calls upstream. Forwarding never waits for any of it.
 
 mod demand;
+mod flows;
 mod interfaces;
 mod remembered;
 mod room;
@@ -42,6 +43,8 @@ const LOOK_AT_INTERFACES: Duration = Duration::from_millis(250);
 const SAMPLE: Duration = Duration::from_secs(1);
 /// How often the kernel's tables are read back, to repair what a stranger changed.
 const READ_BACK: Duration = Duration::from_secs(10);
+/// Findings about flows that are carried out at a time.
+const FINDINGS: usize = 256;
 /// How often flows that have ended are swept.
 const SWEEP: Duration = Duration::from_secs(15);
 
@@ -68,6 +71,12 @@ pub enum Error {
     /// The state directory can't be used.
     #[error(transparent)]
     LastGood(#[from] federation::LastGoodError),
+    /// The federation's secrets can't be read.
+    #[error("secretsFile: {what}")]
+    Secrets {
+        /// Which file, and why.
+        what: String,
+    },
     /// The prober can't work.
     #[error(transparent)]
     Health(#[from] health::Error),
@@ -144,7 +153,8 @@ async fn steer(stages: &mut Stages) -> Result<(), Error> {
     let mut read_back = ticks(READ_BACK);
     let mut sweep = ticks(SWEEP);
     // A task that has ended would be an event at every pass.
-    let (mut probing, mut following) = (true, true);
+    let (mut probing, mut following, mut asking, mut finding) = (true, true, true, true);
+    let mut findings = Vec::new();
     loop {
         let due = stages.due();
         tokio::select! {
@@ -172,6 +182,13 @@ async fn steer(stages: &mut Stages) -> Result<(), Error> {
                     stages.refuse(&[]);
                 }
             },
+            changed = stages.heard.changed(), if asking => asking = changed.is_ok(),
+            count = stages.findings.recv_many(&mut findings, FINDINGS), if finding => {
+                finding = count > 0;
+                stages.found(&findings);
+                findings.clear();
+                continue;
+            }
             () = sleep_until(due) => {}
             _ = look.tick() => {
                 if stages.taken_up {

@@ -10,11 +10,12 @@ use std::{
 
 use fairlead_abi::ServiceKey;
 use fairlead_core::{
-    model::{Declarations, Demand, Health, Held, Model, ProbeState, merge},
+    asks::Counters,
+    model::{Declarations, Demand, Health, Model, ProbeState, merge},
     planner::{Installed, Links, Planned, Planner},
 };
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     time::{Instant, timeout},
 };
 
@@ -23,8 +24,9 @@ use super::{
     turn::Failure,
 };
 use crate::{
+    asks::{self, Finding, Heard, Served},
     config::{self, Config, ConfigWatch, types::Role},
-    dataplane::{Dataplane, Instance, Lock, Sweep, routes},
+    dataplane::{Dataplane, FlowCache, Instance, Lock, Sweep, routes},
     federation::{Federation, LastGood},
     health::{self, Deriver, ProbeTable, Prober, Targets},
     status::Status,
@@ -36,6 +38,8 @@ const READ_SOURCES: Duration = Duration::from_secs(10);
 const FIND_NEXT_HOPS: Duration = Duration::from_secs(1);
 /// How long first probes may take, where endpoints are served that an earlier agent may have found dead.
 const PROBE_FIRST: Duration = Duration::from_secs(10);
+/// Findings about flows that wait to be carried out at most; more wait at their source.
+const FINDINGS: usize = 4096;
 
 /// Every stage, and the snapshots between them.
 pub(super) struct Stages {
@@ -52,10 +56,6 @@ pub(super) struct Stages {
     pub(super) outers: watch::Sender<Arc<BTreeSet<IpAddr>>>,
     pub(super) sampler: Sampler,
     pub(super) demand: Demand,
-    /// What receivers say of flows.
-    pub(super) held: Held,
-    /// Outer destinations whose nodes don't answer.
-    pub(super) silent: Arc<BTreeSet<IpAddr>>,
     pub(super) planner: Planner,
     pub(super) model: Option<Model>,
     pub(super) planned: Option<Planned>,
@@ -77,6 +77,16 @@ pub(super) struct Stages {
     probing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     pub(super) due: Option<Duration>,
     pub(super) status: watch::Sender<Arc<Status>>,
+    /// What receivers said.
+    pub(super) heard: watch::Receiver<Arc<Heard>>,
+    /// What was found out about flows.
+    pub(super) findings: mpsc::Receiver<Finding>,
+    /// For those who ask.
+    pub(super) served: watch::Sender<Arc<Served>>,
+    /// What they counted.
+    pub(super) counted: watch::Receiver<Counters>,
+    /// A gateway's.
+    pub(super) cache: Option<FlowCache>,
     pub(super) started: Instant,
     _lock: Lock,
 }
@@ -117,6 +127,18 @@ impl Stages {
         let (results, health) = watch::channel(Arc::new(remembered.health.clone()));
         let prober = prober(config, &mut dataplane, started)?;
         let probes_counted = prober.counters();
+        let (served, asked) = watch::channel(Arc::default());
+        let (tell, heard) = watch::channel(Arc::default());
+        let (find, findings) = mpsc::channel(FINDINGS);
+        let (count, counted) = watch::channel(Counters::default());
+        let ends = asks::Ends { findings: find, heard: tell, counted: count };
+        let cache = if config.has(Role::Gateway) { dataplane.take_cache(config.seed.0)? } else { None };
+        if let Some(parts) = asks(config, &mut dataplane, (asked, ends), started)? {
+            let task = asks::Task::new(parts);
+            let task = task
+                .map_err(super::system("binding the socket for messages of other agents (UDP port 6082)"))?;
+            tokio::spawn(task.run());
+        }
         let sweep = if config.has(Role::Receiver) { dataplane.take_sweep()? } else { None };
         let mut stages = Self {
             config_watch: ConfigWatch::new(&options.config, Arc::clone(config)),
@@ -130,8 +152,11 @@ impl Stages {
             outers,
             sampler: Sampler::new(&declared.tuning, &remembered.demand),
             demand: remembered.demand.clone(),
-            held: Held::default(),
-            silent: Arc::default(),
+            heard,
+            findings,
+            served,
+            counted,
+            cache,
             planner: remembered.planner(&declared.tuning, &installed),
             model: None,
             planned: None,
@@ -241,6 +266,41 @@ impl Stages {
             |backend: &&fairlead_core::planner::WantedBackend| backend.encap != fairlead_abi::Encap::Local;
         tables.flat_map(|table| table.backends.iter().filter(remote).map(|backend| backend.outer)).collect()
     }
+}
+
+/// What the task needs that asks other agents; nothing without secrets.
+fn asks(
+    config: &Config,
+    dataplane: &mut Dataplane,
+    (served, ends): (watch::Receiver<Arc<Served>>, asks::Ends),
+    started: Instant,
+) -> Result<Option<asks::Parts>, Error> {
+    let Some(file) = &config.secrets_file else {
+        tracing::warn!(
+            "no secretsFile: connections that no backend of their slot knows are not asked for, and break"
+        );
+        return Ok(None);
+    };
+    let secrets = asks::read_secrets(file).map_err(|what| Error::Secrets { what })?;
+    let (Some(reports), Some(keys)) = (dataplane.take_reports()?, dataplane.take_keys()?) else {
+        return Ok(None);
+    };
+    let tunnels = |gateway: &config::types::GatewayConfig| {
+        gateway.tunnel.iter().map(|prefix| prefix.0).collect::<Vec<_>>()
+    };
+    let own = if config.has(Role::Gateway) { config.own_gateway().map(tunnels) } else { None };
+    Ok(Some(asks::Parts {
+        secrets_file: file.clone(),
+        secrets,
+        cluster: config.node.cluster.as_ref().map(|name| Arc::clone(&name.0)),
+        own: own.unwrap_or_default(),
+        gateways: config.gateways.iter().flat_map(tunnels).collect(),
+        reports,
+        keys,
+        served,
+        ends,
+        started,
+    }))
 }
 
 fn prober(config: &Config, dataplane: &mut Dataplane, started: Instant) -> Result<Prober, Error> {

@@ -8,7 +8,7 @@ use fairlead_core::{
 };
 
 use super::start::Stages;
-use crate::dataplane::Linked;
+use crate::dataplane::{FlowCache, Linked};
 
 /// After a failure, when to try again.
 pub(super) const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -77,13 +77,14 @@ impl Stages {
         let model = merge(&self.declared, self.federation.states(), &health, self.model.as_ref());
         self.federation.keep(&model);
         let now = self.now();
+        let heard = Arc::clone(&self.heard.borrow_and_update());
         let inputs = Inputs {
             model: &model,
             health: &health,
             demand: &self.demand,
             links: &links,
-            held: &self.held,
-            silent: &self.silent,
+            held: &heard.held,
+            silent: &heard.silent,
             now,
         };
         let planned = self.planner.plan(&inputs);
@@ -93,6 +94,7 @@ impl Stages {
         self.targets.send_if_modified(|known| replace(known, targets));
         self.model = Some(model);
         self.planned = Some(planned);
+        self.tell_askers();
     }
 
     /// Carries a plan out; what went wrong, if anything did.
@@ -108,6 +110,7 @@ impl Stages {
             self.installed.apply(action, now);
         }
         self.installed.settle(plan);
+        self.follow_slots(plan);
         self.due = plan.due;
         plan.waits_for.map(Failure::waits)
     }
@@ -150,6 +153,9 @@ impl Stages {
     /// Sweeps flows that have ended, in a thread of its own: a million of them take seconds, and an endpoint's death
     /// must not wait. Nobody waits for it at the end either.
     pub(super) fn sweep(&mut self) {
+        if let Some(Err(error)) = self.cache.as_mut().map(FlowCache::sweep) {
+            tracing::error!(%error, "the flow cache can't be swept");
+        }
         let Some(sweep) = self.sweep.clone() else { return };
         let ticks = match self.dataplane.ticks() {
             Ok(ticks) => ticks,

@@ -89,6 +89,10 @@ section! {
         /// Seed of the hash that spreads flows. The same on all gateways and receivers of the federation, and known to
         /// nobody else: who knows it can choose flows that all go to one endpoint. A number, or 0x and hexadecimal digits.
         pub seed: Hash,
+        /// The file with the federation's secrets, the same on all nodes: one or two lines of 64 hexadecimal digits, as
+        /// `openssl rand -hex 32` prints them. Messages between agents are tagged by the first, and taken with either.
+        /// Without it no agent asks another whose a connection is.
+        pub secrets_file: Option<PathBuf> = None,
         /// This node.
         pub node: NodeConfig,
         /// All clusters of the federation.
@@ -290,7 +294,8 @@ impl ConfigDraft {
     /// Makes its paths independent of the working directory of who wrote them: relative to `directory`.
     pub(super) fn resolve_paths(&mut self, directory: &Path) {
         let of_clusters = self.clusters.iter_mut().flatten().filter_map(|cluster| cluster.manifests.as_mut());
-        for path in of_clusters.chain(self.state_directory.iter_mut().flatten()) {
+        let own = self.state_directory.iter_mut().chain(self.secrets_file.iter_mut()).flatten();
+        for path in of_clusters.chain(own) {
             *path = directory.join(&*path);
         }
     }

@@ -136,11 +136,12 @@ impl ConfigWatch {
 fn fixed_fields(old: &Config, new: &Config) -> Vec<&'static [&'static str]> {
     let (a, b) = (&old.node, &new.node);
     let own_tunnel = |config: &Config| config.own_gateway().map(|own| own.tunnel.clone());
-    let rows: [(bool, &[&str]); 15] = [
+    let rows: [(bool, &[&str]); 16] = [
         (old.instance != new.instance, &["instance"]),
         (old.state_directory() != new.state_directory(), &["stateDirectory"]),
         (old.admin != new.admin, &["admin"]),
         (old.seed != new.seed, &["seed"]),
+        (old.secrets_file != new.secrets_file, &["secretsFile"]),
         (a.name != b.name, &["node", "name"]),
         (a.roles != b.roles, &["node", "roles"]),
         (a.interfaces != b.interfaces, &["node", "interfaces"]),

@@ -14,7 +14,7 @@ use aya::{
     maps::{Map, MapData, ProgramArray},
     programs::{Program, ProgramInfo},
 };
-use fairlead_abi::{Backend, Bucket, Hop, Roles, Settings, Slot, map, program};
+use fairlead_abi::{Backend, Bucket, CacheBucket, Cached, Hop, Roles, Settings, Slot, map, program};
 
 use super::{
     Capacities, Error, Instance,
@@ -48,6 +48,10 @@ pub struct Dataplane {
     pub(super) slots: Windowed<Slot>,
     pub(super) backends: Mapped<Backend>,
     pub(super) hops: Mapped<Hop>,
+    /// The flow cache, until it is taken.
+    pub(super) cache_buckets: Option<Mapped<CacheBucket>>,
+    /// Beside the slots, until it is taken.
+    pub(super) cache_marks: Option<Mapped<Cached>>,
     /// Of the backends: they need not be zeroed.
     pub(super) unused_counters: Unused,
     /// The maps stand beside others that are still in use.
@@ -99,6 +103,8 @@ impl Dataplane {
             slots: Windowed::new(map::SLOTS, array(&ebpf, map::SLOTS)?)?,
             backends: mapped(&ebpf, map::BACKENDS)?,
             hops: mapped(&ebpf, map::HOPS)?,
+            cache_buckets: Some(mapped(&ebpf, map::CACHE)?),
+            cache_marks: Some(mapped(&ebpf, map::CACHED)?),
             instance: instance.clone(),
             programs: table,
             ebpf,

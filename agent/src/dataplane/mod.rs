@@ -7,6 +7,7 @@
 mod apply;
 mod attach;
 mod batch;
+mod cache;
 mod capacities;
 mod carry;
 mod counters;
@@ -15,23 +16,28 @@ mod load;
 mod log;
 mod mapped;
 mod observe;
+mod option;
 mod owners;
 mod pins;
 mod probes;
+mod reports;
 pub mod routes;
 mod usage;
 mod window;
 
 pub use attach::{Attached, Linked, Mode};
+pub use cache::{CachedFlow, FlowCache, Place, is_own, nobodys};
 pub use capacities::Capacities;
 pub use carry::Carried;
 pub use counters::Counters;
 pub use flows::Sweep;
 pub use load::{Dataplane, Programs};
 pub use observe::View;
+pub use option::take_without_checksum;
 pub use owners::Owners;
 pub use pins::{Instance, Lock, make_folder};
 pub use probes::Probes;
+pub use reports::{MessageKeys, Reports};
 pub use usage::{filled, memory};
 
 /// What went wrong between the agent and the kernel.

@@ -34,6 +34,13 @@ impl Cached {
     pub const SLOTS: usize = 64;
     const SHIFT: u32 = Self::SLOTS.trailing_zeros();
 
+    /// The element beside a slot.
+    #[inline(always)]
+    #[must_use]
+    pub const fn element(slot: u32) -> u32 {
+        slot >> Self::SHIFT
+    }
+
     /// How many elements stand beside so many slots.
     #[must_use]
     pub const fn elements(slots: u32) -> u32 {

@@ -33,7 +33,7 @@ pub use mark::{is_bounced, kind, mark, read_mark};
 pub use message::{Ask, AskedFlow, CONTROL_PORT, Claim, Count, Header};
 pub use reason::DropReason;
 pub use receiver::{
-    Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, FLOWS_LAYOUT, FlowEntry, FlowKey, FlowState, LEAVING,
+    Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, FLOWS_LAYOUT, FlowEntry, FlowKey, FlowState, HeldFlows, LEAVING,
 };
 pub use report::{FlowReport, ReportKind};
 pub use ring::{Backend, NO_BACKEND, RING_SIZES, Ring, Slot};
@@ -81,12 +81,16 @@ pub mod map {
     pub const FLOWS: &str = "FLOWS";
     /// Half-open [`FlowEntry`](crate::FlowEntry)s by [`FlowKey`](crate::FlowKey); an LRU.
     pub const HALF_OPEN: &str = "HALF_OPEN";
+    /// Keys of messages between agents, [`SipKey`](crate::SipKey)s by their number.
+    pub const KEYS: &str = "KEYS";
+    /// [`HeldFlows`](crate::HeldFlows) by [`DeliveryKey`](crate::DeliveryKey).
+    pub const HELD: &str = "HELD";
     /// [`ProbeTarget`](crate::ProbeTarget) by socket mark.
     pub const PROBES: &str = "PROBES";
     /// Programs that others go on in: pinned by itself, because each load of the programs has its own.
     pub const PROGRAMS: &str = "PROGRAMS";
     /// All others, which are pinned together.
-    pub const ALL: [&str; 18] = [
+    pub const ALL: [&str; 20] = [
         SERVICES,
         SLOTS,
         BACKENDS,
@@ -104,6 +108,8 @@ pub mod map {
         GATEWAYS,
         FLOWS,
         HALF_OPEN,
+        KEYS,
+        HELD,
         PROBES,
     ];
 }

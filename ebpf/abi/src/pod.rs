@@ -4,7 +4,8 @@ use aya::Pod;
 
 use crate::{
     Address, Backend, BackendCounters, Bucket, CacheBucket, Cached, Counter, Delivery, DeliveryKey,
-    FlowEntry, FlowKey, FlowReport, Hop, ProbeTarget, RateLimit, ServiceCounters, Settings, SipKey, Slot,
+    FlowEntry, FlowKey, FlowReport, HeldFlows, Hop, ProbeTarget, RateLimit, ServiceCounters, Settings,
+    SipKey, Slot,
 };
 
 macro_rules! pod {
@@ -29,6 +30,7 @@ pod!(
     FlowEntry,
     FlowKey,
     FlowReport,
+    HeldFlows,
     Hop,
     ProbeTarget,
     RateLimit,

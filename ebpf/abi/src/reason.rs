@@ -80,4 +80,6 @@ reasons! {
     Unclaimed = 22, "unclaimed";
     /// More bounces than a client's prefix, or all clients together, may cause.
     BounceLimited = 23, "bounce_limited";
+    /// A message between agents that is damaged, forged, or tagged with a key that is not known here.
+    BadMessage = 24, "bad_message";
 }

@@ -115,6 +115,22 @@ impl FlowEntry {
     pub const CLAIM_SHIFT: u32 = 23;
 }
 
+/// What the agent has counted of the flows of a delivery.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeldFlows {
+    /// Established flows.
+    pub flows: u32,
+    /// Zero.
+    pub padding: u32,
+    /// Connections opened since the table was made.
+    pub connections: u64,
+    /// `jiffies64` when it was counted.
+    pub counted: u64,
+    /// For so many ticks it counts.
+    pub valid: u64,
+}
+
 /// How far a flow has come. The first two stand in `HALF_OPEN`, the others in `FLOWS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

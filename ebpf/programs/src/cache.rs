@@ -15,7 +15,7 @@ use crate::{
 #[inline(always)]
 #[must_use]
 pub fn may_hold(slot: u32) -> bool {
-    let Some(block) = CACHED.get(slot / Cached::SLOTS as u32) else { return false };
+    let Some(block) = CACHED.get(Cached::element(slot)) else { return false };
     // SAFETY: within the block; volatile, for the agent writes it.
     unsafe {
         (&raw const block.slots).cast::<u8>().add((slot % Cached::SLOTS as u32) as usize).read_volatile() != 0

@@ -4,7 +4,7 @@
 //! path, which starts anew; so nothing is decided in two places.
 
 use aya_ebpf::programs::XdpContext;
-use fairlead_abi::{DropReason, FlowEvent, GUE_PORT, Roles, ServiceKey, kind};
+use fairlead_abi::{CONTROL_PORT, DropReason, FlowEvent, GUE_PORT, Roles, ServiceKey, kind};
 
 use crate::{
     count,
@@ -110,10 +110,11 @@ pub fn transport(packet: &Packet, ip: &Ip, l4: usize) -> Option<Transport> {
     Some(Transport { l4, ports, protocol, tcp_flags })
 }
 
-/// A packet for no VIP: only a tunnel's may be for us, or have come back to us.
+/// A packet for no VIP: only a tunnel's may be for us, or have come back to us, or a gateway's question.
 #[inline(always)]
 fn not_served(carried: &Transport) -> Step {
-    if carried.protocol == protocol::UDP && carried.destination_port() == GUE_PORT {
+    let port = carried.destination_port();
+    if carried.protocol == protocol::UDP && (port == GUE_PORT || port == CONTROL_PORT) {
         return Step::Slow;
     }
     Step::Done(Verdict::Pass)

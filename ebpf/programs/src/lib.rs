@@ -22,6 +22,7 @@
     expect(internal_features, reason = "see `packet`")
 )]
 
+pub mod ask;
 pub mod bounce;
 pub mod cache;
 pub mod checksum;

@@ -10,8 +10,8 @@ use aya_ebpf::{
 };
 use fairlead_abi::{
     Address, Backend, BackendCounters, Bucket, CacheBucket, Cached, Counter, Delivery, DeliveryKey,
-    DropReason, FlowEntry, FlowEvent, FlowKey, FlowReport, Hop, Limit, ProbeTarget, RateLimit,
-    ServiceCounters, Settings, Slot, TunnelSource,
+    DropReason, FlowEntry, FlowEvent, FlowKey, FlowReport, HeldFlows, Hop, Limit, ProbeTarget, RateLimit,
+    ServiceCounters, Settings, SipKey, Slot, TunnelSource,
 };
 
 use crate::{
@@ -92,6 +92,12 @@ pub static FLOWS: HashMap<FlowKey, FlowEntry, 262_144> = HashMap::new();
 /// See [`fairlead_abi::map::HALF_OPEN`].
 #[btf_map]
 pub static HALF_OPEN: LruHashMap<FlowKey, FlowEntry, 65_536> = LruHashMap::new();
+/// See [`fairlead_abi::map::KEYS`].
+#[btf_map]
+pub static KEYS: HashMap<u32, SipKey, 64> = HashMap::new();
+/// See [`fairlead_abi::map::HELD`].
+#[btf_map]
+pub static HELD: HashMap<DeliveryKey, HeldFlows, 16_384> = HashMap::new();
 /// See [`fairlead_abi::map::PROBES`].
 #[btf_map]
 pub static PROBES: HashMap<u32, ProbeTarget, 65_536> = HashMap::new();
@@ -121,6 +127,10 @@ pub struct Scratch {
     pub kind: u8,
     /// The gateway that sent the tunnel packet; all zero: this one.
     pub gateway: Address,
+    /// Where a message between agents begins.
+    pub message: u32,
+    /// The key of its tag.
+    pub key: SipKey,
     /// The backend that was chosen for the packet.
     pub steered: Steered,
     /// The id of its service.

@@ -5,7 +5,7 @@
 //! that never evicts. A lost entry is made again by the client's next packet.
 
 use aya_ebpf::helpers::bpf_jiffies64;
-use fairlead_abi::{DropReason, FlowEntry, FlowKey, FlowState, kind};
+use fairlead_abi::{AskedFlow, DeliveryKey, DropReason, FlowEntry, FlowKey, FlowState, kind};
 
 use crate::{
     headers::{protocol, tcp},
@@ -105,6 +105,21 @@ pub fn is_known(key: &FlowKey) -> bool {
     FLOWS.get_ptr(key).is_some() || HALF_OPEN.get_ptr(key).is_some()
 }
 
+/// Whether the flow that a gateway asks about is an established one of this service.
+#[inline(always)]
+#[must_use]
+pub fn holds(key: &FlowKey, about: &DeliveryKey, asked: &AskedFlow) -> bool {
+    let Some(known) = FLOWS.get_ptr(key) else { return false };
+    // SAFETY: an entry of the map; fields are plain numbers.
+    let known = unsafe { &*known };
+    let numbers = Numbers {
+        sequence: u32::from_be_bytes(asked.sequence),
+        acknowledged: u32::from_be_bytes(asked.acknowledgement),
+    };
+    let of_service = known.vip.words() == about.vip.words() && known.port == about.port;
+    of_service && (key.protocol != protocol::TCP || numbers.are_near(known, asked.flags))
+}
+
 /// TCP's numbers in a packet of a client; zero for others.
 struct Numbers {
     sequence: u32,
@@ -125,10 +140,12 @@ impl Numbers {
     /// other endpoint may know. Each number of a strange one fits by chance once in sixteen times.
     #[inline(always)]
     fn fit(&self, known: &FlowEntry, carried: &Transport) -> bool {
-        if carried.protocol != protocol::TCP {
-            return true;
-        }
-        let acknowledges = carried.tcp_flags & tcp::ACK != 0;
+        carried.protocol != protocol::TCP || self.are_near(known, carried.tcp_flags)
+    }
+
+    #[inline(always)]
+    fn are_near(&self, known: &FlowEntry, tcp_flags: u8) -> bool {
+        let acknowledges = tcp_flags & tcp::ACK != 0;
         near(self.sequence, known.client_sequence)
             && (!acknowledges || near(self.acknowledged, known.sequence))
     }
@@ -217,8 +234,10 @@ fn is_of(known: &FlowEntry, entry: &FlowEntry) -> bool {
     known.vip.words() == entry.vip.words() && known.port == entry.port
 }
 
+/// `jiffies64`.
 #[inline(always)]
-fn now() -> u64 {
+#[must_use]
+pub fn now() -> u64 {
     // SAFETY: the helper has no arguments.
     unsafe { bpf_jiffies64() }
 }

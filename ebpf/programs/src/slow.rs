@@ -7,6 +7,7 @@ use aya_ebpf::{bindings::xdp_action, helpers::generated::bpf_xdp_get_buff_len, p
 use fairlead_abi::{Address, DropReason, Encap, Roles, kind};
 
 use crate::{
+    ask,
     bounce::{self, NOT_OURS},
     count, gateway, icmp,
     maps::{self, Scratch},
@@ -50,6 +51,14 @@ fn decide(ctx: &XdpContext, scratch: &mut Scratch) -> Result<Verdict, DropReason
         if action != UNDECIDED {
             return Ok(Verdict::Decided(action));
         }
+    }
+    if roles & Roles::RECEIVER != 0
+        && outcome == STEERABLE
+        && ask::is_message(scratch)
+        && ask::is_for_us(scratch) != 0
+        && receiver::check_sender(scratch) == FINE
+    {
+        return Ok(Verdict::Decided(ask::answer(ctx, scratch)));
     }
     if roles & Roles::GATEWAY == 0 {
         return Ok(Verdict::Pass);

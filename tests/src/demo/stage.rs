@@ -56,8 +56,7 @@ impl Stage {
         };
         let world = World::build(&Plan::three_regions())?;
         world.add_service(&ServiceSpec::new(SERVICE, 1))?;
-        let gateways: Vec<_> = world.layout.gateways.iter().map(|host| host.name.as_str()).collect();
-        world.attach_pass(&elf, &gateways)?;
+        world.attach_pass(&elf, &world.sites())?;
         let map = Map::new(&world.layout, &federation);
         let agents = Agents::start(&world, &federation)?;
         Ok(Self { world, agents, map, taken: Mutex::default() })

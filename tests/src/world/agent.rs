@@ -48,7 +48,7 @@ pub struct Federation {
 }
 
 /// Small tables: a world has a dozen agents on one machine.
-const CAPACITIES: [(&str, u32); 9] = [
+const CAPACITIES: [(&str, u32); 10] = [
     ("services", 256),
     ("slots", 1 << 20),
     ("backends", 8192),
@@ -56,6 +56,7 @@ const CAPACITIES: [(&str, u32); 9] = [
     ("deliveries", 1024),
     ("flows", 16_384),
     ("halfOpen", 4096),
+    ("cachedFlows", 4096),
     ("gateways", 64),
     ("probes", 4096),
 ];
@@ -102,6 +103,9 @@ pub struct Agent {
     process: Process,
 }
 
+/// What a world's agents tag their messages by.
+const SECRETS: &str = "# Of a test.\n9f2c4b7d1e6a8035c4d9e2b17f60a8d35b1c9e7f42d6083ab5c7e91f20d4a6b8\n";
+
 /// The address of every agent's metrics and readiness; loopback is each namespace's own.
 pub const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9440);
 
@@ -112,6 +116,10 @@ impl Agent {
         let directory = world.directory().join(&host.name);
         fs::create_dir_all(&directory)?;
         let configuration = directory.join("fairlead.yaml");
+        let secrets = world.directory().join("secrets");
+        if !secrets.exists() {
+            fs::write(&secrets, SECRETS)?;
+        }
         let text = configuration_file(world, host, role, federation, &instance, &directory);
         fs::write(&configuration, text)?;
         let namespace = world.namespace(&host.name)?.clone();
@@ -311,6 +319,7 @@ stateDirectory: {state}
 admin:
   address: {ADMIN}
 seed: {seed:#x}
+secretsFile: {secrets}
 vipPools: [203.0.113.0/24, 2001:db8:f::/64]
 node:
   name: {name}
@@ -327,6 +336,7 @@ tunnel:
 capacities:
 {capacities}{federated}{more}",
         state = state.display(),
+        secrets = world.directory().join("secrets").display(),
     )
 }
 

@@ -171,6 +171,13 @@ impl World {
         Ok(found.with_context(|| format!("no host {host} in this world"))?.1)
     }
 
+    /// Names of all gateways and nodes: where programs send by XDP_TX.
+    #[must_use]
+    pub fn sites(&self) -> Vec<&str> {
+        let nodes = self.layout.nodes.iter().map(|node| &node.host);
+        self.layout.gateways.iter().chain(nodes).map(|host| host.name.as_str()).collect()
+    }
+
     /// Names of a region's gateways.
     #[must_use]
     pub fn gateways_of(&self, region: &str) -> Vec<&str> {

@@ -40,8 +40,7 @@ impl Served {
     ) -> Self {
         let world = World::build(plan).unwrap();
         prepare(&world);
-        let gateways: Vec<_> = world.layout.gateways.iter().map(|host| host.name.as_str()).collect();
-        world.attach_pass(&bpf_elf().unwrap(), &gateways).unwrap();
+        world.attach_pass(&bpf_elf().unwrap(), &world.sites()).unwrap();
         let agents = Agents::start(&world, federation).unwrap();
         Self { agents, world, service }
     }

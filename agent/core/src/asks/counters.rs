@@ -49,6 +49,33 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// All of them by name.
+    #[must_use]
+    pub const fn rows(&self) -> [(&'static str, u64); 20] {
+        [
+            ("asked", self.asked),
+            ("asked_again", self.asked_again),
+            ("questions", self.questions),
+            ("polls", self.polls),
+            ("answers", self.answers),
+            ("mine", self.mine),
+            ("nobodys", self.nobodys),
+            ("unanswered", self.unanswered),
+            ("already_asked", self.already_asked),
+            ("no_backends", self.no_backends),
+            ("limited_by_prefix", self.limited_by_prefix),
+            ("limited_in_all", self.limited_in_all),
+            ("put_off", self.put_off),
+            ("no_room", self.no_room),
+            ("claims", self.claims),
+            ("claims_of_strangers", self.claims_of_strangers),
+            ("malformed", self.malformed),
+            ("unasked", self.unasked),
+            ("strangers", self.strangers),
+            ("forged", self.forged),
+        ]
+    }
+
     pub(super) fn refused(&mut self, refusal: Refusal) {
         *match refusal {
             Refusal::Malformed => &mut self.malformed,

@@ -239,6 +239,8 @@ fn nameless(outer: IpAddr, encap: Encap, since: Duration) -> Left {
         weight: 0,
         shard: 0,
         pod: Arc::from("(unknown)"),
+        // One of its own: what is silent there says nothing of others.
+        node: Arc::from(outer.to_string()),
         verdict: Verdict::Lingering,
     };
     Left { since, cluster: None, backend }

@@ -230,6 +230,7 @@ fn backends(
             weight: if verdict.is_taken() { weight(each[shard]) } else { 0 },
             shard: candidate.shard,
             pod: Arc::clone(&candidate.of.pod),
+            node: Arc::clone(&candidate.of.node),
             verdict,
         }
     };

@@ -90,6 +90,9 @@ pub struct WantedBackend {
     pub shard: u16,
     /// The pod's name.
     pub pod: Arc<str>,
+    /// Its node in the shard's cluster.
+    #[serde(default = "nowhere")]
+    pub node: Arc<str>,
     /// Why it has that weight.
     pub verdict: Verdict,
 }
@@ -130,6 +133,11 @@ pub(crate) fn fingerprint(rings: impl Iterator<Item = (ServiceKey, u64)>) -> u64
             .word(ring)
     });
     all.finish()
+}
+
+/// Of a status that an older agent left.
+fn nowhere() -> Arc<str> {
+    Arc::from("")
 }
 
 /// [`Encap`] by name: the ABI crate knows no serde.

@@ -1,0 +1,98 @@
+//! What was found out about single flows, for the flow cache and the slots.
+
+use std::sync::Arc;
+
+use fairlead_abi::{Flow, ServiceKey, flow_hash};
+use fairlead_core::planner::{Action, Plan, learn};
+
+use super::start::Stages;
+use crate::{
+    asks::{Finding, Served},
+    dataplane::{Error, Place, nobodys},
+};
+
+impl Stages {
+    /// Carries findings out. What fails costs packets an extra way, or another ask.
+    pub(super) fn found(&mut self, findings: &[Finding]) {
+        for finding in findings {
+            if let Err(error) = self.carry_finding_out(finding) {
+                tracing::error!(%error, "what was found out about a flow is lost");
+            }
+        }
+    }
+
+    fn carry_finding_out(&mut self, finding: &Finding) -> Result<(), Error> {
+        match *finding {
+            Finding::Claimed { service, flow, outer, asked } => {
+                let hash = self.hash(&flow);
+                let Some(place) = self.installed.place(&service, hash, Some(outer)) else { return Ok(()) };
+                self.remember((service, flow), place, asked)?;
+                if asked
+                    && let Some(action) =
+                        learn(&self.installed, self.dataplane.slots(), &service, hash, outer)
+                {
+                    self.dataplane.apply(&action)?;
+                    self.installed.apply(&action, self.now());
+                }
+                Ok(())
+            }
+            Finding::Nobodys { service, flow } => {
+                let Some(place) = self.installed.place(&service, self.hash(&flow), None) else {
+                    return Ok(());
+                };
+                self.remember((service, flow), place, true)
+            }
+            Finding::Forget { service, flow } => match &mut self.cache {
+                Some(cache) => cache.forget(&(service, flow)),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn remember(
+        &mut self,
+        flow: (ServiceKey, Flow),
+        (service, slot, backend): (u32, u32, Option<u16>),
+        urgent: bool,
+    ) -> Result<(), Error> {
+        let place = backend.map_or(nobodys(service, slot), |backend| Place { service, slot, backend });
+        match &mut self.cache {
+            Some(cache) => cache.insert(flow, place, urgent).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn hash(&self, flow: &Flow) -> u32 {
+        flow_hash(self.config.seed.0, flow)
+    }
+
+    /// After a plan was carried out: what the cache says must mean the same as before.
+    pub(super) fn follow_slots(&mut self, plan: &Plan) {
+        let moves = |action: &Action| {
+            matches!(
+                action,
+                Action::SwitchRing { .. }
+                    | Action::PublishEntry { .. }
+                    | Action::UnpublishEntry { .. }
+                    | Action::ClearBackend { .. }
+            )
+        };
+        let Some(cache) = self.cache.as_mut().filter(|_| plan.actions.iter().any(moves)) else { return };
+        let (installed, seed) = (&self.installed, self.config.seed.0);
+        let followed = cache.replace(|(service, flow), known| {
+            let (id, slot, _) = installed.place(service, flow_hash(seed, flow), None)?;
+            // An index that is another endpoint's now makes a wrong guess, no more.
+            Some(Place { service: id, slot, backend: known.backend })
+        });
+        if let Err(error) = followed {
+            tracing::error!(%error, "the flow cache can't follow the slots");
+        }
+    }
+
+    /// Tells those who ask which backends there are.
+    pub(super) fn tell_askers(&self) {
+        let Some(planned) = &self.planned else { return };
+        let services = planned.tables.services.clone();
+        self.served.send_replace(Arc::new(Served { services }));
+    }
+}

@@ -1,0 +1,73 @@
+//! Messages between agents: a gateway's asks whose a flow is, and how nodes are; a receiver's claims that one is its own.
+//!
+//! In come what the programs report, datagrams, and the tables of the planner. Out go datagrams, and for the agent's other
+//! stages: what to remember of flows, which nodes don't answer, and how many flows endpoints hold. What is decided is
+//! decided in the core (`fairlead_core::asks`); here are sockets and time.
+
+mod claimer;
+mod socket;
+mod task;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+};
+
+use fairlead_abi::{Flow, ServiceKey};
+use fairlead_core::{asks::Secrets, model::Held, planner::ServiceTable};
+
+pub use task::{Ends, Parts, Task};
+
+/// The tables that say which backends may hold flows, and whether that is all of them.
+#[derive(Clone, Debug, Default)]
+pub struct Served {
+    /// By service.
+    pub services: BTreeMap<ServiceKey, Arc<ServiceTable>>,
+}
+
+/// What was found out about a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// Its endpoint claims it; `asked`: it was asked.
+    Claimed {
+        /// The service.
+        service: ServiceKey,
+        /// The flow.
+        flow: Flow,
+        /// The endpoint's outer address.
+        outer: IpAddr,
+        /// It was asked for: its slot's former backends don't know it.
+        asked: bool,
+    },
+    /// It is nobody's.
+    Nobodys {
+        /// The service.
+        service: ServiceKey,
+        /// The flow.
+        flow: Flow,
+    },
+    /// It is not known to be nobody's any more.
+    Forget {
+        /// The service.
+        service: ServiceKey,
+        /// The flow.
+        flow: Flow,
+    },
+}
+
+/// What receivers said, for the planner.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Flows that endpoints hold.
+    pub held: Held,
+    /// Outer destinations whose node doesn't answer.
+    pub silent: Arc<BTreeSet<IpAddr>>,
+}
+
+/// The federation's secrets, from their file.
+pub fn read_secrets(path: &Path) -> Result<Secrets, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Secrets::parse(&text).map_err(|error| format!("{}: {error}", path.display()))
+}

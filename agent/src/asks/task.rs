@@ -1,0 +1,334 @@
+//! The task that moves messages: reports in, datagrams in and out, findings out.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use fairlead_abi::{Address, AskedFlow, Encap, FlowReport, ReportKind, ServiceKey};
+use fairlead_core::{
+    asks::{Asker, Backend, Counters, Keys, Limits, Output, Secrets},
+    model::{Held, Holding},
+    planner::{ServiceTable, Verdict},
+};
+use ipnet::IpNet;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+
+use super::{
+    Finding, Heard, Served,
+    claimer::{Claimer, control_address},
+    read_secrets,
+    socket::Sockets,
+};
+use crate::dataplane::{MessageKeys, Reports};
+
+/// Reports that are taken at a time.
+const REPORTS: usize = 256;
+/// Datagrams that are taken before anything else is looked at.
+const DATAGRAMS: usize = 512;
+/// The longest message.
+const LONGEST: usize = 2048;
+/// How long claims wait for others.
+const CLAIM_DELAY: Duration = Duration::from_millis(5);
+/// How often what receivers hold is told, and the file of secrets looked at.
+const TELL: Duration = Duration::from_secs(1);
+
+/// What the task is given.
+pub struct Parts {
+    /// The file with the federation's secrets.
+    pub secrets_file: PathBuf,
+    /// What stands in it.
+    pub secrets: Secrets,
+    /// This node's cluster, whose endpoints' keys it has as a receiver.
+    pub cluster: Option<Arc<str>>,
+    /// Where this gateway's tunnel packets come from; nothing where it is none.
+    pub own: Vec<IpNet>,
+    /// Where all gateways' tunnel packets come from.
+    pub gateways: Vec<IpNet>,
+    /// What the programs report.
+    pub reports: Reports,
+    /// What the programs check questions by.
+    pub keys: MessageKeys,
+    /// Which backends may hold flows.
+    pub served: watch::Receiver<Arc<Served>>,
+    /// Where what is found out goes.
+    pub ends: Ends,
+    /// The agent's start.
+    pub started: Instant,
+}
+
+/// Where what is found out goes.
+pub struct Ends {
+    /// For the flow cache and the slots.
+    pub findings: mpsc::Sender<Finding>,
+    /// For the planner.
+    pub heard: watch::Sender<Arc<Heard>>,
+    /// For metrics.
+    pub counted: watch::Sender<Counters>,
+}
+
+/// See the module.
+pub struct Task {
+    parts: Parts,
+    asker: Asker,
+    claimer: Claimer,
+    sockets: Sockets,
+    known: BTreeMap<ServiceKey, Arc<ServiceTable>>,
+    read: Option<SystemTime>,
+}
+
+impl Task {
+    /// Binds its sockets and gives the programs their keys.
+    pub fn new(parts: Parts) -> std::io::Result<Self> {
+        let sockets = if parts.own.is_empty() {
+            Sockets::of_receiver()?
+        } else {
+            Sockets::of_gateway(parts.own.iter().map(control_address))?
+        };
+        let random = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos());
+        #[expect(clippy::cast_possible_truncation, reason = "what differs are the lower bits")]
+        let random = random as u64 ^ u64::from(std::process::id()) << 48;
+        let mut task = Self {
+            asker: Asker::new(parts.secrets, Limits::default(), random),
+            claimer: Claimer::new(parts.gateways.clone(), random),
+            sockets,
+            known: BTreeMap::new(),
+            read: None,
+            parts,
+        };
+        task.give_keys();
+        Ok(task)
+    }
+
+    /// Runs until the agent ends.
+    pub async fn run(mut self) {
+        let mut buffer = vec![0; LONGEST];
+        let mut tell = interval(TELL);
+        tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut claims_due: Option<Instant> = None;
+        loop {
+            let due = self.asker.due().map(|due| self.parts.started + due);
+            let due = due.into_iter().chain(claims_due).min();
+            tokio::select! {
+                reports = self.parts.reports.next(REPORTS) => match reports {
+                    Ok(reports) => {
+                        if self.reported(&reports) {
+                            claims_due.get_or_insert(Instant::now() + CLAIM_DELAY);
+                        }
+                    }
+                    Err(error) => return tracing::error!(%error, "reports of the programs can't be read any more"),
+                },
+                got = self.sockets.receive(&mut buffer) => match got {
+                    Ok((length, from)) => self.received(&mut buffer, length, from),
+                    Err(error) => tracing::debug!(%error, "receiving messages"),
+                },
+                changed = self.parts.served.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.serve();
+                }
+                () = sleep_until(due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600))) => {}
+                _ = tell.tick() => self.look(),
+            }
+            if claims_due.is_some_and(|at| at <= Instant::now()) {
+                claims_due = None;
+                self.send_claims();
+            }
+            self.poll().await;
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.parts.started.elapsed()
+    }
+
+    /// Whether there are claims to be sent.
+    fn reported(&mut self, reports: &[FlowReport]) -> bool {
+        let now = self.now();
+        let mut claims = false;
+        for report in reports {
+            if report.what == ReportKind::Unclaimed as u8 {
+                self.asker.event(report.service(), asked(report), now);
+            } else if crate::dataplane::is_own(&report.gateway) {
+                let (service, flow, outer) = (report.service(), report.flow(), report.outer.into());
+                let _ = self.parts.ends.findings.try_send(Finding::Claimed {
+                    service,
+                    flow,
+                    outer,
+                    asked: false,
+                });
+            } else {
+                self.claimer.add(report);
+                claims = true;
+            }
+        }
+        claims
+    }
+
+    /// One message, and those that have come meanwhile.
+    fn received(&mut self, buffer: &mut [u8], length: usize, from: IpAddr) {
+        let now = self.now();
+        self.asker.received(&buffer[..length], from.into(), now);
+        for _ in 0..DATAGRAMS {
+            let Some((length, from)) = self.sockets.try_receive(buffer) else { return };
+            self.asker.received(&buffer[..length], from.into(), now);
+        }
+    }
+
+    /// Tells the asker which backends there are, of services whose tables are others now.
+    fn serve(&mut self) {
+        let served = Arc::clone(&self.parts.served.borrow_and_update());
+        let now = self.now();
+        for key in self.known.keys().filter(|key| !served.services.contains_key(key)) {
+            self.asker.serve(*key, Vec::new(), true, now);
+        }
+        self.known.retain(|key, _| served.services.contains_key(key));
+        for (key, table) in served.services.iter().filter(|(_, table)| table.protocol.is_some()) {
+            let known = self.known.get(key);
+            if known
+                .is_some_and(|(known, complete)| Arc::ptr_eq(known, table) && *complete == served.complete)
+            {
+                continue;
+            }
+            // Of its own node's endpoints a gateway knows by itself; nobody else can say that there are no others.
+            let here = table.backends.iter().any(|backend| backend.encap == Encap::Local);
+            self.asker.serve(*key, backends(table), served.complete && !here, now);
+            self.known.insert(*key, (Arc::clone(table), served.complete));
+        }
+    }
+
+    async fn poll(&mut self) {
+        let now = self.now();
+        let mut silence = false;
+        for output in self.asker.poll(now) {
+            let finding = match output {
+                Output::Send { to, message } => {
+                    self.sockets.send(to.into(), &message);
+                    continue;
+                }
+                Output::Silent { node: (cluster, node), silent } => {
+                    silence = true;
+                    let says = if silent { "doesn't answer" } else { "answers again" };
+                    tracing::info!(%cluster, %node, "the node {says}");
+                    continue;
+                }
+                Output::Mine { service, flow, outer } => {
+                    Finding::Claimed { service, flow, outer: outer.into(), asked: true }
+                }
+                Output::Claimed { service, flow, outer, .. } => {
+                    Finding::Claimed { service, flow, outer: outer.into(), asked: false }
+                }
+                Output::Nobodys { service, flow } => Finding::Nobodys { service, flow },
+                Output::Forget { service, flow } => Finding::Forget { service, flow },
+            };
+            if self.parts.ends.findings.send(finding).await.is_err() {
+                return;
+            }
+        }
+        if silence {
+            self.tell();
+        }
+    }
+
+    fn look(&mut self) {
+        let changed = std::fs::metadata(&self.parts.secrets_file).and_then(|file| file.modified()).ok();
+        if changed != self.read {
+            self.read_again();
+            self.read = changed;
+        }
+        self.tell();
+    }
+
+    fn read_again(&mut self) {
+        match read_secrets(&self.parts.secrets_file) {
+            Ok(secrets) if secrets == self.parts.secrets => {}
+            Ok(secrets) => {
+                tracing::info!("the federation's secrets are others now");
+                self.parts.secrets = secrets;
+                self.asker.replace_secrets(secrets);
+                self.give_keys();
+            }
+            Err(error) => tracing::error!(%error, "the federation's secrets stay as they were"),
+        }
+    }
+
+    /// The programs answer only what is tagged with keys of this node's cluster.
+    fn give_keys(&mut self) {
+        let Some(keys) = self.own_keys() else { return };
+        let all: Vec<_> =
+            [Some(keys.first), keys.second].into_iter().flatten().map(|key| (key.id, key.key)).collect();
+        if let Err(error) = self.parts.keys.replace(&all) {
+            tracing::error!(%error, "gateways' questions can't be answered");
+        }
+    }
+
+    fn own_keys(&self) -> Option<Keys> {
+        Some(self.parts.secrets.keys(self.parts.cluster.as_deref()?))
+    }
+
+    fn send_claims(&mut self) {
+        let Some(keys) = self.own_keys() else { return };
+        for (gateway, message) in self.claimer.take(&keys) {
+            self.sockets.send(gateway, &message);
+        }
+    }
+
+    /// What the planner has to know, where it is another than before.
+    fn tell(&self) {
+        self.parts.ends.counted.send_replace(self.asker.counters());
+        let silent = self.asker.silent().into_iter().map(IpAddr::from).collect();
+        let mut held = Held::default();
+        for (key, table) in &self.known {
+            // Only of those that may have to go anybody needs to know.
+            for backend in table.backends.iter().filter(|backend| backend.verdict == Verdict::Lingering) {
+                if let Some(said) = self.asker.holding(*key, Address::from(backend.outer)) {
+                    let holding = Holding { flows: said.flows.into(), at: said.at };
+                    held.reports.insert((*key, backend.outer), holding);
+                }
+            }
+        }
+        let heard = Heard { held, silent: Arc::new(silent) };
+        self.parts.ends.heard.send_if_modified(|known| {
+            let changed = **known != heard;
+            if changed {
+                *known = Arc::new(heard);
+            }
+            changed
+        });
+    }
+}
+
+/// The backends of a table that are asked by messages.
+fn backends(table: &ServiceTable) -> Vec<Backend> {
+    let elsewhere = table.backends.iter().filter(|backend| backend.encap != Encap::Local);
+    let asked = |backend: &fairlead_core::planner::WantedBackend| {
+        let shard = table.shards.get(usize::from(backend.shard))?;
+        Some(Backend {
+            outer: backend.outer.into(),
+            cluster: Arc::clone(&shard.cluster),
+            node: Arc::clone(&backend.node),
+            leaving: !backend.verdict.is_taken(),
+        })
+    };
+    elsewhere.filter_map(asked).collect()
+}
+
+fn asked(report: &FlowReport) -> AskedFlow {
+    let [c0, c1, ..] = report.ports;
+    AskedFlow {
+        client: report.client,
+        client_port: [c0, c1],
+        flags: report.tcp_flags,
+        answer: 0,
+        sequence: report.sequence.to_be_bytes(),
+        acknowledgement: report.acknowledged.to_be_bytes(),
+        padding: 0,
+    }
+}
