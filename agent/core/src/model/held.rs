@@ -1,9 +1,10 @@
 //! What receivers say of the flows that their endpoints hold.
 //!
-//! A snapshot, kept by whoever asks them. An endpoint that has left its slices stays known for as long as it holds flows.
+//! A snapshot, kept by whoever asks them. An endpoint that has left its slices stays known for as long as it holds flows;
+//! one that was never seen here, because this gateway is new or behind, becomes known by what its receiver announces.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use fairlead_abi::ServiceKey;
@@ -13,6 +14,8 @@ use fairlead_abi::ServiceKey;
 pub struct Held {
     /// By service and outer destination; of this node's own endpoints by each of their addresses.
     pub reports: BTreeMap<(ServiceKey, IpAddr), Holding>,
+    /// Those of them that receivers made unasked: endpoints that this gateway may not know.
+    pub announced: BTreeSet<(ServiceKey, IpAddr)>,
 }
 
 impl Held {
@@ -20,6 +23,17 @@ impl Held {
     #[must_use]
     pub fn of(&self, service: ServiceKey, outer: IpAddr) -> Option<Holding> {
         self.reports.get(&(service, outer)).copied()
+    }
+
+    /// The announced endpoints of a service that hold flows, and when they were counted.
+    pub(crate) fn announced(&self, service: ServiceKey) -> impl Iterator<Item = (IpAddr, Duration)> {
+        let first = (service, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let last = (service, IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)));
+        let holding = move |&(_, outer): &(ServiceKey, IpAddr)| {
+            let report = self.of(service, outer)?;
+            (report.flows > 0).then_some((outer, report.at))
+        };
+        self.announced.range(first..=last).filter_map(holding)
     }
 }
 

@@ -47,6 +47,15 @@ impl Lingering {
             })
     }
 
+    /// Whether a receiver has announced an endpoint that holds flows of the `table`'s service and is not in it.
+    pub(super) fn lacks(table: &ServiceTable, held: &Held, now: Duration, declared: &Declarations) -> bool {
+        let key = table.key();
+        held.announced(key).any(|(outer, at)| {
+            let known = table.backends.binary_search_by_key(&outer, |backend| backend.outer).is_ok();
+            !known && until(at, (key, outer), held, declared) > now && may_have(declared, outer)
+        })
+    }
+
     /// When the first one has to go if nothing is heard.
     pub(super) fn due(&self, held: &Held, declared: &Declarations) -> Option<Duration> {
         let of_backends = self.backends.iter().map(|(&key, left)| until(left.since, key, held, declared));
@@ -57,7 +66,7 @@ impl Lingering {
     }
 
     /// The backends of `service` that linger beside those that are `present`, sorted by outer address. `before` is its table so
-    /// far; of `other` lingering ones, which an agent before this one knew, the same counts.
+    /// far, `other` those that lingered when it was made, or that an agent before this one knew.
     pub(super) fn backends(
         &mut self,
         service: ServiceKey,
@@ -70,8 +79,11 @@ impl Lingering {
         let now = circumstances.now;
         let left = before.into_iter().flat_map(|table| table.backends.iter().map(move |b| (table, b)));
         let left = left.map(|(table, backend)| (backend.outer, Left::of(table, backend, now)));
-        // Who lingers already does so for longer than the table says.
-        let mut all: BTreeMap<IpAddr, Left> = left.chain(known).collect();
+        let encap = circumstances.declared.here.tunnel.encap();
+        let announced = circumstances.held.announced(service);
+        let announced = announced.map(|(outer, at)| (outer, nameless(outer, encap, at)));
+        // Later ones count: who was in the table has a name, who lingers already does so for longer than the table says.
+        let mut all: BTreeMap<IpAddr, Left> = announced.chain(left).chain(known).collect();
         all.retain(|outer, left| {
             !present.contains(outer)
                 && until(left.since, (service, *outer), circumstances.held, circumstances.declared) > now
@@ -169,6 +181,10 @@ impl Left {
             None => declared.clusters.keys().find(may).cloned(),
         }
     }
+}
+
+fn may_have(declared: &Declarations, outer: IpAddr) -> bool {
+    declared.clusters.values().any(|cluster| cluster.pod_cidrs.iter().any(|cidr| cidr.contains(&outer)))
 }
 
 /// What an agent before this one may have known: taken up service by service, as each is planned first.

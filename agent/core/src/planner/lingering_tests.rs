@@ -241,6 +241,36 @@ fn the_next_agent_keeps_who_lingered_and_who_left_meanwhile() {
 }
 
 #[test]
+fn who_was_never_seen_here_is_known_by_what_its_receiver_announces() {
+    let mut desk = Desk::new();
+    let before = desk.plan(&[1, 2]);
+    let service = web(&before.tables).key();
+    desk.ms = 500;
+    let mut announce = |desk: &mut Desk, n: u8, flows: u64| {
+        desk.hear(service, n, flows, desk.ms);
+        desk.held.announced.insert((service, pod(n)));
+    };
+    announce(&mut desk, 2, 5);
+    announce(&mut desk, 3, 0);
+    assert_eq!(desk.plan(&[1, 2]), before, "one is known, one holds nothing");
+    announce(&mut desk, 3, 1);
+    let after = desk.plan(&[1, 2]);
+    assert_eq!(lingering(&after.tables), ["(unknown)"]);
+    assert_eq!(after.tables.fingerprint(), before.tables.fingerprint());
+    // A stranger that no cluster may have is none.
+    desk.held.reports.insert((service, [9, 9, 9, 9].into()), Holding { flows: 1, at: Duration::ZERO });
+    desk.held.announced.insert((service, [9, 9, 9, 9].into()));
+    assert_eq!(desk.plan(&[1, 2]), after);
+    desk.ms = 500 + MIN;
+    announce(&mut desk, 3, 0);
+    assert!(lingering(&desk.plan(&[1, 2]).tables).is_empty());
+    // Once it is in the slices, it is as any other.
+    announce(&mut desk, 3, 7);
+    assert!(lingering(&desk.plan(&[1, 2, 3]).tables).is_empty());
+    assert_eq!(lingering(&desk.plan(&[1, 2]).tables), ["p3"], "by its name");
+}
+
+#[test]
 fn those_that_left_last_are_kept_where_there_is_no_room_for_all() {
     let left = |n: u8, s: u64| (pod(n), nameless(pod(n), Encap::Ipip, Duration::from_secs(s)));
     let all = BTreeMap::from([left(1, 5), left(2, 1), left(3, 5), left(4, 9)]);

@@ -164,7 +164,7 @@ impl Planner {
                 && planning.health.as_ref() == health
                 && planning.demand == demand
                 && planning.due.is_none_or(|due| inputs.now < due)
-                && !planning.lingering.ends(inputs.held, inputs.now, &inputs.model.declared)
+                && !planning.is_overtaken(inputs)
         });
         if !current {
             let past = match before {
@@ -252,6 +252,14 @@ impl Planning {
         let end = planning.lingering.due(inputs.held, declared);
         planning.due = planning.due.into_iter().chain(end).min();
         planning
+    }
+
+    /// Whether receivers have said what changes who lingers.
+    fn is_overtaken(&self, inputs: &Inputs<'_>) -> bool {
+        let (held, now, declared) = (inputs.held, inputs.now, &*inputs.model.declared);
+        self.lingering.ends(held, now, declared)
+            || !held.announced.is_empty()
+                && self.tables.iter().any(|(_, table)| Lingering::lacks(table, held, now, declared))
     }
 
     /// Of what was delivered `before`, that which lingers.

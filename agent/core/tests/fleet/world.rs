@@ -1,0 +1,464 @@
+//! What is true, whoever knows it: endpoints, connections, and what happens to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use fairlead_abi::{Address, Flow, flow_hash};
+use fairlead_core::model::{
+    Cluster, ClusterState, Conditions, Declarations, Endpoint, Here, ObjectName, Place, Protocol,
+    ServicePort, ShardSpec, TargetPorts,
+};
+
+use crate::gateway::Gateway;
+use crate::random::Random;
+
+/// The cluster's and the service's name.
+pub(crate) const CLUSTER: &str = "one";
+
+/// Seconds of a run.
+const SECONDS: u64 = 120;
+/// New connections in a second.
+const NEW: u64 = 80;
+/// Of a hundred connections, how many end in a second.
+const END: u64 = 3;
+/// Of a hundred asks, counts and their answers, how many are lost.
+const LOSS: u64 = 5;
+/// Of a hundred updates, how many a gateway misses until the next second.
+const LATE: u64 = 50;
+/// After so long without an answer a client gives up.
+const PATIENCE: u64 = 15_000;
+/// From one look at what is to be sent to the next.
+const TICK: u64 = 200;
+
+/// What came of a run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) connections: u64,
+    pub(crate) died: u64,
+    pub(crate) broken: u64,
+    pub(crate) packets: u64,
+    pub(crate) bounces: u64,
+    pub(crate) looked: u64,
+    pub(crate) asks: u64,
+    pub(crate) put_off: u64,
+    pub(crate) longest: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Pod {
+    in_slices: bool,
+    ready: bool,
+    /// Its process, or its whole node, ended then.
+    killed: Option<u64>,
+    /// Nobody answers for it.
+    node_dead: bool,
+    added: u64,
+    left: u64,
+    flows: BTreeSet<u64>,
+}
+
+impl Pod {
+    fn is_alive(&self) -> bool {
+        self.killed.is_none()
+    }
+
+    /// Whether its receiver tells all gateways of it: it has left, or is so young that some may not have heard of it.
+    fn is_announced(&self, ms: u64) -> bool {
+        !self.node_dead && (!self.in_slices || ms < self.added + 30_000)
+    }
+}
+
+struct Connection {
+    hash: u32,
+    owner: IpAddr,
+    next: u64,
+    wait: u64,
+    /// Since when nothing has been answered.
+    unanswered: Option<u64>,
+}
+
+pub(crate) struct World {
+    random: Random,
+    ms: u64,
+    declared: Arc<Declarations>,
+    pods: BTreeMap<IpAddr, Pod>,
+    spec: Arc<ShardSpec>,
+    gateways: BTreeMap<u32, Gateway>,
+    joined: u32,
+    connections: BTreeMap<u64, Connection>,
+    out: Outcome,
+}
+
+/// What a receiver does with a packet.
+enum Answer {
+    Takes,
+    Bounces,
+    /// Nobody is there.
+    None,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut world = Self {
+            random: Random::new(seed),
+            ms: 0,
+            declared: Arc::new(declarations()),
+            pods: BTreeMap::new(),
+            spec: Arc::default(),
+            gateways: BTreeMap::new(),
+            joined: 0,
+            connections: BTreeMap::new(),
+            out: Outcome::default(),
+        };
+        (0..8).for_each(|_| world.add());
+        world.publish();
+        (0..3).for_each(|_| world.join());
+        world
+    }
+
+    pub(crate) fn run(mut self) -> Outcome {
+        for second in 1..=SECONDS {
+            self.ms = second * 1_000;
+            if second.is_multiple_of(2) {
+                self.something_happens();
+            }
+            self.publish();
+            self.gateways_follow();
+            self.clients_come_and_go();
+            for tick in 0..1_000 / TICK {
+                self.ms = second * 1_000 + tick * TICK;
+                self.clients_send();
+            }
+        }
+        self.out
+    }
+
+    fn something_happens(&mut self) {
+        match self.random.below(13) {
+            0 => self.add(),
+            1 => self.on_one(|pod, _| pod.ready = false),
+            2 => self.on_one(|pod, ms| (pod.in_slices, pod.left) = (false, ms)),
+            3 => self.kill(false),
+            4 => self.kill(true),
+            5 => self.flap(),
+            6 => self.disagree(),
+            7 => self.resize(),
+            8 => self.lose_a_gateway(),
+            9 => {
+                if self.gateways.len() < 4 {
+                    self.join();
+                }
+            }
+            10 => {
+                let at = self.any_gateway();
+                let ms = self.ms;
+                self.gateways.get_mut(&at).expect("it is there").restart(ms);
+            }
+            _ => {}
+        }
+    }
+
+    fn add(&mut self) {
+        let n = u16::try_from(self.pods.len() + 1).expect("few pods");
+        let [high, low] = n.to_be_bytes();
+        let pod = Pod {
+            in_slices: true,
+            ready: true,
+            killed: None,
+            node_dead: false,
+            added: self.ms,
+            left: 0,
+            flows: BTreeSet::new(),
+        };
+        self.pods.insert(Ipv4Addr::new(10, 0, high, low).into(), pod);
+    }
+
+    fn serving(&self) -> Vec<IpAddr> {
+        let serves = |pod: &Pod| pod.is_alive() && pod.in_slices && pod.ready;
+        self.pods.iter().filter(|(_, pod)| serves(pod)).map(|(&outer, _)| outer).collect()
+    }
+
+    /// One that serves, as long as enough are left.
+    fn victim(&mut self) -> Option<IpAddr> {
+        let serving = self.serving();
+        (serving.len() > 4).then(|| serving[self.random.index(serving.len())])
+    }
+
+    fn on_one(&mut self, change: impl Fn(&mut Pod, u64)) {
+        if let Some(outer) = self.victim() {
+            let ms = self.ms;
+            change(self.pods.get_mut(&outer).expect("it is there"), ms);
+        }
+    }
+
+    fn kill(&mut self, with_node: bool) {
+        let Some(outer) = self.victim() else { return };
+        let pod = self.pods.get_mut(&outer).expect("it is there");
+        (pod.killed, pod.node_dead, pod.left) = (Some(self.ms), with_node, self.ms);
+        // That a node is dead the API server says only later.
+        pod.in_slices = with_node;
+        let lost = std::mem::take(&mut pod.flows);
+        self.out.died += lost.len() as u64;
+        lost.iter().for_each(|flow| drop(self.connections.remove(flow)));
+    }
+
+    fn flap(&mut self) {
+        let flapping: Vec<IpAddr> = self
+            .pods
+            .iter()
+            .filter(|(_, pod)| pod.is_alive() && pod.in_slices && !pod.ready)
+            .map(|(&outer, _)| outer)
+            .collect();
+        if flapping.is_empty() {
+            return self.on_one(|pod, _| pod.ready = false);
+        }
+        let outer = flapping[self.random.index(flapping.len())];
+        self.pods.get_mut(&outer).expect("it is there").ready = true;
+    }
+
+    fn disagree(&mut self) {
+        let (at, serving) = (self.any_gateway(), self.serving());
+        let outer = serving[self.random.index(serving.len())];
+        let gateway = self.gateways.get_mut(&at).expect("it is there");
+        gateway.blind = if gateway.blind.is_some() { None } else { Some(outer) };
+    }
+
+    /// Over the number of endpoints at which rings have another size, in one way or the other.
+    fn resize(&mut self) {
+        if self.serving().len() < 12 {
+            (0..6).for_each(|_| self.add());
+        } else {
+            (0..6).for_each(|_| self.on_one(|pod, ms| (pod.in_slices, pod.left) = (false, ms)));
+        }
+    }
+
+    fn any_gateway(&mut self) -> u32 {
+        let all: Vec<u32> = self.gateways.keys().copied().collect();
+        all[self.random.index(all.len())]
+    }
+
+    fn lose_a_gateway(&mut self) {
+        if self.gateways.len() > 2 {
+            let at = self.any_gateway();
+            self.gateways.remove(&at);
+        }
+    }
+
+    fn join(&mut self) {
+        let mut gateway = Gateway::join(&self.declared, &self.spec);
+        gateway.turn(self.ms);
+        self.gateways.insert(self.joined, gateway);
+        self.joined += 1;
+    }
+
+    /// What the API server says now.
+    fn publish(&mut self) {
+        let ms = self.ms;
+        for pod in self.pods.values_mut() {
+            if pod.node_dead && pod.killed.is_some_and(|then| ms >= then + 10_000) {
+                pod.in_slices = false;
+            }
+        }
+        let listed = self.pods.iter().filter(|(_, pod)| pod.in_slices);
+        let endpoints = Arc::new(listed.map(|(&outer, pod)| endpoint(outer, pod.ready)).collect());
+        if self.spec.endpoints != endpoints {
+            self.spec = Arc::new(ShardSpec { endpoints, ..spec() });
+        }
+    }
+
+    fn gateways_follow(&mut self) {
+        let ms = self.ms;
+        let dead_for =
+            |pod: &Pod, long: u64| pod.node_dead && pod.killed.is_some_and(|then| ms >= then + long);
+        let which = |long: u64| -> BTreeSet<IpAddr> {
+            self.pods.iter().filter(|(_, pod)| dead_for(pod, long)).map(|(&outer, _)| outer).collect()
+        };
+        let (silent, failing) = (Arc::new(which(1_000)), which(3_000));
+        for gateway in self.gateways.values_mut() {
+            if !self.random.percent(LATE) {
+                gateway.see(&self.spec);
+            }
+            gateway.silent = Arc::clone(&silent);
+            gateway.probe(&failing);
+            for (&outer, pod) in self.pods.iter().filter(|(_, pod)| pod.is_announced(ms)) {
+                if !self.random.percent(LOSS) {
+                    gateway.hear(outer, pod.flows.len() as u64, ms);
+                }
+            }
+            gateway.turn(ms);
+        }
+    }
+
+    fn clients_come_and_go(&mut self) {
+        let ended: Vec<u64> = self.connections.keys().copied().filter(|_| self.random.percent(END)).collect();
+        ended.into_iter().for_each(|flow| self.end(flow));
+        for _ in 0..NEW {
+            self.connect();
+        }
+    }
+
+    fn end(&mut self, flow: u64) {
+        let Some(connection) = self.connections.remove(&flow) else { return };
+        self.pods.get_mut(&connection.owner).expect("it was there").flows.remove(&flow);
+    }
+
+    /// A client opens a connection; where nobody takes it, it tries another time.
+    fn connect(&mut self) {
+        let flow = self.out.connections;
+        let (hash, ms) = (hash(flow), self.ms);
+        let Some(owner) = self.gateway_of(flow).current(flow, hash) else { return };
+        let pod = self.pods.get_mut(&owner).expect("gateways name only pods");
+        // Its node's agent knows that it has left.
+        if !pod.is_alive() || (!pod.in_slices && ms >= pod.left + 500) {
+            return;
+        }
+        pod.flows.insert(flow);
+        self.out.connections += 1;
+        let next = ms + self.random.below(1_000);
+        self.connections.insert(flow, Connection { hash, owner, next, wait: TICK, unanswered: None });
+    }
+
+    /// As the worst of routers does it: modulo how many there are.
+    fn gateway_of(&mut self, flow: u64) -> &mut Gateway {
+        let at = (hash(flow) >> 3) as usize % self.gateways.len();
+        self.gateways.values_mut().nth(at).expect("fewer than there are")
+    }
+
+    fn clients_send(&mut self) {
+        let ms = self.ms;
+        let due = self.connections.iter().filter(|(_, connection)| connection.next <= ms);
+        for flow in due.map(|(&flow, _)| flow).collect::<Vec<_>>() {
+            let answered = self.send(flow);
+            let idle = self.random.below(3_000);
+            let Some(connection) = self.connections.get_mut(&flow) else { continue };
+            if answered {
+                (connection.unanswered, connection.wait, connection.next) = (None, TICK, ms + idle);
+                continue;
+            }
+            let since = *connection.unanswered.get_or_insert(ms);
+            (connection.next, connection.wait) = (ms + connection.wait, (connection.wait * 2).min(3_200));
+            self.out.longest = self.out.longest.max(ms - since);
+            if ms - since > PATIENCE {
+                self.out.broken += 1;
+                self.end(flow);
+            }
+        }
+    }
+
+    /// Sends a packet of a connection; whether it is answered.
+    fn send(&mut self, flow: u64) -> bool {
+        let (hash, owner, ms) = {
+            let connection = &self.connections[&flow];
+            (connection.hash, connection.owner, self.ms)
+        };
+        let (way, guessed, looked) = self.gateway_of(flow).way(flow, hash);
+        self.out.packets += 1;
+        self.out.looked += u64::from(looked);
+        for (number, &outer) in way.iter().enumerate() {
+            match self.deliver(outer, owner) {
+                Answer::None => return false,
+                Answer::Takes => {
+                    if number > 0 {
+                        self.gateway_of(flow).claim(flow, hash, outer, false);
+                    }
+                    return true;
+                }
+                Answer::Bounces => self.out.bounces += 1,
+            }
+            if guessed && number == 0 {
+                self.gateway_of(flow).forget(flow);
+            }
+        }
+        if self.gateway_of(flow).is_nobodys(flow, ms) {
+            // The current backend answers RST to what it doesn't know.
+            self.out.broken += 1;
+            self.end(flow);
+            return false;
+        }
+        self.ask(flow, hash, owner);
+        false
+    }
+
+    fn deliver(&self, outer: IpAddr, owner: IpAddr) -> Answer {
+        if self.pods[&outer].node_dead {
+            Answer::None
+        } else if outer == owner {
+            Answer::Takes
+        } else {
+            Answer::Bounces
+        }
+    }
+
+    /// Asks everyone that the gateway knows of whose a flow is.
+    fn ask(&mut self, flow: u64, hash: u32, owner: IpAddr) {
+        if !self.gateway_of(flow).may_ask() {
+            self.out.put_off += 1;
+            return;
+        }
+        self.out.asks += 1;
+        let table = self.gateway_of(flow).table.clone().expect("it has taken a turn");
+        let lost: Vec<bool> = table.backends.iter().map(|_| self.random.percent(LOSS)).collect();
+        let silent = table.backends.iter().any(|backend| self.pods[&backend.outer].node_dead);
+        let known = self.gateway_of(flow).knows(owner);
+        let answers = table.backends.iter().zip(&lost).any(|(backend, lost)| backend.outer == owner && !lost);
+        let ms = self.ms;
+        let gateway = self.gateway_of(flow);
+        if answers {
+            gateway.learn(flow, hash, owner, ms);
+        } else if !known && !silent && !lost.contains(&true) {
+            gateway.nobody_claims(flow, ms);
+        }
+    }
+}
+
+/// A flow's place in rings.
+pub(crate) fn hash(flow: u64) -> u32 {
+    let [.., a, b, c, d] = flow.to_be_bytes();
+    let flow = Flow { client: Address::v4([198, 18, a, b]), ports: [c, d, 0, 80] };
+    flow_hash(7, &flow)
+}
+
+fn spec() -> ShardSpec {
+    ShardSpec {
+        wants_v4: true,
+        ports: vec![ServicePort { port: 80, protocol: Protocol::Tcp, name: Arc::from("http") }],
+        ..ShardSpec::default()
+    }
+}
+
+fn endpoint(outer: IpAddr, ready: bool) -> Endpoint {
+    let IpAddr::V4(v4) = outer else { unreachable!("pods have IPv4 addresses") };
+    Endpoint {
+        pod: Arc::from(outer.to_string()),
+        node: Arc::from(outer.to_string()),
+        v4: Some(v4),
+        v6: None,
+        ports: Arc::new(TargetPorts::from([(Arc::from("http"), 8080)])),
+        conditions: Conditions { ready, ..Conditions::READY },
+        receiver: true,
+    }
+}
+
+/// What a source reports.
+pub(crate) fn shards(spec: &Arc<ShardSpec>) -> BTreeMap<Arc<str>, ClusterState> {
+    let shards = BTreeMap::from([(ObjectName::new("shop", CLUSTER), Arc::clone(spec))]);
+    BTreeMap::from([(Arc::from(CLUSTER), ClusterState { reachable: true, shards })])
+}
+
+fn declarations() -> Declarations {
+    let place = Place::new("r", "z", CLUSTER);
+    let cluster = Cluster { place: place.clone(), pod_cidrs: vec!["10.0.0.0/8".parse().expect("a prefix")] };
+    Declarations {
+        here: Here {
+            place: place.clone(),
+            plans_from: place,
+            gateway: true,
+            tunnel_v4: true,
+            ..Here::default()
+        },
+        clusters: BTreeMap::from([(Arc::from(CLUSTER), cluster)]),
+        pools: vec!["203.0.113.0/24".parse().expect("a prefix")],
+        ..Declarations::default()
+    }
+}
