@@ -191,16 +191,13 @@ impl Task {
         }
         self.known.retain(|key, _| served.services.contains_key(key));
         for (key, table) in served.services.iter().filter(|(_, table)| table.protocol.is_some()) {
-            let known = self.known.get(key);
-            if known
-                .is_some_and(|(known, complete)| Arc::ptr_eq(known, table) && *complete == served.complete)
-            {
+            if self.known.get(key).is_some_and(|known| Arc::ptr_eq(known, table)) {
                 continue;
             }
-            // Of its own node's endpoints a gateway knows by itself; nobody else can say that there are no others.
-            let here = table.backends.iter().any(|backend| backend.encap == Encap::Local);
-            self.asker.serve(*key, backends(table), served.complete && !here, now);
-            self.known.insert(*key, (Arc::clone(table), served.complete));
+            // Never all there are: an endpoint that left its slices before this gateway came is not known here, and may
+            // hold flows. So no flow is said to be nobody's; its packets are dropped.
+            self.asker.serve(*key, backends(table), false, now);
+            self.known.insert(*key, Arc::clone(table));
         }
     }
 

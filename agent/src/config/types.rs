@@ -256,7 +256,7 @@ section! {
         /// Packets that each CPU of a receiver sends back to gateways per second, because their flow is not known there.
         pub bounces_per_second: u32 = 200_000 => 1..=100_000_000,
         /// Packets that came back, and that a gateway sends on per second for the clients of one prefix (/24 of IPv4,
-        /// /56 of IPv6). Those that turn out to be of a connection don't count.
+        /// /56 of IPv6).
         pub bounces_per_prefix: u32 = 20_000 => 1..=100_000_000,
         /// Packets that no backend claims, and that each CPU of a gateway reports to the agent per second.
         pub unclaimed_per_second: u32 = 20_000 => 1..=1_000_000,

@@ -60,6 +60,7 @@ fn the_interface_of_a_node_vanishes_and_returns() {
     served.world.namespace(node.host()).unwrap().ip(&["link del dev eth0".to_owned()]).unwrap();
     wait("unreadiness", || !node.is_ready());
     served.world.remake_link(node.host()).unwrap();
+    served.world.attach_pass(&bpf_elf().unwrap(), &[node.host()]).unwrap();
     node.wait_until_ready(PATIENCE).unwrap();
     served.wait_until_served();
     wait("all pods", || served.is_served_by(&served.service, &served.pods()));

@@ -246,7 +246,7 @@ fn who_was_never_seen_here_is_known_by_what_its_receiver_announces() {
     let before = desk.plan(&[1, 2]);
     let service = web(&before.tables).key();
     desk.ms = 500;
-    let mut announce = |desk: &mut Desk, n: u8, flows: u64| {
+    let announce = |desk: &mut Desk, n: u8, flows: u64| {
         desk.hear(service, n, flows, desk.ms);
         desk.held.announced.insert((service, pod(n)));
     };

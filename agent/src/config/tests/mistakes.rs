@@ -244,7 +244,7 @@ fn each_mistake_is_told_with_its_place() {
         (
             "",
             "weather: fine\n",
-            "29:1: weather: unknown field; there are instance, stateDirectory, admin, seed, node, clusters, gateways, vipPools, distances, probes, planner, tunnel, unservedPorts, icmpPerSecond, capacities",
+            "29:1: weather: unknown field; there are instance, stateDirectory, admin, seed, secretsFile, node, clusters, gateways, vipPools, distances, probes, planner, tunnel, unservedPorts, icmpPerSecond, limits, capacities",
         ),
         ("", "seed: 0x2\n", "29:1: \"seed\" stands twice in this mapping"),
         ("", "---\nseed: 0x2\n", "30:1: a second document: there can be only one"),

@@ -141,6 +141,7 @@ fn the_schema_and_the_parser_agree() {
     let path = Path::new("/etc/fairlead/config.yaml");
     let mut config = parse(EXAMPLE, path).unwrap();
     config.state_directory = Some("/state".into());
+    config.secrets_file = Some("/secrets".into());
     config.node.region = Some(types::Name("europe-west1".into()));
     config.node.zone = Some(types::Name("europe-west1-b".into()));
     config.gateways[1].region = config.node.region.clone();
