@@ -142,6 +142,12 @@ pub(crate) const MATRICES: &[Matrix] = &[
         rest: "1792 or more of 2048 cases of each property",
     },
     Matrix {
+        part: Part::Core,
+        variable: "FAIRLEAD_FLEETS",
+        full: "1000",
+        rest: "950 of 1,000 simulated fleets of gateways",
+    },
+    Matrix {
         part: Part::Programs,
         variable: "FAIRLEAD_PACKETS",
         full: "6700000",

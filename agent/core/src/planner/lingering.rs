@@ -9,10 +9,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairlead_abi::{Backend, Delivery, DeliveryKey, Encap, LEAVING, NO_BACKEND, ServiceKey};
+use fairlead_abi::{Address, Backend, Delivery, DeliveryKey, Encap, LEAVING, NO_BACKEND, ServiceKey};
 
 use super::service::Circumstances;
-use super::{Installed, ServiceTable, Verdict, WantedBackend};
+use super::{Installed, ServiceTable, Tables, Verdict, WantedBackend};
 use crate::model::{Declarations, Held};
 
 /// A report says of an endpoint's flows all that matters only if it is that much younger than its leaving: gateways that
@@ -185,6 +185,38 @@ impl Left {
 
 fn may_have(declared: &Declarations, outer: IpAddr) -> bool {
     declared.clusters.values().any(|cluster| cluster.pod_cidrs.iter().any(|cidr| cidr.contains(&outer)))
+}
+
+impl Tables {
+    /// The same without all that lingers, for tables that have no room for it: it gives way to what serves. `None` where
+    /// nothing lingers.
+    pub(super) fn without_lingering(&self) -> Option<Self> {
+        let lean = |table: &Arc<ServiceTable>| {
+            let lingers = table.backends.iter().any(|backend| backend.verdict == Verdict::Lingering);
+            if lingers { Arc::new(without_lingering(table)) } else { Arc::clone(table) }
+        };
+        let services = self.services.iter().map(|(key, table)| (*key, lean(table))).collect();
+        let mut deliveries = self.deliveries.clone();
+        deliveries.retain(|_, delivery| delivery.flags & LEAVING == 0);
+        let delivered: BTreeSet<Address> =
+            deliveries.keys().filter(|key| key.service().is_some()).map(|key| key.outer).collect();
+        deliveries.retain(|key, _| delivered.contains(&key.outer));
+        let all = Self { services, deliveries, ..self.clone() };
+        (all != *self).then_some(all)
+    }
+}
+
+fn without_lingering(table: &ServiceTable) -> ServiceTable {
+    let mut places = Vec::with_capacity(table.backends.len());
+    let mut backends = Vec::new();
+    for backend in &table.backends {
+        places.push(u16::try_from(backends.len()).unwrap_or(NO_BACKEND));
+        if backend.verdict != Verdict::Lingering {
+            backends.push(backend.clone());
+        }
+    }
+    let ring = table.ring.iter().map(|&position| places[usize::from(position)]).collect();
+    ServiceTable { backends, ring, ..table.clone() }
 }
 
 /// What an agent before this one may have known: taken up service by service, as each is planned first.

@@ -40,7 +40,7 @@ pub enum Newcomers<'a> {
 /// [`Plan::due`] means that only cleaning up is left, which has to wait until then.
 ///
 /// # Errors
-/// A map is too small for `wanted`, or is for as long as packets may still be reading what was there before. Nothing
+/// A map is too small for `wanted` even without endpoints that linger, or is for as long as packets may still be reading what was there before. Nothing
 /// may be carried out then.
 pub fn diff(
     wanted: &Tables,
@@ -59,7 +59,10 @@ pub fn diff(
         return Ok(work.finish());
     };
     if let Some(full) = too_much(wanted, installed) {
-        return Err(full.into());
+        // What lingers gives way to what serves.
+        return wanted
+            .without_lingering()
+            .map_or(Err(full.into()), |lean| diff(&lean, installed, slots, now));
     }
     // It would fit, but for what is in the way: former rings and what is not wanted any more. So that goes first, and of
     // what serves already as much follows as there is room for now: a node's end may change every ring at once.
@@ -84,6 +87,8 @@ pub fn follow(
     full: Full,
     newcomers: Newcomers<'_>,
 ) -> Plan {
+    let lean = too_much(wanted, installed).and_then(|_| wanted.without_lingering());
+    let wanted = lean.as_ref().unwrap_or(wanted);
     let following = |spare| {
         let mut work =
             Work { spare, only_live: true, newcomers, ..Work::new(wanted, (installed, slots), now) };

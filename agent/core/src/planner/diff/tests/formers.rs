@@ -3,7 +3,7 @@
 use fairlead_abi::{Address, NO_BACKEND, ServiceEntry, Slot};
 
 use super::*;
-use crate::planner::learn;
+use crate::planner::{Verdict, WantedBackend, learn};
 
 fn web_key(bench: &Bench) -> ServiceKey {
     bench.kernel.entries().find(|(key, ..)| key.port == 80).expect("published").0
@@ -265,4 +265,24 @@ fn slots_of_a_udp_service_that_change_are_said_to_be_recent_before_and_for_a_whi
     assert!(!recent(&bench));
     bench.converge(&Tables { udp_unsettled: Duration::ZERO, ..udp(&with(0b110, 0)) });
     assert!(!recent(&bench));
+}
+
+#[test]
+fn who_lingers_gives_way_where_there_is_no_room() {
+    let mut wanted = with(0b110, 0b10);
+    for table in wanted.services.values_mut() {
+        let unready = |backend: &&mut WantedBackend| backend.weight == 0;
+        let left = Arc::make_mut(table).backends.iter_mut().filter(unready);
+        left.for_each(|backend| backend.verdict = Verdict::Lingering);
+    }
+    let mut roomy = Bench::new(capacities());
+    roomy.converge(&wanted);
+    roomy.assert_serves(&wanted);
+    // Index 0 is never used.
+    let mut full = Bench::new(Capacities { backends: 2, ..capacities() });
+    full.converge(&wanted);
+    let outers: Vec<Address> = full.installed.backends_of(&web_key(&full)).map(|(_, b)| b.outer).collect();
+    assert_eq!(outers, [Address::v4([10, 0, 0, 3])]);
+    assert_eq!(full.installed.fingerprint(), wanted.fingerprint());
+    assert!(full.diff(&wanted).unwrap().is_empty());
 }
