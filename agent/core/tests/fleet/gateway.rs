@@ -10,7 +10,7 @@ use fairlead_core::model::{Declarations, Demand, Health, Held, Holding, Model, S
 use fairlead_core::planner::{Inputs, Installed, Links, Planner, ServiceTable, diff, learn};
 
 use crate::kernel::{CAPACITIES, Kernel, Named};
-use crate::world::{CLUSTER, shards};
+use crate::told::{CLUSTER, hash, shards};
 
 /// Flows that a cache holds.
 const CACHE: usize = 256;
@@ -203,8 +203,7 @@ impl Gateway {
         let size = self.kernel.lookup(&self.key()).map_or(0, |entry| entry.ring.size);
         if self.marked.len() != size as usize {
             self.marked = vec![false; size as usize];
-            let hashes: BTreeMap<u64, u32> =
-                self.order.iter().map(|&flow| (flow, crate::world::hash(flow))).collect();
+            let hashes: BTreeMap<u64, u32> = self.order.iter().map(|&flow| (flow, hash(flow))).collect();
             for hash in hashes.into_values() {
                 self.marked[slot_of(hash, size) as usize] = true;
             }

@@ -9,6 +9,7 @@
 mod gateway;
 mod kernel;
 mod random;
+mod told;
 mod world;
 
 use world::{Outcome, World};

@@ -4,17 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use fairlead_abi::{Address, Flow, flow_hash};
-use fairlead_core::model::{
-    Cluster, ClusterState, Conditions, Declarations, Endpoint, Here, ObjectName, Place, Protocol,
-    ServicePort, ShardSpec, TargetPorts,
-};
+use fairlead_core::model::{Declarations, ShardSpec};
 
 use crate::gateway::Gateway;
 use crate::random::Random;
-
-/// The cluster's and the service's name.
-pub(crate) const CLUSTER: &str = "one";
+use crate::told::{declarations, endpoint, hash, spec};
 
 /// Seconds of a run.
 const SECONDS: u64 = 120;
@@ -145,11 +139,7 @@ impl World {
             6 => self.disagree(),
             7 => self.resize(),
             8 => self.lose_a_gateway(),
-            9 => {
-                if self.gateways.len() < 4 {
-                    self.join();
-                }
-            }
+            9 if self.gateways.len() < 4 => self.join(),
             10 => {
                 let at = self.any_gateway();
                 let ms = self.ms;
@@ -200,7 +190,7 @@ impl World {
         pod.in_slices = with_node;
         let lost = std::mem::take(&mut pod.flows);
         self.out.died += lost.len() as u64;
-        lost.iter().for_each(|flow| drop(self.connections.remove(flow)));
+        self.connections.retain(|flow, _| !lost.contains(flow));
     }
 
     fn flap(&mut self) {
@@ -409,56 +399,5 @@ impl World {
         } else if !known && !silent && !lost.contains(&true) {
             gateway.nobody_claims(flow, ms);
         }
-    }
-}
-
-/// A flow's place in rings.
-pub(crate) fn hash(flow: u64) -> u32 {
-    let [.., a, b, c, d] = flow.to_be_bytes();
-    let flow = Flow { client: Address::v4([198, 18, a, b]), ports: [c, d, 0, 80] };
-    flow_hash(7, &flow)
-}
-
-fn spec() -> ShardSpec {
-    ShardSpec {
-        wants_v4: true,
-        ports: vec![ServicePort { port: 80, protocol: Protocol::Tcp, name: Arc::from("http") }],
-        ..ShardSpec::default()
-    }
-}
-
-fn endpoint(outer: IpAddr, ready: bool) -> Endpoint {
-    let IpAddr::V4(v4) = outer else { unreachable!("pods have IPv4 addresses") };
-    Endpoint {
-        pod: Arc::from(outer.to_string()),
-        node: Arc::from(outer.to_string()),
-        v4: Some(v4),
-        v6: None,
-        ports: Arc::new(TargetPorts::from([(Arc::from("http"), 8080)])),
-        conditions: Conditions { ready, ..Conditions::READY },
-        receiver: true,
-    }
-}
-
-/// What a source reports.
-pub(crate) fn shards(spec: &Arc<ShardSpec>) -> BTreeMap<Arc<str>, ClusterState> {
-    let shards = BTreeMap::from([(ObjectName::new("shop", CLUSTER), Arc::clone(spec))]);
-    BTreeMap::from([(Arc::from(CLUSTER), ClusterState { reachable: true, shards })])
-}
-
-fn declarations() -> Declarations {
-    let place = Place::new("r", "z", CLUSTER);
-    let cluster = Cluster { place: place.clone(), pod_cidrs: vec!["10.0.0.0/8".parse().expect("a prefix")] };
-    Declarations {
-        here: Here {
-            place: place.clone(),
-            plans_from: place,
-            gateway: true,
-            tunnel_v4: true,
-            ..Here::default()
-        },
-        clusters: BTreeMap::from([(Arc::from(CLUSTER), cluster)]),
-        pools: vec!["203.0.113.0/24".parse().expect("a prefix")],
-        ..Declarations::default()
     }
 }
