@@ -16,6 +16,8 @@ use aya::maps::{HashMap, Map, MapData};
 use fairlead::dataplane::Instance;
 use fairlead_abi::{FlowEntry, FlowKey, map};
 
+#[cfg(doc)]
+use super::Manifests;
 use super::footprint::PINS;
 use super::plan::{Host, Layout};
 use super::process::{Process, own_program};
@@ -43,6 +45,8 @@ pub struct Federation {
     pub nodes_are_gateways: bool,
     /// Entries of the kernel's tables, by their name in the file.
     pub capacities: BTreeMap<&'static str, u32>,
+    /// Hosts whose agents read copies of the manifests, which can fall behind: see [`Manifests::stop_updates`].
+    pub copies_for: Vec<String>,
     /// More YAML, put at the end of every file: sections that stand nowhere else in it.
     pub more: String,
 }
@@ -79,6 +83,7 @@ impl Default for Federation {
             ],
             nodes_are_gateways: false,
             capacities: CAPACITIES.into(),
+            copies_for: Vec::new(),
             more: String::new(),
         }
     }
@@ -120,7 +125,8 @@ impl Agent {
         if !secrets.exists() {
             fs::write(&secrets, SECRETS)?;
         }
-        let text = configuration_file(world, host, role, federation, &instance, &directory);
+        let manifests = manifests_for(world, host, federation)?;
+        let text = configuration_file(world, host, role, federation, &instance, &directory, &manifests);
         fs::write(&configuration, text)?;
         let namespace = world.namespace(&host.name)?.clone();
         let process = Process::start(
@@ -292,6 +298,18 @@ enum Role<'a> {
     Receiver { cluster: &'a str },
 }
 
+/// Where a host's agent finds the clusters' manifests.
+fn manifests_for(world: &World, host: &Host, federation: &Federation) -> Result<PathBuf> {
+    if !federation.copies_for.contains(&host.name) {
+        return Ok(world.directory().join("manifests"));
+    }
+    let copies = world.directory().join(&host.name).join("manifests");
+    for cluster in &world.layout.clusters {
+        world.manifests(&cluster.name).copy_for(&host.name, copies.join(&cluster.name))?;
+    }
+    Ok(copies)
+}
+
 fn configuration_file(
     world: &World,
     host: &Host,
@@ -299,6 +317,7 @@ fn configuration_file(
     federation: &Federation,
     instance: &str,
     directory: &Path,
+    manifests: &Path,
 ) -> String {
     let place = match role {
         Role::Gateway => "roles: [gateway]".to_owned(),
@@ -311,7 +330,7 @@ fn configuration_file(
         federation.capacities.iter().map(|(table, entries)| format!("  {table}: {entries}\n")).collect();
     let Federation { seed, probe_fall, probe_rise, encapsulation, xdp_mode, more, .. } = federation;
     let interval = federation.probe_interval.as_millis();
-    let federated = federated(&world.layout, &world.directory(), federation);
+    let federated = federated(&world.layout, manifests, federation);
     let (name, state) = (&host.name, directory.join("state"));
     format!(
         r"instance: {instance}
@@ -340,11 +359,11 @@ capacities:
     )
 }
 
-/// Clusters, gateways and distances: the same in every file.
-fn federated(layout: &Layout, world: &Path, federation: &Federation) -> String {
+/// Clusters, gateways and distances: the same in every file, but for where the manifests are.
+fn federated(layout: &Layout, manifests: &Path, federation: &Federation) -> String {
     let mut text = String::from("clusters:\n");
     for cluster in &layout.clusters {
-        let manifests = world.join("manifests").join(&cluster.name);
+        let manifests = manifests.join(&cluster.name);
         write!(
             text,
             "- name: {}\n  region: {}\n  zone: {}\n  podCidrs: [{}, {:?}]\n  manifests: {}\n",

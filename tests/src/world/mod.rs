@@ -24,7 +24,9 @@ pub use agent::{ADMIN, Agent, Agents, Federation};
 pub use footprint::{Footprint, PINS, RUNS, kept, remove};
 pub use manifests::{Condition, Manifests, ServiceSpec};
 pub use namespace::Namespace;
-pub use plan::{ClusterPlan, ClusterSeat, Host, Layout, NodeSeat, Plan, PodSeat, RegionPlan, Uplink};
+pub use plan::{
+    ClusterPlan, ClusterSeat, Host, Layout, NodeSeat, Plan, PodSeat, RegionPlan, Servers, Uplink,
+};
 pub use pod::{DOWNLOADS, HTTP_PORT, Pod, UDP_PORT};
 pub use process::{Process, own_program};
 pub use router::{Router, VIPS_V4, VIPS_V6};
@@ -67,7 +69,7 @@ impl World {
         }
         let world = Self {
             manifests,
-            pods: start_pods(&layout, wired.pods, &footprint)?,
+            pods: start_pods(&layout, wired.pods, &footprint, plan.servers)?,
             gateways: wired.gateways,
             nodes: wired.nodes,
             clients,
@@ -228,6 +230,14 @@ impl World {
         self.hosts(what)?.iter().try_for_each(|host| self.router.lose(host, percent))
     }
 
+    /// From now on, or no longer, the probes of a gateway to the pods of a node vanish without a word. What it forwards
+    /// arrives as before.
+    pub fn lose_probes(&self, gateway: &str, node: &str, lost: bool) -> Result<()> {
+        let seat = self.layout.nodes.iter().find(|seat| seat.host.name == node);
+        let seat = seat.with_context(|| format!("no node {node}"))?;
+        self.router.lose_probes(gateway, &seat.pods_v4, &seat.pods_v6, lost)
+    }
+
     /// Puts the program `pass` of the BPF ELF on the router's end of these hosts' links: only where the other end of a
     /// veth has some XDP program does what is sent by XDP_TX arrive.
     pub fn attach_pass(&self, elf: &[u8], hosts: &[&str]) -> Result<()> {
@@ -260,12 +270,17 @@ impl World {
 }
 
 /// All pods' servers start at once; then each is waited for.
-fn start_pods(layout: &Layout, namespaces: Vec<Namespace>, footprint: &Footprint) -> Result<Vec<Pod>> {
+fn start_pods(
+    layout: &Layout,
+    namespaces: Vec<Namespace>,
+    footprint: &Footprint,
+    servers: Servers,
+) -> Result<Vec<Pod>> {
     let directory = footprint.directory();
     let mut pods = Vec::new();
     for (seat, namespace) in layout.pods.iter().zip(namespaces) {
         let cluster = &layout.nodes[seat.node].cluster;
-        pods.push(Pod::start(seat.clone(), cluster, namespace, &directory)?);
+        pods.push(Pod::start(seat.clone(), cluster, namespace, &directory, servers)?);
     }
     thread::scope(|scope| {
         let waiting: Vec<_> = pods.iter().map(|pod| scope.spawn(|| pod.wait_until_serving())).collect();

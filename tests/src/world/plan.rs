@@ -12,6 +12,18 @@ use anyhow::{Result, ensure};
 pub struct Plan {
     /// In order; a region's clients enter at its own gateways.
     pub regions: Vec<RegionPlan>,
+    /// What runs in every pod.
+    pub servers: Servers,
+}
+
+/// What runs in a pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Servers {
+    /// nginx and a UDP echo.
+    #[default]
+    Web,
+    /// The one whose connections last: see [`survive::server`](crate::survive::server).
+    Lasting,
 }
 
 /// One region.

@@ -1,4 +1,4 @@
-//! A pod: a namespace behind a veth of its node, with nginx and a UDP echo in it that say who they are.
+//! A pod: a namespace behind a veth of its node, with servers in it that say who they are.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::namespace::Namespace;
-use super::plan::PodSeat;
+use super::plan::{PodSeat, Servers};
 use super::process::{Process, own_program};
 
-/// Where nginx listens in every pod.
+/// Where every pod listens for TCP: nginx does, usually.
 pub const HTTP_PORT: u16 = 8080;
 
-/// Where the UDP echo listens in every pod.
+/// Where a UDP echo listens in every pod.
 pub const UDP_PORT: u16 = 7007;
 
 /// Where nginx itself hears that an upload is complete.
@@ -34,37 +34,57 @@ pub struct Pod {
     /// Where its servers run.
     pub namespace: Namespace,
     directory: PathBuf,
-    nginx: Process,
-    echo: Process,
+    servers: Vec<Process>,
 }
 
 impl Pod {
     /// Starts the servers; [`Pod::wait_until_serving`] says when they are there.
-    pub(super) fn start(seat: PodSeat, cluster: &str, namespace: Namespace, world: &Path) -> Result<Self> {
+    pub(super) fn start(
+        seat: PodSeat,
+        cluster: &str,
+        namespace: Namespace,
+        world: &Path,
+        servers: Servers,
+    ) -> Result<Self> {
         let directory = world.join(&seat.name);
         fs::create_dir_all(&directory)?;
-        let identity = format!("zone={cluster} cluster={cluster} pod={}", seat.name);
-        let configuration = directory.join("nginx.conf");
-        fs::write(&configuration, nginx_configuration(&identity, world, &directory))?;
+        let mut pod = Self { seat, cluster: cluster.to_owned(), namespace, directory, servers: Vec::new() };
+        match servers {
+            Servers::Web => {
+                let identity = format!("zone={cluster} cluster={cluster} pod={}", pod.name());
+                pod.servers.push(pod.start_nginx(&identity, world)?);
+                pod.servers.push(pod.start_echo(&identity)?);
+            }
+            Servers::Lasting => pod.servers.push(pod.start_lasting()?),
+        }
+        Ok(pod)
+    }
 
-        let (file, home) = (configuration.display().to_string(), directory.display().to_string());
-        let nginx = Process::start(
-            &format!("nginx of {}", seat.name),
-            &namespace,
-            Path::new("nginx"),
-            &["-p", &home, "-e", "stderr", "-c", &file],
-            &directory.join("nginx.log"),
-        )?;
-        let listen = [IpAddr::from(seat.address.0), IpAddr::from(seat.address.1)]
-            .map(|address| SocketAddr::new(address, UDP_PORT).to_string());
-        let echo = Process::start(
-            &format!("echo of {}", seat.name),
-            &namespace,
-            &own_program("fairlead-udp-echo", "FAIRLEAD_UDP_ECHO")?,
-            &[&identity, &listen[0], &listen[1]],
-            &directory.join("echo.log"),
-        )?;
-        Ok(Self { seat, cluster: cluster.to_owned(), namespace, directory, nginx, echo })
+    fn start_nginx(&self, identity: &str, world: &Path) -> Result<Process> {
+        let configuration = self.directory.join("nginx.conf");
+        fs::write(&configuration, nginx_configuration(identity, world, &self.directory))?;
+        let (file, home) = (configuration.display().to_string(), self.directory.display().to_string());
+        let arguments = ["-p", &home, "-e", "stderr", "-c", &file];
+        self.start_one("nginx", Path::new("nginx"), &arguments)
+    }
+
+    fn start_echo(&self, identity: &str) -> Result<Process> {
+        let listen = self.addresses().map(|address| SocketAddr::new(address, UDP_PORT).to_string());
+        let program = own_program("fairlead-udp-echo", "FAIRLEAD_UDP_ECHO")?;
+        self.start_one("echo", &program, &[identity, &listen[0], &listen[1]])
+    }
+
+    fn start_lasting(&self) -> Result<Process> {
+        let program = own_program("fairlead-survive-server", "FAIRLEAD_SURVIVE_SERVER")?;
+        let directory = self.directory.display().to_string();
+        let (tcp, udp) = (HTTP_PORT.to_string(), UDP_PORT.to_string());
+        let [v4, v6] = self.addresses().map(|address| address.to_string());
+        self.start_one("server", &program, &[self.name(), &directory, &tcp, &udp, &v4, &v6])
+    }
+
+    fn start_one(&self, what: &str, program: &Path, arguments: &[&str]) -> Result<Process> {
+        let log = self.directory.join(format!("{what}.log"));
+        Process::start(&format!("{what} of {}", self.name()), &self.namespace, program, arguments, &log)
     }
 
     /// Its name.
@@ -79,23 +99,27 @@ impl Pod {
         [self.seat.address.0.into(), self.seat.address.1.into()]
     }
 
+    /// Where its servers' files are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Kills its servers (-9). The namespace stays, and its kernel answers that nobody listens.
     pub fn kill(&self) -> Result<()> {
-        self.nginx.kill()?;
-        self.echo.kill()
+        self.servers.iter().try_for_each(Process::kill)
     }
 
     /// Starts its servers again and waits until they serve.
     pub fn start_again(&self) -> Result<()> {
-        self.nginx.start_again()?;
-        self.echo.start_again()?;
+        self.servers.iter().try_for_each(Process::start_again)?;
         self.wait_until_serving()
     }
 
     /// Whether its servers run.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.nginx.is_running() && self.echo.is_running()
+        self.servers.iter().all(Process::is_running)
     }
 
     /// Whether `/healthz` answers 200 (from the start) or 503.
@@ -108,14 +132,15 @@ impl Pod {
         }
     }
 
-    /// Waits until nginx takes connections on both families.
+    /// Waits until it takes connections on both families.
     pub(super) fn wait_until_serving(&self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(10);
         for address in self.addresses() {
             let http = SocketAddr::new(address, HTTP_PORT);
             while !self.namespace.connects(http, Duration::from_secs(1)) {
                 if !self.is_running() || Instant::now() > deadline {
-                    bail!("{} does not serve: {}{}", self.name(), self.nginx.log(), self.echo.log());
+                    let logs: String = self.servers.iter().map(Process::log).collect();
+                    bail!("{} does not serve: {logs}", self.name());
                 }
                 thread::sleep(Duration::from_millis(2));
             }

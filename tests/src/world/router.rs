@@ -152,6 +152,25 @@ impl Router {
         Ok(())
     }
 
+    /// Whether the probes of a gateway to pods of these prefixes vanish. Both they and what it forwards come from its
+    /// address, to pods', inside an outer IP header (IPIP); but only the inner source of a probe is the gateway too.
+    pub(super) fn lose_probes(&self, gateway: &str, pods_v4: &str, pods_v6: &str, lost: bool) -> Result<()> {
+        let Uplink { router_interface, host: (v4, v6), .. } = &self.link(gateway)?.uplink;
+        let (v4, v6) = (v4.to_bits(), v6.to_bits());
+        let rules = if lost {
+            format!(
+                "chain forward {{\ntype filter hook forward priority 0;\n\
+                 iifname \"{router_interface}\" ip daddr {pods_v4} ip protocol 4 @th,96,32 {v4:#x} drop\n\
+                 iifname \"{router_interface}\" ip6 daddr {pods_v6} ip6 nexthdr 41 @th,64,128 {v6:#x} drop\n}}\n"
+            )
+        } else {
+            String::new()
+        };
+        let text = format!("table inet probes\ndelete table inet probes\ntable inet probes {{\n{rules}}}\n");
+        self.namespace.command("nft", &[&text])?;
+        Ok(())
+    }
+
     /// Attaches an XDP program, pinned at `pin`, to the interfaces towards these hosts. It goes with the interface.
     pub(super) fn attach_xdp(&self, hosts: &[&str], pin: &Path) -> Result<()> {
         let mut lines = Vec::new();

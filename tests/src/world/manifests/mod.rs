@@ -5,6 +5,7 @@
 //! back. Each change is written to a file beside the old one and put in its place by a rename. Whether servers really
 //! run has nothing to do with it.
 
+mod copies;
 mod text;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::plan::{ClusterSeat, Layout, NodeSeat, PodSeat};
 use super::pod::{HTTP_PORT, UDP_PORT};
+use copies::Copies;
 
 /// Label of nodes that have a receiver.
 const RECEIVER_LABEL: &str = "fairlead.io/receiver";
@@ -79,6 +81,7 @@ pub enum Condition {
 #[derive(Debug)]
 pub struct Manifests {
     directory: PathBuf,
+    copies: Copies,
     cluster: ClusterSeat,
     nodes: Vec<NodeSeat>,
     pods: Vec<Pod>,
@@ -120,7 +123,14 @@ impl Manifests {
             receivers: nodes.iter().map(|node| (node.host.name.clone(), true)).collect(),
             ..State::default()
         };
-        let manifests = Self { directory, cluster: cluster.clone(), nodes, pods, state: Mutex::new(state) };
+        let manifests = Self {
+            directory,
+            copies: Copies::default(),
+            cluster: cluster.clone(),
+            nodes,
+            pods,
+            state: Mutex::new(state),
+        };
         manifests.change(|_| Ok(()))?;
         Ok(manifests)
     }
@@ -135,6 +145,21 @@ impl Manifests {
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Makes a copy of them in `directory`, which from now on is all that `host` knows of the cluster.
+    pub(super) fn copy_for(&self, host: &str, directory: PathBuf) -> Result<()> {
+        self.copies.add(&self.directory, host, directory)
+    }
+
+    /// From now on `host`, which has a copy of its own, hears of no change.
+    pub fn stop_updates(&self, host: &str) -> Result<()> {
+        self.copies.stop(&self.directory, host, true)
+    }
+
+    /// It hears of all that has changed, and of what will.
+    pub fn resume_updates(&self, host: &str) -> Result<()> {
+        self.copies.stop(&self.directory, host, false)
     }
 
     /// Adds a service with all pods as its endpoints, or replaces the one with its name.
@@ -153,7 +178,7 @@ impl Manifests {
         for file in ["service", "endpointslice-ipv4", "endpointslice-ipv6"] {
             fs::remove_file(self.directory.join(format!("{name}-{file}.yaml")))?;
         }
-        Ok(())
+        self.copies.refresh(&self.directory)
     }
 
     /// Sets (`Some`) or removes an annotation of a service, e.g. its capacity.
@@ -170,13 +195,27 @@ impl Manifests {
 
     /// Gives a pod's endpoints this condition; one that was removed is added again.
     pub fn set(&self, pod: &str, condition: Condition) -> Result<()> {
-        ensure!(
-            self.pods.iter().any(|known| known.seat.name == pod),
-            "no pod {pod} in {}",
-            self.cluster.name
-        );
+        self.known(pod)?;
         self.change(|state| {
             state.endpoints.insert(pod.to_owned(), condition);
+            Ok(())
+        })
+    }
+
+    /// Gives several pods' endpoints this condition at once.
+    pub fn set_many(&self, pods: &[&str], condition: Condition) -> Result<()> {
+        pods.iter().try_for_each(|pod| self.known(pod))?;
+        self.change(|state| {
+            state.endpoints.extend(pods.iter().map(|&pod| (pod.to_owned(), condition)));
+            Ok(())
+        })
+    }
+
+    /// Has exactly these pods in the EndpointSlices, all of them ready.
+    pub fn set_exactly(&self, pods: &[&str]) -> Result<()> {
+        pods.iter().try_for_each(|pod| self.known(pod))?;
+        self.change(|state| {
+            state.endpoints = pods.iter().map(|&pod| (pod.to_owned(), Condition::Ready)).collect();
             Ok(())
         })
     }
@@ -214,6 +253,12 @@ impl Manifests {
         })
     }
 
+    fn known(&self, pod: &str) -> Result<()> {
+        let known = self.pods.iter().any(|known| known.seat.name == pod);
+        ensure!(known, "no pod {pod} in {}", self.cluster.name);
+        Ok(())
+    }
+
     fn change(&self, change: impl FnOnce(&mut State) -> Result<()>) -> Result<()> {
         let mut state = self.state.lock().expect("never poisoned: nothing panics under it");
         change(&mut state)?;
@@ -225,7 +270,7 @@ impl Manifests {
             self.put(&format!("{name}-endpointslice-ipv4.yaml"), &self.slice(&state, service, true))?;
             self.put(&format!("{name}-endpointslice-ipv6.yaml"), &self.slice(&state, service, false))?;
         }
-        Ok(())
+        self.copies.refresh(&self.directory)
     }
 
     /// Writes a file if that changes it, never leaving half of it to be seen.
@@ -307,6 +352,29 @@ mod tests {
         fixture.manifests.set_all(Condition::Ready).unwrap();
         assert_eq!(fixture.read(slices[0]).matches("ready: true").count(), 2);
         assert!(fixture.manifests.set("pod-nowhere", Condition::Ready).is_err());
+    }
+
+    #[test]
+    fn a_copy_follows_unless_its_updates_are_stopped() {
+        let fixture = Fixture::new("copies");
+        let (manifests, copy) = (&fixture.manifests, fixture.directory.join("copy"));
+        manifests.copy_for("gateway", copy.clone()).unwrap();
+        let same = |file: &str| {
+            fs::read_to_string(copy.join(file)).ok()
+                == fs::read_to_string(manifests.directory().join(file)).ok()
+        };
+        let slice = "web-endpointslice-ipv4.yaml";
+        assert!(same(slice) && same("nodes.yaml"));
+        manifests.set("pod-us-central1-a-1", Condition::Terminating).unwrap();
+        assert!(same(slice));
+        manifests.stop_updates("gateway").unwrap();
+        manifests.set("pod-us-central1-a-1", Condition::Ready).unwrap();
+        assert!(!same(slice));
+        manifests.remove_service("web").unwrap();
+        assert!(!same(slice) && copy.join(slice).exists());
+        manifests.resume_updates("gateway").unwrap();
+        assert!(same(slice) && !copy.join(slice).exists());
+        assert!(manifests.stop_updates("another").is_err());
     }
 
     #[test]
