@@ -2,7 +2,7 @@
 //!
 //! [`world`] makes routers, gateways, nodes, pods and clients in network namespaces, all on this machine. [`client`] asks
 //! single questions from a client's place; [`load`] asks all the time and counts every answer;
-//! [`demo`] puts both on stage. Nothing of these knows how
+//! [`demo`] puts both on stage, and [`survive`] asks what becomes of connections that last. Nothing of these knows how
 //! fairlead works: what is tested is seen from outside. [`packets`] is for the BPF programs alone, packet by
 //! packet, and [`mod@bench`] measures them and the planner.
 #![forbid(unsafe_code)]
@@ -12,4 +12,5 @@ pub mod client;
 pub mod demo;
 pub mod load;
 pub mod packets;
+pub mod survive;
 pub mod world;

@@ -80,7 +80,8 @@ enum Command {
     },
     /// Check everything, or run the tests of one part
     #[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test world --full\n  \
-                            cargo xtask test core -o json | jq .failed")]
+                            cargo xtask test core -o json | jq .failed\n  \
+                            cargo xtask test survive -o json | jq '.rows[] | select(.broken > .endpoint_died)'")]
     Test {
         /// Only the tests of this part; without it, also format, lints, documentation and licences
         part: Option<Part>,

@@ -2,12 +2,14 @@
 //!
 //! In: the tables of `parts`. Out: each step's words under a heading, a summary, and last on standard output one
 //! line `N passed, N failed, N skipped`; or one JSON document. A step that fails doesn't stop the next one. Green
-//! means that tests ran and that nothing failed: a run in which nothing ran, or all was skipped, fails.
+//! means that tests ran and that nothing failed: a run in which nothing ran, or all was skipped, fails. The part
+//! `survive` is no step of these: it is run alone, and its report is the whole output.
 
 mod advisories;
 mod listen;
 mod parts;
 mod report;
+mod survive;
 
 use anyhow::{Context, Result, bail};
 
@@ -33,6 +35,12 @@ pub(crate) struct Choice {
 
 /// Sets up, builds and runs what was chosen; an error if anything failed.
 pub(crate) fn test(workspace: &Workspace, choice: Choice) -> Result<()> {
+    if choice.part == Some(Part::Survive) {
+        if choice.full {
+            bail!("`survive` leaves nothing out that --full could add");
+        }
+        return survive::run(workspace, choice.output);
+    }
     let metadata = metadata(workspace)?;
     let forgotten = parts::forgotten(&metadata);
     if !forgotten.is_empty() {

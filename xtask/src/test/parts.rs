@@ -13,6 +13,8 @@ pub(crate) enum Part {
     Programs,
     /// Network namespaces with real clients and servers
     World,
+    /// Thousands of connections that must outlive all that happens; only when it is named
+    Survive,
 }
 
 impl Part {
@@ -22,6 +24,7 @@ impl Part {
             Part::Core => "core",
             Part::Programs => "programs",
             Part::World => "world",
+            Part::Survive => "survive",
         }
     }
 }
@@ -209,7 +212,7 @@ pub(crate) fn purposes(part: Option<Part>) -> &'static [Purpose] {
     match part {
         None => &[Purpose::Bpf, Purpose::Lints, Purpose::World],
         Some(Part::Core) => &[Purpose::Bpf],
-        Some(Part::Programs | Part::World) => &[Purpose::Bpf, Purpose::World],
+        Some(Part::Programs | Part::World | Part::Survive) => &[Purpose::Bpf, Purpose::World],
     }
 }
 

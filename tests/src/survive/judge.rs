@@ -1,0 +1,150 @@
+//! From what clients saw and what servers wrote to the rows of the report. Pure.
+//!
+//! A connection is broken whatever broke it. What excuses it is only that its server was dead when its client noticed,
+//! as that server's log says. A connection that broke before its server had said who it is belongs to the server whose
+//! log has its client; where none has, one that died while it was being opened excuses it: nobody can know more.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::logs::Logs;
+use super::outcome::{Break, Kind, Outcome, PROTOCOLS, Protocol};
+
+/// What an event did to the connections of a protocol.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// What was done.
+    pub event: String,
+    /// `tcp4`, `tcp6` or `udp`.
+    pub protocol: &'static str,
+    /// Connections that were open before the event, and short ones that were opened meanwhile.
+    pub connections: usize,
+    /// Those that broke, all of them.
+    pub broken: usize,
+    /// Those among the broken whose server had been killed.
+    pub endpoint_died: usize,
+    /// Questions that gateways asked of receivers meanwhile, over all protocols.
+    pub asked: u64,
+    /// The longest wait of a connection that did not break.
+    pub longest_stall_ms: u64,
+    /// How they broke whose server lived: for people.
+    #[serde(skip)]
+    pub breaks: BTreeMap<(Kind, Break), usize>,
+}
+
+impl Row {
+    /// Whether no connection broke that had a living endpoint.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.broken <= self.endpoint_died
+    }
+}
+
+/// The rows of an event, one for each protocol.
+#[must_use]
+pub fn rows(event: &str, outcomes: &[Outcome], logs: &Logs, asked: u64) -> Vec<Row> {
+    PROTOCOLS.iter().map(|&protocol| row(event, protocol, outcomes, logs, asked)).collect()
+}
+
+fn row(event: &str, protocol: Protocol, outcomes: &[Outcome], logs: &Logs, asked: u64) -> Row {
+    let mut row = Row {
+        event: event.to_owned(),
+        protocol: protocol.name(),
+        connections: 0,
+        broken: 0,
+        endpoint_died: 0,
+        asked,
+        longest_stall_ms: 0,
+        breaks: BTreeMap::new(),
+    };
+    for outcome in outcomes.iter().filter(|outcome| outcome.protocol == protocol) {
+        row.connections += 1;
+        let Some((why, at)) = outcome.broken else {
+            let stall = u64::try_from(outcome.longest_stall.as_millis()).unwrap_or(u64::MAX);
+            row.longest_stall_ms = row.longest_stall_ms.max(stall);
+            continue;
+        };
+        row.broken += 1;
+        if endpoint_died(outcome, at, logs) {
+            row.endpoint_died += 1;
+        } else {
+            *row.breaks.entry((outcome.kind, why)).or_default() += 1;
+        }
+    }
+    row
+}
+
+fn endpoint_died(outcome: &Outcome, at: Duration, logs: &Logs) -> bool {
+    let server = outcome.server.as_ref().or_else(|| logs.server_of(outcome.client, outcome.opened));
+    match server {
+        Some(server) => logs.was_dead(server, at),
+        None => logs.one_died(outcome.opened, at),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::survive::identity::Server;
+    use crate::survive::server::log_file;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    /// One that held one client and died at 1100 ms or a little later.
+    fn logs() -> Logs {
+        let directory = std::env::temp_dir().join(format!("fairlead-judge-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(log_file(&directory, 1), "held 192.0.2.1:40000 1\nalive 1100\n").unwrap();
+        let logs = Logs::read([("a", directory.as_path())]).unwrap();
+        fs::remove_dir_all(&directory).unwrap();
+        logs
+    }
+
+    fn outcome(server: Option<&str>, broken: Option<(Break, Duration)>) -> Outcome {
+        Outcome {
+            protocol: Protocol::Tcp4,
+            kind: Kind::Idle,
+            client: "192.0.2.1:10000".parse().unwrap(),
+            opened: MS(500),
+            server: server.map(|pod| Server { pod: pod.into(), start: 1 }),
+            broken,
+            longest_stall: MS(7),
+        }
+    }
+
+    #[test]
+    fn only_a_dead_server_excuses() {
+        let broken = |server, at| outcome(server, Some((Break::Reset, MS(at))));
+        let of_a_log = Outcome { client: "192.0.2.1:40000".parse().unwrap(), ..broken(None, 1150) };
+        let outcomes = [
+            outcome(Some("a"), None),
+            broken(Some("a"), 1150),
+            broken(Some("a"), 900),
+            broken(Some("b"), 1150),
+            broken(None, 1150),
+            broken(None, 900),
+            of_a_log,
+        ];
+        let [tcp4, tcp6, udp] = rows("x", &outcomes, &logs(), 3).try_into().unwrap();
+        assert_eq!((tcp4.connections, tcp4.broken, tcp4.endpoint_died), (7, 6, 3));
+        assert_eq!((tcp4.asked, tcp4.longest_stall_ms), (3, 7));
+        assert_eq!(tcp4.breaks, BTreeMap::from([((Kind::Idle, Break::Reset), 3)]));
+        assert!(!tcp4.is_kept());
+        assert_eq!((tcp6.connections, udp.connections), (0, 0));
+    }
+
+    #[test]
+    fn a_row_has_the_fields_that_tools_read() {
+        let [row, ..] = &rows("x", &[], &Logs::default(), 0)[..] else { panic!("a row for each protocol") };
+        let json = serde_json::to_value(row).unwrap();
+        let mut fields: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
+        fields.sort_unstable();
+        let wanted =
+            ["asked", "broken", "connections", "endpoint_died", "event", "longest_stall_ms", "protocol"];
+        assert_eq!(fields, wanted);
+    }
+}

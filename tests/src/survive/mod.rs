@@ -1,0 +1,139 @@
+//! Do connections survive? Thousands of them are opened, something happens, and each is asked whether it still lives.
+//!
+//! The `stage` is a world with two regions; its pods run our own [`server`], which tells connections apart and
+//! writes down whose it held. For each of the `events` a [`fleet`] is opened, the event happens, the fleet is asked, and the
+//! [`judge`] compares what clients saw with what servers wrote. One event after the other in the same world.
+
+pub mod clock;
+mod events;
+pub mod fleet;
+pub mod identity;
+pub mod judge;
+pub mod logs;
+pub mod outcome;
+pub mod pattern;
+mod random;
+mod report;
+pub mod server;
+mod stage;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+use events::{Action, Event};
+use fleet::{Fleet, Mix, Ports, Record};
+use judge::Row;
+use report::Teller;
+use stage::Stage;
+
+/// How it is to be run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Only these events; all if there is none.
+    pub events: Vec<String>,
+    /// Connections of each protocol that are open before an event, at least.
+    pub connections: usize,
+    /// Of the random mix.
+    pub seed: u64,
+    /// Standard output is one JSON document.
+    pub json: bool,
+}
+
+/// Names of all events, in order.
+#[must_use]
+pub fn names() -> Vec<&'static str> {
+    events::events().iter().map(|event| event.name).collect()
+}
+
+/// Runs it; false if a connection broke that had a living endpoint.
+pub fn run(options: &Options) -> Result<bool> {
+    let began = Instant::now();
+    let events = chosen(&options.events)?;
+    let teller = Teller::new(options.json);
+    let stage = Stage::build()?;
+    teller.begin(&stage, options, began.elapsed());
+    let mut ports = Ports::default();
+    let mut rows = Vec::new();
+    for event in &events {
+        let began = Instant::now();
+        let played = play(&stage, event, options, &mut ports);
+        let (of_event, unopened) = played.with_context(|| format!("event {}", event.name))?;
+        teller.rows(event, &of_event, unopened, began.elapsed());
+        rows.extend(of_event);
+    }
+    teller.verdict(&rows, options.seed, began.elapsed());
+    let kept = rows.iter().all(Row::is_kept);
+    if options.json {
+        println!("{}", serde_json::json!({ "rows": rows }));
+    }
+    Ok(kept)
+}
+
+fn chosen(names: &[String]) -> Result<Vec<Event>> {
+    let mut events = events::events();
+    for name in names {
+        ensure!(
+            events.iter().any(|event| event.name == name),
+            "no event {name}; there are {}",
+            self::names().join(", ")
+        );
+    }
+    events.retain(|event| names.is_empty() || names.iter().any(|name| name == event.name));
+    Ok(events)
+}
+
+/// One event from the opening of a fleet to its end; the world is as before afterwards. Its rows, and how many short
+/// connections never came about.
+fn play(stage: &Stage, event: &Event, options: &Options, ports: &mut Ports) -> Result<(Vec<Row>, usize)> {
+    (event.before)(stage)?;
+    stage.wait_until_calm()?;
+    let asked = stage.asked();
+    let clients = stage.world.clients();
+    let each = options.connections.div_ceil(clients.len());
+    let mix = if event.idle { Mix::idle } else { Mix::of };
+    // Flows of both IP versions are one protocol.
+    let fleet = Fleet::open(clients, stage.target()?, mix(each, each.div_ceil(2)), ports)?;
+    match event.action {
+        Action::World(action) => action(stage)?,
+        Action::Fleet(action) => action(stage, &fleet)?,
+        Action::Seeded(action) => action(stage, options.seed)?,
+    }
+    stage.wait_until_calm()?;
+    let Record { outcomes, unopened } = fleet.end()?;
+    let rows = judge::rows(event.name, &outcomes, &stage.logs()?, since(&asked, &stage.asked()));
+    stage.mend()?;
+    Ok((rows, unopened))
+}
+
+/// By how much counters have grown; one that is smaller than before has begun anew.
+fn since(before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> u64 {
+    let grown = |(host, count): (&String, &u64)| {
+        count.checked_sub(before.get(host).copied().unwrap_or(0)).unwrap_or(*count)
+    };
+    now.iter().map(grown).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_chosen_by_name_and_have_names_of_their_own() {
+        let all = names();
+        assert_eq!(all.iter().collect::<std::collections::BTreeSet<_>>().len(), all.len());
+        assert_eq!(chosen(&[]).unwrap().len(), all.len());
+        let two = chosen(&["ring_resized".to_owned(), "nothing".to_owned()]).unwrap();
+        assert_eq!(two.iter().map(|event| event.name).collect::<Vec<_>>(), ["nothing", "ring_resized"]);
+        let error = chosen(&["ring".to_owned()]).err().unwrap().to_string();
+        assert!(error.contains("no event ring") && error.contains("ring_resized"), "{error}");
+    }
+
+    #[test]
+    fn counters_that_began_anew_count_from_there() {
+        let counts = |a, b| BTreeMap::from([("a".to_owned(), a), ("b".to_owned(), b)]);
+        assert_eq!(since(&counts(5, 5), &counts(7, 3)), 5);
+        assert_eq!(since(&BTreeMap::new(), &counts(1, 1)), 2);
+    }
+}

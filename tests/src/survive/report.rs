@@ -1,0 +1,132 @@
+//! What is said of it, for people.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use super::Options;
+use super::events::Event;
+use super::judge::Row;
+use super::stage::Stage;
+
+/// Says things on standard output, or on standard error where the other is for programs.
+pub(super) struct Teller {
+    to_error: bool,
+    coloured: bool,
+}
+
+const HEAD: [&str; 7] =
+    ["event", "protocol", "connections", "broken", "endpoint died", "asked", "longest stall ms"];
+
+impl Teller {
+    pub(super) fn new(to_error: bool) -> Self {
+        let terminal =
+            if to_error { std::io::stderr().is_terminal() } else { std::io::stdout().is_terminal() };
+        Self { to_error, coloured: terminal && std::env::var_os("NO_COLOR").is_none() }
+    }
+
+    pub(super) fn begin(&self, stage: &Stage, options: &Options, took: Duration) {
+        let layout = &stage.world.layout;
+        self.say(&self.bold("Do connections survive?"));
+        self.say(&format!(
+            "{} clusters with {} pods, {} gateways and {} clients are up after {:.1} s; {} connections of each protocol \
+             are open before each event.",
+            layout.clusters.len(),
+            layout.pods.len(),
+            layout.gateways.len(),
+            layout.clients.len(),
+            took.as_secs_f64(),
+            options.connections,
+        ));
+        self.say("left out: quic, which has no server here yet; the flow cache wiped, for there is none yet");
+        self.say("");
+        self.say(&self.bold(&table_line(&HEAD.map(str::to_owned))));
+    }
+
+    /// The rows of an event, and below each how connections broke that should not have.
+    pub(super) fn rows(&self, event: &Event, rows: &[Row], unopened: usize, took: Duration) {
+        for row in rows {
+            self.say(&table_line(&cells(row)));
+            if !row.breaks.is_empty() {
+                let of = row.breaks.iter().map(|((kind, why), count)| format!("{count} {kind:?}: {why}"));
+                self.say(&format!("    {}", of.collect::<Vec<_>>().join(", ")));
+            }
+        }
+        let unopened = if unopened == 0 {
+            String::new()
+        } else {
+            format!("; {unopened} short connections did not come about")
+        };
+        self.say(&format!("    ({}: {:.1} s{unopened})", event.told, took.as_secs_f64()));
+    }
+
+    pub(super) fn verdict(&self, rows: &[Row], seed: u64, took: Duration) {
+        let broken: Vec<_> = rows.iter().filter(|row| !row.is_kept()).collect();
+        self.say("");
+        self.say(&format!("seed of the random mix: {seed}"));
+        let verdict = if broken.is_empty() {
+            "No connection broke that had a living endpoint".to_owned()
+        } else {
+            let lost: usize = broken.iter().map(|row| row.broken - row.endpoint_died).sum();
+            format!(
+                "{lost} connections broke that had a living endpoint, in {} of {} rows",
+                broken.len(),
+                rows.len()
+            )
+        };
+        self.say(&self.bold(&format!("{verdict}; it took {:.0} s.", took.as_secs_f64())));
+    }
+
+    fn bold(&self, text: &str) -> String {
+        if self.coloured { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn say(&self, text: &str) {
+        // A reader that went away must not end the run before it has cleaned up.
+        let _ = if self.to_error {
+            writeln!(std::io::stderr(), "{text}")
+        } else {
+            writeln!(std::io::stdout(), "{text}")
+        };
+    }
+}
+
+fn cells(row: &Row) -> [String; 7] {
+    let Row { event, protocol, connections, broken, endpoint_died, asked, longest_stall_ms, .. } = row;
+    let numbers = [*connections, *broken, *endpoint_died].map(|number| number.to_string());
+    let [connections, broken, died] = numbers;
+    [
+        event.clone(),
+        (*protocol).to_owned(),
+        connections,
+        broken,
+        died,
+        asked.to_string(),
+        longest_stall_ms.to_string(),
+    ]
+}
+
+fn table_line(cells: &[String; 7]) -> String {
+    let [event, protocol, numbers @ ..] = cells;
+    let mut line = format!("{event:<22}{protocol:<9}");
+    for cell in numbers {
+        line.push_str(&format!("{cell:>17}"));
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_stand_below_each_other() {
+        let head = table_line(&HEAD.map(str::to_owned));
+        let [row, ..] = &super::super::judge::rows("receiver_agent_killed", &[], &Default::default(), 7)[..]
+        else {
+            panic!("a row for each protocol")
+        };
+        let line = table_line(&cells(row));
+        assert_eq!(head.len(), line.len());
+        assert!(line.starts_with("receiver_agent_killed tcp4"));
+    }
+}

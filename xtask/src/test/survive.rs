@@ -1,0 +1,17 @@
+//! `cargo xtask test survive`: whether connections survive what happens to the world.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::handover;
+use crate::output::Output;
+use crate::workspace::Workspace;
+
+/// Builds what it needs and runs it; standard output is the report's own.
+pub(super) fn run(workspace: &Workspace, output: Output) -> Result<()> {
+    handover::build(workspace)?;
+    let mut survive = Command::new(handover::program(workspace, "fairlead-survive"));
+    survive.env("FAIRLEAD_BPF_ELF", workspace.elves().join("fairlead.bpf.o"));
+    handover::run(&mut survive, output)
+}
