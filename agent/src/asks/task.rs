@@ -1,7 +1,7 @@
 //! The task that moves messages: reports in, datagrams in and out, findings out.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::PathBuf,
     sync::Arc,
@@ -234,6 +234,15 @@ impl Task {
         }
     }
 
+    /// The outer destinations whose node doesn't answer. Where none at all does, it is this gateway that is cut off: nobody
+    /// must be passed over when it is back.
+    fn silent(&self) -> BTreeSet<IpAddr> {
+        let silent: BTreeSet<IpAddr> = self.asker.silent().into_iter().map(IpAddr::from).collect();
+        let asked = self.known.values().flat_map(|table| &table.backends);
+        let mut asked = asked.filter(|backend| backend.encap != Encap::Local);
+        if asked.any(|backend| !silent.contains(&backend.outer)) { silent } else { BTreeSet::new() }
+    }
+
     fn look(&mut self) {
         let changed = std::fs::metadata(&self.parts.secrets_file).and_then(|file| file.modified()).ok();
         if changed != self.read {
@@ -280,7 +289,7 @@ impl Task {
     /// What the planner has to know, where it is another than before.
     fn tell(&self) {
         self.parts.ends.counted.send_replace(self.asker.counters());
-        let silent = self.asker.silent().into_iter().map(IpAddr::from).collect();
+        let silent = self.silent();
         let mut held = Held::default();
         for (key, table) in &self.known {
             // Only of those that may have to go anybody needs to know.

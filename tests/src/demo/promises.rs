@@ -62,7 +62,8 @@ pub(super) fn counted(count: u64, what: &str) -> String {
 const FEWEST_REQUESTS: u64 = 100;
 
 /// Whether new connections and datagrams that began when the event had `settled` were answered by the zones that should;
-/// in words where not. Kept connections rightly stay where they are.
+/// in words where not. Kept connections rightly stay where they are, and so does a flow of datagrams, which one from a port
+/// that was used before goes on with.
 pub(super) fn misplaced(
     event: &Event,
     until: Duration,
@@ -74,7 +75,7 @@ pub(super) fn misplaced(
     for request in requests {
         let during = request.started >= event.at + settled && request.started < until;
         let new = request.kind != Kind::KeptConnection;
-        if let (true, true, Ok(identity)) = (during, new, &request.outcome) {
+        if let (true, true, Ok(identity)) = (during, new && !goes_on(request, requests), &request.outcome) {
             *seen.entry(&request.client).or_default().entry(&identity.zone).or_default() += 1;
         }
     }
@@ -97,6 +98,18 @@ pub(super) fn misplaced(
         }
     }
     wrong
+}
+
+/// Whether a datagram is of a flow that its pod knew.
+fn goes_on(request: &Request, requests: &[Request]) -> bool {
+    let Ok(identity) = &request.outcome else { return false };
+    let same = |other: &Request| {
+        other.kind == Kind::Datagram
+            && other.started < request.started
+            && (&other.client, other.server, other.port) == (&request.client, request.server, request.port)
+            && other.outcome.as_ref().is_ok_and(|before| before.pod == identity.pod)
+    };
+    request.kind == Kind::Datagram && requests.iter().any(same)
 }
 
 #[cfg(test)]
@@ -163,8 +176,11 @@ mod tests {
         ];
         assert_eq!(check(&good), Vec::<String>::new());
         assert_eq!(check(&good[..2]).len(), 1, "b never answered");
-        let wrong = [good.as_slice(), &[answer("c", Kind::Datagram, 13_000, "z")]].concat();
+        let datagram = |port, started_ms| Request { port, ..answer("c", Kind::Datagram, started_ms, "z") };
+        let wrong = [good.as_slice(), &[datagram(2, 13_000)]].concat();
         assert_eq!(check(&wrong).len(), 1);
+        let flow = [datagram(3, 9_000), datagram(3, 13_000)];
+        assert_eq!(check(&[good.as_slice(), &flow].concat()), Vec::<String>::new(), "of the same flow");
         let failed = Request { outcome: Err(Failure::Timeout), ..good[1].clone() };
         assert_eq!(check(&[failed]).len(), 1, "nobody answered");
     }

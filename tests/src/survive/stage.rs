@@ -81,8 +81,7 @@ impl Stage {
         let world = World::build(&plan())?;
         world.manifests(NEAR).set_exactly(&SERVING)?;
         world.add_service(&ServiceSpec::new(SERVICE, 1))?;
-        let gateways: Vec<_> = world.layout.gateways.iter().map(|host| host.name.as_str()).collect();
-        world.attach_pass(&elf, &gateways)?;
+        world.attach_pass(&elf, &world.sites())?;
         let agents = Agents::start(&world, &federation())?;
         let stage = Self { agents, world };
         stage.wait_until_calm()?;
