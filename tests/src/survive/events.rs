@@ -85,6 +85,7 @@ fn endpoints() -> Vec<Event> {
             s.deselect(SERVING[2])?;
             s.kill_pod(SERVING[2])
         }),
+        // The API server says nothing of it: probes find out.
         Event::new("endpoint_killed", "one is killed -9, and the API server doesn't know", |s| {
             s.kill_pod(SERVING[3])
         }),

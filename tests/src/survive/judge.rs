@@ -61,19 +61,43 @@ fn row(event: &str, protocol: Protocol, outcomes: &[Outcome], logs: &Logs, asked
     };
     for outcome in outcomes.iter().filter(|outcome| outcome.protocol == protocol) {
         row.connections += 1;
-        let Some((why, at)) = outcome.broken else {
-            let stall = u64::try_from(outcome.longest_stall.as_millis()).unwrap_or(u64::MAX);
-            row.longest_stall_ms = row.longest_stall_ms.max(stall);
-            continue;
-        };
-        row.broken += 1;
-        if endpoint_died(outcome, at, logs) {
-            row.endpoint_died += 1;
-        } else {
-            *row.breaks.entry((outcome.kind, why)).or_default() += 1;
+        match judge(outcome, logs) {
+            Verdict::Survived => {
+                let stall = u64::try_from(outcome.longest_stall.as_millis()).unwrap_or(u64::MAX);
+                row.longest_stall_ms = row.longest_stall_ms.max(stall);
+            }
+            Verdict::EndpointDied => {
+                row.broken += 1;
+                row.endpoint_died += 1;
+            }
+            Verdict::Broken(why) => {
+                row.broken += 1;
+                *row.breaks.entry((outcome.kind, why)).or_default() += 1;
+            }
         }
     }
     row
+}
+
+/// What is to be said of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was whole to its end.
+    Survived,
+    /// It broke, and its server was dead.
+    EndpointDied,
+    /// It broke, and should not have.
+    Broken(Break),
+}
+
+/// What is to be said of this one.
+#[must_use]
+pub fn judge(outcome: &Outcome, logs: &Logs) -> Verdict {
+    match outcome.broken {
+        None => Verdict::Survived,
+        Some((_, at)) if endpoint_died(outcome, at, logs) => Verdict::EndpointDied,
+        Some((why, _)) => Verdict::Broken(why),
+    }
 }
 
 fn endpoint_died(outcome: &Outcome, at: Duration, logs: &Logs) -> bool {

@@ -25,6 +25,7 @@ use anyhow::{Context, Result, ensure};
 use events::{Action, Event};
 use fleet::{Fleet, Mix, Ports, Record};
 use judge::Row;
+use logs::Logs;
 use report::Teller;
 use stage::Stage;
 
@@ -59,8 +60,9 @@ pub fn run(options: &Options) -> Result<bool> {
     for event in &events {
         let began = Instant::now();
         let played = play(&stage, event, options, &mut ports);
-        let (of_event, unopened) = played.with_context(|| format!("event {}", event.name))?;
-        teller.rows(event, &of_event, unopened, began.elapsed());
+        let Played { record, logs, asked } = played.with_context(|| format!("event {}", event.name))?;
+        let of_event = judge::rows(event.name, &record.outcomes, &logs, asked);
+        teller.rows(event, &of_event, record.unopened, began.elapsed());
         rows.extend(of_event);
     }
     teller.verdict(&rows, options.seed, began.elapsed());
@@ -69,6 +71,24 @@ pub fn run(options: &Options) -> Result<bool> {
         println!("{}", serde_json::json!({ "rows": rows }));
     }
     Ok(kept)
+}
+
+/// Plays one event in a world of its own, with so many connections of each protocol.
+pub fn play_alone(event: &str, connections: usize) -> Result<Played> {
+    let events = chosen(&[event.to_owned()])?;
+    let options = Options { events: Vec::new(), connections, seed: 0, json: false };
+    play(&Stage::build()?, &events[0], &options, &mut Ports::default())
+}
+
+/// What there is to judge after an event.
+#[derive(Debug)]
+pub struct Played {
+    /// What clients saw.
+    pub record: Record,
+    /// What servers wrote.
+    pub logs: Logs,
+    /// Questions that gateways asked of receivers meanwhile.
+    pub asked: u64,
 }
 
 fn chosen(names: &[String]) -> Result<Vec<Event>> {
@@ -84,9 +104,8 @@ fn chosen(names: &[String]) -> Result<Vec<Event>> {
     Ok(events)
 }
 
-/// One event from the opening of a fleet to its end; the world is as before afterwards. Its rows, and how many short
-/// connections never came about.
-fn play(stage: &Stage, event: &Event, options: &Options, ports: &mut Ports) -> Result<(Vec<Row>, usize)> {
+/// One event from the opening of a fleet to its end; the world is as before afterwards.
+fn play(stage: &Stage, event: &Event, options: &Options, ports: &mut Ports) -> Result<Played> {
     (event.before)(stage)?;
     stage.wait_until_calm()?;
     let asked = stage.asked();
@@ -101,10 +120,10 @@ fn play(stage: &Stage, event: &Event, options: &Options, ports: &mut Ports) -> R
         Action::Seeded(action) => action(stage, options.seed)?,
     }
     stage.wait_until_calm()?;
-    let Record { outcomes, unopened } = fleet.end()?;
-    let rows = judge::rows(event.name, &outcomes, &stage.logs()?, since(&asked, &stage.asked()));
+    let record = fleet.end()?;
+    let played = Played { record, logs: stage.logs()?, asked: since(&asked, &stage.asked()) };
     stage.mend()?;
-    Ok((rows, unopened))
+    Ok(played)
 }
 
 /// By how much counters have grown; one that is smaller than before has begun anew.

@@ -119,7 +119,7 @@ pub(crate) const SUITES: &[Suite] = &[
         name: "network namespaces",
         build: PROGRAMS_OF_THE_WORLD,
         packages: &[WORLD],
-        tests: Tests::Named(&["world", "steering"]),
+        tests: Tests::Named(&["world", "steering", "survive"]),
     },
 ];
 

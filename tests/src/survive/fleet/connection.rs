@@ -12,9 +12,9 @@ use crate::survive::identity::Identity;
 use crate::survive::outcome::Break;
 use crate::survive::server::Request;
 
-/// A connection on which nothing comes for so long is broken. TCP has sent again by then 0.2, 0.6, 1.4, 3.0 and 6.2 s
-/// after the first time.
-pub const PATIENCE: Duration = Duration::from_secs(8);
+/// A connection on which nothing comes for so long is broken. TCP has sent again by then 0.2, 0.6, 1.4, 3.0, 6.2 and
+/// 12.6 s after the first time.
+const PATIENCE: Duration = Duration::from_secs(14);
 
 /// What is read ahead. Thousands have one.
 const BUFFER: usize = 4096;

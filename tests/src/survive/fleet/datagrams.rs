@@ -14,14 +14,17 @@ use crate::survive::outcome::Break;
 /// From one datagram of a flow to the next.
 const EVERY: Duration = Duration::from_millis(300);
 
-/// A flow of which no datagram is answered for so long, ten in a row, is broken. One that is lost is not: UDP loses some.
-pub const PATIENCE: Duration = Duration::from_secs(3);
+/// A flow of which so many datagrams in a row are not answered, in 3 s or more, is broken. One that is lost is not: UDP
+/// loses some. Not counted in time: a machine that stands still sends nothing either.
+const PATIENCE: u64 = 10;
 
 /// A flow and its server's answers.
 pub(super) struct Flow {
     socket: UdpSocket,
     server: Option<Server>,
     sent: u64,
+    /// The number of the last datagram that was sent before the last answer came.
+    answered: u64,
     /// When the last answer came, or it all began.
     heard: Instant,
     pub(super) longest_stall: Duration,
@@ -31,7 +34,8 @@ impl Flow {
     pub(super) async fn bind(from: SocketAddr, to: SocketAddr) -> std::io::Result<Self> {
         let socket = UdpSocket::bind(from).await?;
         socket.connect(to).await?;
-        Ok(Self { socket, server: None, sent: 0, heard: Instant::now(), longest_stall: Duration::ZERO })
+        let (sent, answered, heard, longest_stall) = (0, 0, Instant::now(), Duration::ZERO);
+        Ok(Self { socket, server: None, sent, answered, heard, longest_stall })
     }
 
     /// Who answered first.
@@ -58,15 +62,9 @@ impl Flow {
         tokio::pin!(end);
         loop {
             tokio::select! {
-                _ = times.tick() => {
-                    if self.heard.elapsed() > PATIENCE {
-                        return Err(Break::Unanswered);
-                    }
-                    self.sent += 1;
-                    // What an ICMP error says about an earlier one; the next may pass.
-                    let _ = self.socket.send(self.sent.to_string().as_bytes()).await;
-                }
-                // The same.
+                // What has come counts before what has not.
+                biased;
+                // An ICMP error about an earlier datagram shows up here; the next may pass.
                 received = self.socket.recv(&mut answer) => if let Ok(length) = received {
                     let number = self.hear(&answer[..length])?;
                     if last.is_some_and(|last| number >= last) {
@@ -74,6 +72,14 @@ impl Flow {
                     }
                 },
                 () = &mut end, if last.is_none() => last = Some(self.sent + after),
+                _ = times.tick() => {
+                    if self.sent - self.answered >= PATIENCE {
+                        return Err(Break::Unanswered);
+                    }
+                    self.sent += 1;
+                    // The same.
+                    let _ = self.socket.send(self.sent.to_string().as_bytes()).await;
+                }
             }
         }
     }
@@ -85,6 +91,7 @@ impl Flow {
         let (number, server) = said.ok_or(Break::WrongBytes)?;
         self.longest_stall = self.longest_stall.max(self.heard.elapsed().saturating_sub(EVERY));
         self.heard = Instant::now();
+        self.answered = self.sent;
         if *self.server.get_or_insert_with(|| server.clone()) == server {
             Ok(number)
         } else {

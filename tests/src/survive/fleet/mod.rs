@@ -25,8 +25,6 @@ use super::server::allow_many_files;
 use crate::client::Client;
 use crate::load::Target;
 use connection::NotOpen;
-pub use connection::PATIENCE;
-pub use datagrams::PATIENCE as UDP_PATIENCE;
 use member::Member;
 use order::Order;
 
@@ -116,6 +114,19 @@ struct Shared {
     outcomes: Mutex<Vec<Outcome>>,
 }
 
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            order: watch::Sender::new(Order::Hold),
+            opened: AtomicUsize::new(0),
+            reopened: AtomicUsize::new(0),
+            unopened: AtomicUsize::new(0),
+            failures: Mutex::default(),
+            outcomes: Mutex::default(),
+        }
+    }
+}
+
 impl Shared {
     fn record(&self, outcome: Outcome) {
         self.outcomes.lock().expect("never poisoned: nothing panics under it").push(outcome);
@@ -153,15 +164,8 @@ impl Fleet {
     /// Opens all connections of all clients; one that can't be opened is an error: nothing happens to the world yet.
     pub fn open(clients: &[Client], target: Target, mix: Mix, ports: &mut Ports) -> Result<Self> {
         allow_many_files()?;
-        let shared = Arc::new(Shared {
-            order: watch::Sender::new(Order::Hold),
-            opened: AtomicUsize::new(0),
-            reopened: AtomicUsize::new(0),
-            unopened: AtomicUsize::new(0),
-            failures: Mutex::default(),
-            outcomes: Mutex::default(),
-        });
-        let mut fleet = Self { shared, idle: 2 * mix.idle * clients.len(), clients: Vec::new() };
+        let mut fleet =
+            Self { shared: Arc::default(), idle: 2 * mix.idle * clients.len(), clients: Vec::new() };
         for client in clients {
             let member = Arc::new(Member {
                 shared: fleet.shared.clone(),
@@ -235,3 +239,6 @@ impl fmt::Display for NotOpen {
 fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?.block_on(work)
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,21 +45,30 @@ impl Place {
 /// Serves until the process is ended. `log` is the directory of the server's log.
 pub fn run(pod: &str, log: &Path, tcp_port: u16, udp_port: u16, addresses: &[IpAddr]) -> Result<()> {
     allow_many_files()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    runtime.block_on(serve(pod, log, tcp_port, udp_port, addresses))
+}
+
+/// Serves as long as its runtime lives.
+pub(super) async fn serve(
+    pod: &str,
+    log: &Path,
+    tcp_port: u16,
+    udp_port: u16,
+    addresses: &[IpAddr],
+) -> Result<()> {
     let server = Server { pod: pod.into(), start: std::process::id() };
     let held = Held::create(log, &server)?;
     let place = Arc::new(Place { server, connections: AtomicU64::new(0), held });
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    runtime.block_on(async {
-        for &address in addresses {
-            let udp = SocketAddr::new(address, udp_port);
-            let udp = UdpSocket::bind(udp).await.with_context(|| format!("listen on {udp}"))?;
-            tokio::spawn(tasks::echo_datagrams(udp, place.server.to_string()));
-            let tcp = SocketAddr::new(address, tcp_port);
-            let tcp = listen(tcp).with_context(|| format!("listen on {tcp}"))?;
-            tokio::spawn(tasks::accept(tcp, Arc::clone(&place)));
-        }
-        place.held.keep_writing().await
-    })
+    for &address in addresses {
+        let udp = SocketAddr::new(address, udp_port);
+        let udp = UdpSocket::bind(udp).await.with_context(|| format!("listen on {udp}"))?;
+        tokio::spawn(tasks::echo_datagrams(udp, place.server.to_string()));
+        let tcp = SocketAddr::new(address, tcp_port);
+        let tcp = listen(tcp).with_context(|| format!("listen on {tcp}"))?;
+        tokio::spawn(tasks::accept(tcp, Arc::clone(&place)));
+    }
+    place.held.keep_writing().await
 }
 
 /// With room for a thousand clients that come at once.
