@@ -64,8 +64,8 @@ const CALM: Duration = Duration::from_millis(1_200);
 /// How long anything may take to come about.
 const WITHIN: Duration = Duration::from_secs(30);
 
-/// Questions of gateways to receivers. Until gateways ask, no such metric is there, and none has been asked.
-const ASKED: &str = "fairlead_asked_total";
+/// Flows that a gateway has asked receivers for.
+const ASKED: &str = "fairlead_asks_total{what=\"asked\"}";
 
 /// The world and its agents.
 pub(super) struct Stage {
