@@ -11,7 +11,7 @@ use std::{
 use fairlead_abi::ServiceKey;
 use fairlead_core::{
     asks::Counters,
-    model::{Declarations, Demand, Health, Model, ProbeState, merge},
+    model::{Declarations, Demand, Health, Held, Model, ProbeState, merge},
     planner::{Installed, Links, Planned, Planner},
 };
 use tokio::{
@@ -79,6 +79,10 @@ pub(super) struct Stages {
     pub(super) status: watch::Sender<Arc<Status>>,
     /// What receivers said.
     pub(super) heard: watch::Receiver<Arc<Heard>>,
+    /// Flows that this node's own endpoints hold, from each sweep.
+    pub(super) held_here: watch::Receiver<Arc<Held>>,
+    /// For the sweep.
+    pub(super) tell_here: watch::Sender<Arc<Held>>,
     /// What was found out about flows.
     pub(super) findings: mpsc::Receiver<Finding>,
     /// For those who ask.
@@ -129,6 +133,7 @@ impl Stages {
         let probes_counted = prober.counters();
         let (served, asked) = watch::channel(Arc::default());
         let (tell, heard) = watch::channel(Arc::default());
+        let (tell_here, held_here) = watch::channel(Arc::default());
         let (find, findings) = mpsc::channel(FINDINGS);
         let (count, counted) = watch::channel(Counters::default());
         let ends = asks::Ends { findings: find, heard: tell, counted: count };
@@ -153,6 +158,8 @@ impl Stages {
             sampler: Sampler::new(&declared.tuning, &remembered.demand),
             demand: remembered.demand.clone(),
             heard,
+            held_here,
+            tell_here,
             findings,
             served,
             counted,

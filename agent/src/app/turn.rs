@@ -1,14 +1,15 @@
 //! One turn: inputs to model, model to tables, tables to plan, plan to kernel.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use fairlead_abi::DeliveryKey;
 use fairlead_core::{
-    model::merge,
+    model::{Held, Holding, merge},
     planner::{Full, Inputs, Installed, Plan, PlanError, diff},
 };
 
 use super::start::Stages;
-use crate::dataplane::{FlowCache, Linked};
+use crate::dataplane::{FlowCache, HeldHere, Linked, Swept};
 
 /// After a failure, when to try again.
 pub(super) const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -78,12 +79,15 @@ impl Stages {
         self.federation.keep(&model);
         let now = self.now();
         let heard = Arc::clone(&self.heard.borrow_and_update());
+        let mut held = heard.held.clone();
+        held.reports
+            .extend(self.held_here.borrow_and_update().reports.iter().map(|(key, said)| (*key, *said)));
         let inputs = Inputs {
             model: &model,
             health: &health,
             demand: &self.demand,
             links: &links,
-            held: &heard.held,
+            held: &held,
             silent: &heard.silent,
             now,
         };
@@ -162,11 +166,17 @@ impl Stages {
             Err(error) => return tracing::error!(%error, "flows can't be swept"),
         };
         let settled = self.dataplane.linked() == Linked::Here;
+        let deliveries = self.planned.as_ref().map(|planned| planned.tables.deliveries.clone());
+        let (told, started) = (self.tell_here.clone(), self.started);
         let run = move || {
             // The one before may still be at it; then the next time.
             let Ok(mut sweep) = sweep.try_lock() else { return };
-            match sweep.run(ticks, settled) {
-                Ok((stay, ended)) => tracing::debug!(stay, ended, "flows swept"),
+            let at = started.elapsed();
+            match sweep.run(ticks, settled, &deliveries.unwrap_or_default()) {
+                Ok(Swept { stay, ended, held }) => {
+                    tracing::debug!(stay, ended, "flows swept");
+                    told.send_replace(Arc::new(reports(&held, at)));
+                }
                 Err(error) => tracing::error!(%error, "flows can't be swept"),
             }
         };
@@ -174,6 +184,15 @@ impl Stages {
             tracing::error!(%error, "flows can't be swept");
         }
     }
+}
+
+/// Counts of this node's own endpoints, as other nodes' are told.
+fn reports(held: &HeldHere, at: Duration) -> Held {
+    let report = |(key, &flows): (&DeliveryKey, &u32)| {
+        let holding = Holding { flows: flows.into(), at };
+        Some(((key.service()?, IpAddr::from(key.outer)), holding))
+    };
+    Held { reports: held.iter().filter_map(report).collect(), ..Held::default() }
 }
 
 /// Replaces a snapshot where it differs.

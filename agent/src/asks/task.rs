@@ -26,7 +26,7 @@ use super::{
     read_secrets,
     socket::Sockets,
 };
-use crate::dataplane::{MessageKeys, Reports};
+use crate::dataplane::{COUNTED_FOR, MessageKeys, Reports};
 
 /// Reports that are taken at a time.
 const REPORTS: usize = 256;
@@ -294,8 +294,11 @@ impl Task {
         for (key, table) in &self.known {
             // Only of those that may have to go anybody needs to know.
             for backend in table.backends.iter().filter(|backend| backend.verdict == Verdict::Lingering) {
-                if let Some(said) = self.asker.holding(*key, Address::from(backend.outer)) {
-                    let holding = Holding { flows: said.flows.into(), at: said.at };
+                let said = self.asker.holding(*key, Address::from(backend.outer));
+                // A receiver that hasn't counted lately says the most there is.
+                if let Some(said) = said.filter(|said| said.flows != u32::MAX) {
+                    let holding =
+                        Holding { flows: said.flows.into(), at: said.at.saturating_sub(COUNTED_FOR) };
                     held.reports.insert((*key, backend.outer), holding);
                 }
             }

@@ -2,26 +2,30 @@
 //! or has been silent for long.
 
 use std::{
+    collections::BTreeMap,
     io::ErrorKind,
     time::{Duration, Instant},
 };
 
 use aya::{
     TestRun as _, TestRunOptions,
-    maps::{HashMap, MapError},
+    maps::{HashMap, MapData, MapError},
     programs::{Program, SchedClassifier},
 };
-use fairlead_abi::{FlowEntry, FlowKey, FlowState, map, program, protocol};
+use fairlead_abi::{Delivery, DeliveryKey, FlowEntry, FlowKey, FlowState, HeldFlows, map, program, protocol};
 
 use super::{
-    Dataplane, Error,
+    Dataplane, Error, HeldHere,
     carry::{Carry, Table},
+    held,
 };
 
 /// How long a flow is kept after the endpoint closed it.
 const LINGER: Duration = Duration::from_secs(60);
 /// How long a silent TCP connection is kept: more than two hours, after which keepalives are sent.
 const TCP_IDLE: Duration = Duration::from_secs(2 * 3600 + 15 * 60);
+/// For so long the flows that a sweep counted are said to be those that there are.
+pub const COUNTED_FOR: Duration = Duration::from_secs(20);
 /// How long a silent UDP flow is kept.
 const UDP_IDLE: Duration = Duration::from_secs(180);
 /// Ticks per second that kernels are built with.
@@ -34,6 +38,7 @@ pub struct Sweep {
     flows: Table,
     /// Tables that packets go by until the links are switched.
     former: Vec<Table>,
+    held: HashMap<MapData, DeliveryKey, HeldFlows>,
     clock: Clock,
 }
 
@@ -61,8 +66,10 @@ impl Dataplane {
         let now = self.ticks()?;
         let Some(flows) = self.ebpf.take_map(map::FLOWS) else { return Ok(None) };
         let flows = HashMap::try_from(flows).map_err(Error::map(map::FLOWS))?;
+        let Some(held) = self.ebpf.take_map(map::HELD) else { return Ok(None) };
+        let held = HashMap::try_from(held).map_err(Error::map(map::HELD))?;
         let former = self.carry.as_ref().map_or(Ok(Vec::new()), Carry::former_flows)?;
-        Ok(Some(Sweep { flows, former, clock: Clock { first: (Instant::now(), now), rate: None } }))
+        Ok(Some(Sweep { flows, former, held, clock: Clock { first: (Instant::now(), now), rate: None } }))
     }
 
     /// The clock that flows are stamped by.
@@ -86,26 +93,57 @@ impl Dataplane {
 
 impl Sweep {
     /// Removes flows that ended or fell silent; `ticks` is the clock's reading now, and `settled` that packets go by the
-    /// new tables alone. Returns how many stay, and how many were removed.
-    pub fn run(&mut self, ticks: u32, settled: bool) -> Result<(usize, usize), Error> {
+    /// new tables alone. The others are counted for the `deliveries` that they came by, and the programs told of that.
+    pub fn run(
+        &mut self,
+        ticks: u32,
+        settled: bool,
+        deliveries: &BTreeMap<DeliveryKey, Delivery>,
+    ) -> Result<Swept, Error> {
         if settled {
             self.former.clear();
         }
-        let Some(rate) = self.clock.rate(Instant::now(), ticks) else { return Ok((0, 0)) };
+        let Some(rate) = self.clock.rate(Instant::now(), ticks) else { return Ok(Swept::default()) };
         for table in &mut self.former {
-            sweep(table, ticks, rate)?;
+            sweep(table, ticks, rate, |_, _| {})?;
         }
-        sweep(&mut self.flows, ticks, rate)
+        let mut tally = held::Tally::default();
+        let mut stay = 0;
+        let ended = sweep(&mut self.flows, ticks, rate, |key, flow| {
+            stay += 1;
+            tally.add(key, flow);
+        })?;
+        let held = tally.of(deliveries);
+        let seconds = u32::try_from(COUNTED_FOR.as_secs()).expect("a few");
+        held::tell(&mut self.held, &held, (ticks, rate * seconds))?;
+        Ok(Swept { stay, ended, held })
     }
 }
 
-fn sweep(flows: &mut Table, ticks: u32, rate: u32) -> Result<(usize, usize), Error> {
+/// What a sweep found.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// Flows that stay.
+    pub stay: usize,
+    /// Flows that were removed.
+    pub ended: usize,
+    /// Those that stay, by delivery.
+    pub held: HeldHere,
+}
+
+/// Removes the flows of a table that are over, how many; and shows the others to `each`.
+fn sweep(
+    flows: &mut Table,
+    ticks: u32,
+    rate: u32,
+    mut each: impl FnMut(&FlowKey, &FlowEntry),
+) -> Result<usize, Error> {
     let error = Error::map(map::FLOWS);
-    let (mut stay, mut ended) = (0, Vec::new());
+    let mut ended = Vec::new();
     for entry in flows.iter() {
         match entry {
             Ok((key, flow)) if is_over(&key, &flow, ticks, rate) => ended.push(key),
-            Ok(_) => stay += 1,
+            Ok((key, flow)) => each(&key, &flow),
             Err(source) => return Err(error(source)),
         }
     }
@@ -116,7 +154,7 @@ fn sweep(flows: &mut Table, ticks: u32, rate: u32) -> Result<(usize, usize), Err
             removed => removed.map_err(&error)?,
         }
     }
-    Ok((stay, ended.len()))
+    Ok(ended.len())
 }
 
 /// The kernel's ticks per second; `None` while there was too little time to tell.

@@ -125,7 +125,7 @@ pub struct HeldFlows {
     pub padding: u32,
     /// Connections opened since the table was made.
     pub connections: u64,
-    /// `jiffies64` when it was counted.
+    /// The lower half of `jiffies64` when it was counted.
     pub counted: u64,
     /// For so many ticks it counts.
     pub valid: u64,

@@ -151,7 +151,10 @@ fn count(packet: &Packet, scratch: &Scratch, at: usize) -> Result<(), DropReason
     // SAFETY: as above.
     let held = unsafe { HELD.get(&scratch.delivery) };
     let (connections, flows) = match held {
-        Some(held) if reply::now().wrapping_sub(held.counted) < held.valid => (held.connections, held.flows),
+        // The agent knows the lower half of the clock.
+        Some(held) if (reply::now() as u32).wrapping_sub(held.counted as u32) < held.valid as u32 => {
+            (held.connections, held.flows)
+        }
         _ => (0, u32::MAX),
     };
     packet.write(at + core::mem::offset_of!(Count, connections), connections)?;
