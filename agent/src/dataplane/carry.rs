@@ -141,6 +141,11 @@ impl Dataplane {
                  before its client does resets their connection"
             );
         }
+        if !strange.is_empty()
+            && let Err(error) = self.tell_lost()
+        {
+            tracing::error!(%error, "connections of the tables before can't be taken up");
+        }
         let begun = self.ticks().and_then(|ticks| {
             self.carry = Carry::new(former, folder, taken, ticks)?;
             self.carry.as_mut().map_or(Ok(()), Carry::begin)
@@ -156,6 +161,9 @@ impl Dataplane {
         let Some(carry) = &mut self.carry else { return Ok(Vec::new()) };
         let mut carried = carry.catch_up()?.to_vec();
         carried.retain(|carried| carried.found > 0);
+        if carried.iter().any(|carried| carried.left_out > 0) {
+            self.tell_lost()?;
+        }
         Ok(carried)
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use aya::{
     TestRun as _, TestRunOptions,
-    maps::{HashMap, MapData, MapError},
+    maps::{Array, HashMap, MapData, MapError},
     programs::{Program, SchedClassifier},
 };
 use fairlead_abi::{Delivery, DeliveryKey, FlowEntry, FlowKey, FlowState, HeldFlows, map, program, protocol};
@@ -24,6 +24,8 @@ use super::{
 const LINGER: Duration = Duration::from_secs(60);
 /// How long a silent TCP connection is kept: more than two hours, after which keepalives are sent.
 const TCP_IDLE: Duration = Duration::from_secs(2 * 3600 + 15 * 60);
+/// Ticks for which flows may be missing after some were lost: ten minutes on the fastest clock, more on others.
+const LOST_FOR: u32 = 600_000;
 /// For so long the flows that a sweep counted are said to be those that there are.
 pub const COUNTED_FOR: Duration = Duration::from_secs(20);
 /// How long a silent UDP flow is kept.
@@ -70,6 +72,14 @@ impl Dataplane {
         let held = HashMap::try_from(held).map_err(Error::map(map::HELD))?;
         let former = self.carry.as_ref().map_or(Ok(Vec::new()), Carry::former_flows)?;
         Ok(Some(Sweep { flows, former, held, clock: Clock { first: (Instant::now(), now), rate: None } }))
+    }
+
+    /// Flows of the tables before were lost: for a while, packets that come to the slot's current backend are left to their
+    /// endpoint to judge, which finds its connections again.
+    pub(super) fn tell_lost(&mut self) -> Result<(), Error> {
+        let until = self.ticks()?.wrapping_add(LOST_FOR).max(1);
+        let mut array = Array::<_, u64>::try_from(self.map_mut(map::LOST)?).map_err(Error::map(map::LOST))?;
+        array.set(0, u64::from(until), 0).map_err(Error::map(map::LOST))
     }
 
     /// The clock that flows are stamped by.

@@ -81,6 +81,8 @@ pub mod map {
     pub const FLOWS: &str = "FLOWS";
     /// Half-open [`FlowEntry`](crate::FlowEntry)s by [`FlowKey`](crate::FlowKey); an LRU.
     pub const HALF_OPEN: &str = "HALF_OPEN";
+    /// Of index 0: until when flows of this node may be missing in `FLOWS`, by the lower half of `jiffies64`; 0: never.
+    pub const LOST: &str = "LOST";
     /// Keys of messages between agents, [`SipKey`](crate::SipKey)s by their number.
     pub const KEYS: &str = "KEYS";
     /// [`HeldFlows`](crate::HeldFlows) by [`DeliveryKey`](crate::DeliveryKey).
@@ -90,7 +92,7 @@ pub mod map {
     /// Programs that others go on in: pinned by itself, because each load of the programs has its own.
     pub const PROGRAMS: &str = "PROGRAMS";
     /// All others, which are pinned together.
-    pub const ALL: [&str; 20] = [
+    pub const ALL: [&str; 21] = [
         SERVICES,
         SLOTS,
         BACKENDS,
@@ -108,6 +110,7 @@ pub mod map {
         GATEWAYS,
         FLOWS,
         HALF_OPEN,
+        LOST,
         KEYS,
         HELD,
         PROBES,

@@ -92,6 +92,9 @@ pub static FLOWS: HashMap<FlowKey, FlowEntry, 262_144> = HashMap::new();
 /// See [`fairlead_abi::map::HALF_OPEN`].
 #[btf_map]
 pub static HALF_OPEN: LruHashMap<FlowKey, FlowEntry, 65_536> = LruHashMap::new();
+/// See [`fairlead_abi::map::LOST`].
+#[btf_map]
+pub static LOST: Array<u64, 1> = Array::new();
 /// See [`fairlead_abi::map::KEYS`].
 #[btf_map]
 pub static KEYS: HashMap<u32, SipKey, 64> = HashMap::new();

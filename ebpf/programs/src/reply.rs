@@ -9,7 +9,7 @@ use fairlead_abi::{AskedFlow, DeliveryKey, DropReason, FlowEntry, FlowKey, FlowS
 
 use crate::{
     headers::{protocol, tcp},
-    maps::{FLOWS, HALF_OPEN, Reverse, Scratch},
+    maps::{FLOWS, HALF_OPEN, LOST, Reverse, Scratch},
     packet::Packet,
     parse::{Parsed, Transport},
 };
@@ -50,23 +50,34 @@ pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16, kind: u8) -> Resul
             return Ok(true);
         }
     }
-    let Some(half) = HALF_OPEN.get_ptr_mut(&*key) else { return begin(key, entry, carried, unmarked) };
+    let Some(half) = HALF_OPEN.get_ptr_mut(&*key) else { return begin(key, entry, carried, kind) };
     // SAFETY: as above.
     let half = unsafe { &mut *half };
     if !is_of(half, entry) {
-        return begin(key, entry, carried, unmarked);
+        return begin(key, entry, carried, kind);
     }
     go_on(key, half, entry, &numbers, carried, unmarked)
 }
 
-/// Nothing is known of the flow. What was sent here for want of anybody else is left to the endpoint to judge.
+/// Nothing is known of the flow. What was sent here for want of anybody else is left to the endpoint to judge; after flows
+/// were lost, so is what came to the slot's current backend.
 #[inline(always)]
-fn begin(key: &FlowKey, entry: &FlowEntry, carried: &Transport, unmarked: bool) -> Result<bool, DropReason> {
+fn begin(key: &FlowKey, entry: &FlowEntry, carried: &Transport, kind: u8) -> Result<bool, DropReason> {
+    let unmarked = kind == kind::UNMARKED || (kind == kind::CURRENT && may_be_lost(entry.seen));
     // A reset needs no answer: it begins nothing, and it must not make a flow of a handshake that it breaks off.
     if unmarked && carried.tcp_flags & tcp::RST == 0 {
         let _ = HALF_OPEN.insert(key, entry, 0);
     }
     Ok(unmarked)
+}
+
+/// Whether flows may be missing now.
+#[inline(always)]
+fn may_be_lost(now: u64) -> bool {
+    let Some(until) = LOST.get(0) else { return false };
+    // SAFETY: a word of the map, which the agent writes.
+    let until = unsafe { (&raw const *until).read_volatile() } as u32;
+    until != 0 && until.wrapping_sub(now as u32) < u32::MAX / 2
 }
 
 /// The flow is half-open. A SYN may have been forged: only the ACK of the SYN-ACK that left, or a reset from who sent the

@@ -87,6 +87,10 @@ impl Model {
         {
             return verdict;
         }
+        if self.is(Roles::RECEIVER) && self.is_message(frame, &ip) {
+            // No key is known here.
+            return Verdict::Drop(DropReason::BadMessage);
+        }
         if self.is(Roles::GATEWAY) {
             return self.steer(frame, &ip).unwrap_or_else(Verdict::Drop);
         }

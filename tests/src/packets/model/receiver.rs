@@ -1,8 +1,8 @@
 //! The receiver: tunnel packets for this node's endpoints.
 
 use fairlead_abi::{
-    Address, Delivery, DeliveryKey, DropReason, ENDPOINT_OWNS_VIP, Family, FlowKey, GUE_PORT, ServiceKey,
-    flow_hash, kind, read_mark,
+    Address, CONTROL_PORT, Delivery, DeliveryKey, DropReason, ENDPOINT_OWNS_VIP, Family, FlowKey, GUE_PORT,
+    ServiceKey, flow_hash, kind, read_mark,
 };
 
 use super::{
@@ -48,6 +48,14 @@ impl Model {
         let (kind, _) = parse::inside(&frame, ip, outer)?;
         carry_congestion(&mut frame, ip, inner)?;
         Ok([&frame[..ip.at - 2], &kind, &frame[inner.at..]].concat())
+    }
+
+    /// Whether it is a message of a gateway's agent to an endpoint of this node.
+    pub(super) fn is_message(&self, frame: &[u8], ip: &Ip) -> bool {
+        let to_port = |payload: Payload| payload.protocol == 17 && payload.destination_port() == CONTROL_PORT;
+        parse::payload(frame, ip, frame.len()).is_ok_and(to_port)
+            && self.is_here(ip.destination)
+            && self.lookup.is_gateway(ip.source)
     }
 
     fn is_here(&self, endpoint: Address) -> bool {
