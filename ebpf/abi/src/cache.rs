@@ -67,9 +67,12 @@ impl CacheTag {
         let ports = u32::from_ne_bytes(flow.ports) as u64;
         let mut h = (lo ^ seed.rotate_left(32)).wrapping_mul(K1);
         h ^= h >> 32;
-        h = (h ^ hi ^ (ports << 32 | service as u64)).wrapping_mul(K2);
+        h = (h ^ hi).wrapping_mul(K2);
         h ^= h >> 32;
-        Self(h.wrapping_mul(K3))
+        // Not together with the address: a port's bits would cancel those of a neighbour's.
+        h = (h ^ (ports << 32 | service as u64)).wrapping_mul(K3);
+        h ^= h >> 32;
+        Self(h.wrapping_mul(K1))
     }
 
     /// The bucket that the flow's entry stands in; `mask` is the number of buckets less one.
@@ -121,6 +124,15 @@ mod tests {
             assert!(entry != 0 && tag(number).is_of(entry) && entry & 0xffff == 5);
             assert!(!tag(number).is_of(tag(number + 1).entry(5)) && !tag(number).is_of(0));
         }
+    }
+
+    #[test]
+    fn neighbours_ports_and_addresses_do_not_cancel_each_other() {
+        let flow = |five: u8, port: u8| {
+            let client = Address::v6([0x20, 1, 0xd, 0xb8, 0, five, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+            CacheTag::new(7, 1, &Flow { client, ports: [0x9c, port, 0, 80] })
+        };
+        assert!(!flow(5, 0x42).is_of(flow(7, 0x40).entry(1)));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use aya::{
 use fairlead::dataplane::{Capacities, Dataplane, Instance, Programs};
 use fairlead_abi::{
     Address, CacheBucket, CacheTag, Cached, Delivery, DeliveryKey, DropReason, FlowEntry, FlowEvent, FlowKey,
-    ProbeTarget, Settings, map, program,
+    HeldFlows, ProbeTarget, Settings, SipKey, map, program,
 };
 
 use super::{Counts, Tables};
@@ -127,6 +127,30 @@ impl Lab {
         let result = result.with_context(|| format!("{name} on {} bytes", frame.len()))?;
         let length = result.data_size_out as usize;
         Ok(Run { action: result.return_value, frame: self.out[..length].to_vec() })
+    }
+
+    /// Gives the programs a key of messages.
+    pub fn set_key(&self, number: u32, key: &SipKey) -> Result<()> {
+        let mut keys = HashMap::<_, u32, SipKey>::try_from(open(&self.instance, map::KEYS)?)?;
+        Ok(keys.insert(number, key, 0)?)
+    }
+
+    /// Says how many flows a delivery has.
+    pub fn set_held(&self, about: &DeliveryKey, held: &HeldFlows) -> Result<()> {
+        let mut table = HashMap::<_, DeliveryKey, HeldFlows>::try_from(open(&self.instance, map::HELD)?)?;
+        Ok(table.insert(about, held, 0)?)
+    }
+
+    /// Says that flows may be missing from now on.
+    pub fn lose_flows(&mut self) -> Result<()> {
+        let until = self.ticks()?.wrapping_add(1_000_000);
+        let mut lost = Array::<_, u64>::try_from(open(&self.instance, map::LOST)?)?;
+        Ok(lost.set(0, u64::from(until), 0)?)
+    }
+
+    /// The clock that flows are stamped by.
+    pub fn ticks(&mut self) -> Result<u32> {
+        Ok(self.dataplane.ticks()?)
     }
 
     /// Fills the flow cache anew.
