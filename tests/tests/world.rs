@@ -382,6 +382,20 @@ fn what_a_killed_run_left_is_removed_by_the_next() {
 }
 
 #[test]
+fn what_a_killed_run_left_is_removed_without_a_next_one_and_what_lives_stays() {
+    let (mut killed, left) = start_child("wait");
+    let (mut living, stays) = start_child("wait");
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    // Unless another test's run was faster.
+    let removed = world::remove_abandoned().unwrap();
+    assert_eq!(traces(&left), Vec::<String>::new());
+    assert!(!removed.contains(&stays) && traces(&stays).len() >= 9, "{removed:?}: {:?}", traces(&stays));
+    interrupt(&living, &[SIGTERM]);
+    living.wait().unwrap();
+}
+
+#[test]
 fn a_kept_world_runs_on_until_it_is_removed() {
     let world = World::build(&Plan::small()).unwrap();
     let client = world.client("us-central1").clone();

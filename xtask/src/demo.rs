@@ -12,7 +12,7 @@ use crate::workspace::Workspace;
 /// What to do instead of the story.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 pub(crate) enum Action {
-    /// Remove what `--keep` left running
+    /// Remove what `--keep` left running, and what a demo left that was killed
     #[command(after_help = "Example:\n  cargo xtask demo down")]
     Down,
 }

@@ -74,6 +74,7 @@ impl Stages {
         for at in 0..self.interfaces.len() {
             self.attach(at)?;
         }
+        self.keep_seed();
         for Carried { map, found, left_out, capacity } in self.carry_flows() {
             tracing::info!(
                 map,
@@ -94,6 +95,13 @@ impl Stages {
         self.dataplane.settle(&interfaces)?;
         self.publish();
         Ok(())
+    }
+
+    /// For commands; they can do without.
+    fn keep_seed(&self) {
+        if let Err(error) = crate::status::keep_seed(&self.config.state_directory(), self.config.seed.0) {
+            tracing::warn!(%error, "the seed in use is not kept; `fairlead explain` takes that of the configuration");
+        }
     }
 
     /// Flows that can't be carried over are no reason not to serve.

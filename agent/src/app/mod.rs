@@ -7,6 +7,7 @@
 mod demand;
 mod flows;
 mod interfaces;
+mod problems;
 mod remembered;
 mod room;
 mod settings;

@@ -20,8 +20,8 @@ use tokio::{
 };
 
 use super::{
-    Error, Options, capacities, demand::Sampler, interfaces::Interface, remembered::Remembered, settings,
-    turn::Failure,
+    Error, Options, capacities, demand::Sampler, interfaces::Interface, problems::Told,
+    remembered::Remembered, settings, turn::Failure,
 };
 use crate::{
     asks::{self, Finding, Heard, Served},
@@ -65,6 +65,8 @@ pub(super) struct Stages {
     pub(super) sweep: Option<Arc<Mutex<Sweep>>>,
     pub(super) interfaces: Vec<Interface>,
     pub(super) failure: Option<Failure>,
+    /// Problems that the log has.
+    pub(super) told: Told,
     /// There is something of what is planned to serve from.
     pub(super) filled: bool,
     /// What an agent before this one knew.
@@ -172,6 +174,7 @@ impl Stages {
             dataplane,
             interfaces: config.node.interfaces.iter().map(|name| Interface::new(&name.0)).collect(),
             failure: None,
+            told: Told::default(),
             filled: false,
             remembered,
             unserved: BTreeSet::new(),

@@ -28,14 +28,18 @@ impl Stages {
 
     /// Says how things are now.
     pub(super) fn publish(&mut self) {
-        let mut problems = self.model.as_ref().map(|model| model.problems.clone()).unwrap_or_default();
+        let merged = self.model.iter().flat_map(|model| model.problems.iter().cloned());
+        let derived = self.targets.borrow();
+        let known = merged.chain(derived.problems().cloned());
+        let mut problems: Vec<Problem> = known.map(|problem| self.federation.located(problem)).collect();
+        drop(derived);
         problems.extend(self.federation.problems().iter().map(crate::federation::SourceProblem::to_model));
-        problems.extend(self.targets.borrow().problems().cloned());
         let ways = Ways::of(&self.outers.borrow(), &self.links.borrow());
         problems.extend(ways.problem());
         let tables = self.planned.as_ref().map(|planned| &planned.tables);
         problems.extend(tables.into_iter().flat_map(fairlead_core::planner::Tables::alarms));
         problems.sort();
+        self.told.tell(&problems);
         let hash = |hash: u64| format!("{hash:016x}");
         let clusters = self.federation.states().iter().map(|(name, state)| ClusterStatus {
             name: Arc::clone(name),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use fairlead_abi::DropReason;
 use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::node::{Freshness, Node};
 use super::output::Output;
@@ -59,6 +60,7 @@ struct ServiceRow {
 pub(super) fn counters(node: &mut Node, all: bool, watch: bool, output: Output) -> Result<()> {
     let mut last: Option<(Instant, Reading)> = None;
     let mut due = Instant::now();
+    let mut pause = watch.then(Pause::new).transpose()?;
     loop {
         // Opened anew each time: an agent may have put other maps in place.
         let (view, numbers) = (node.view()?, node.counters()?);
@@ -68,9 +70,9 @@ pub(super) fn counters(node: &mut Node, all: bool, watch: bool, output: Output) 
         if let Some((before, last)) = &last {
             reading.compare(last, at.duration_since(*before).as_secs_f64());
         }
-        if !watch {
+        let Some(pause) = &mut pause else {
             return Ok(output.show(&reading, |reading, colour| reading.text(all, colour))?);
-        }
+        };
         // On a terminal each reading takes the place of the one before; elsewhere they follow each other.
         output.show_next(&reading, |reading, colour| match colour {
             true => format!("{HOME}{}{CLEAR_REST}", reading.text(all, colour).replace('\n', "\x1b[K\n")),
@@ -79,7 +81,29 @@ pub(super) fn counters(node: &mut Node, all: bool, watch: bool, output: Output) 
         last = Some((at, reading));
         node.read_again();
         due += PERIOD;
-        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        if pause.is_interrupted_before(due) {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits from one reading to the next. Ctrl-C is how it is meant to end, so that is no failure.
+struct Pause {
+    runtime: tokio::runtime::Runtime,
+    interrupt: Signal,
+}
+
+impl Pause {
+    fn new() -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let interrupt = runtime.block_on(async { signal(SignalKind::interrupt()) })?;
+        Ok(Self { runtime, interrupt })
+    }
+
+    /// Until `due`, or until somebody presses Ctrl-C.
+    fn is_interrupted_before(&mut self, due: Instant) -> bool {
+        let interrupted = async { tokio::time::timeout_at(due.into(), self.interrupt.recv()).await.is_ok() };
+        self.runtime.block_on(interrupted)
     }
 }
 

@@ -69,7 +69,7 @@ enum Command {
     /// The endpoints of services: weight, slots, counters, and why one isn't taken
     #[command(after_help = "Example:\n  fairlead backends shop/web")]
     Backends {
-        /// Only of this service: a name, namespace/name or VIP
+        /// Only of this service: a name, namespace/name, VIP, or VIP:PORT with /tcp or /udp if need be
         service: Option<String>,
     },
     /// Where a connection goes, and why not elsewhere
@@ -112,9 +112,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            use std::io::Write;
-            // Nobody may be there to read it; there is no other place to say so.
-            let _ = writeln!(std::io::stderr(), "fairlead: {}", told(&error));
+            output::warn(&told(&error));
             ExitCode::FAILURE
         }
     }
@@ -129,15 +127,23 @@ fn told(error: &anyhow::Error) -> String {
 
 fn execute(cli: Cli) -> Result<()> {
     let output = Output::new(cli.output);
-    let node = || Node::read(&cli.config);
+    let read = || Node::read(&cli.config);
+    let node = || {
+        let node = read()?;
+        // Those who only need to know whose maps and state are meant go on.
+        if let Some(invalid) = node.invalid() {
+            output::warn(&invalid);
+        }
+        Ok::<_, node::Error>(node)
+    };
     match cli.command {
         Command::Run(arguments) => run::run(cli.config, arguments),
         Command::Config(command) => config::config(&command, &cli.config, output),
-        Command::Status => status::status(&node()?, output),
+        Command::Status => status::status(&read()?, output),
         Command::Services => services::services(&node()?, output),
         Command::Backends { service } => services::backends(&node()?, service.as_deref(), output),
         Command::Explain { client, vip } => explain::explain(&node()?, client, vip, output),
-        Command::Plan => plan::plan(&node()?, output),
+        Command::Plan => plan::plan(&read()?, output),
         Command::Counters { watch, all } => counters::counters(&mut node()?, all, watch, output),
         Command::Completion { shell } => {
             let mut script = Vec::new();

@@ -14,9 +14,9 @@ use nix::sys::stat::{major, minor};
 use serde::Serialize;
 
 use super::picture::{Picture, Places};
-use crate::config::{self, Config, ConfigProblem};
+use crate::config::{self, Config, ConfigProblem, Essentials};
 use crate::dataplane::{self, Counters, Instance, View};
-use crate::status::{Status, read_status};
+use crate::status::{Status, read_seed, read_status};
 
 /// Why a command can't tell anything.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +48,14 @@ impl fmt::Display for Others {
 
 /// This node.
 pub(super) struct Node {
-    pub(super) config: Config,
+    /// Or what is wrong with it: the agent goes on with the one that it has.
+    pub(super) config: Result<Config, Vec<ConfigProblem>>,
+    /// Fields of it that would say which agent's maps and state these are, and can't be read.
+    unread: Vec<&'static str>,
     pub(super) instance: Instance,
+    pub(super) state_directory: PathBuf,
+    /// What the programs in use were loaded with, where it is known.
+    pub(super) seed: Option<u64>,
     /// What its agent last said, or why that can't be read.
     pub(super) status: Result<Status, io::Error>,
     /// An agent runs.
@@ -90,21 +96,66 @@ pub(super) fn age_text(seconds: u64) -> String {
 impl Node {
     /// Of the configuration file at `path`.
     pub(super) fn read(path: &Path) -> Result<Self, Error> {
-        let config = config::check(path).map_err(Error::Config)?;
-        let directory = config.state_directory();
+        let config = config::check(path);
+        // Nothing at all can be read: then this may be another node's name for it.
+        let Ok(Essentials { instance, state_directory, unread }) = Essentials::read(path) else {
+            return Err(Error::Config(config.err().unwrap_or_default()));
+        };
         Ok(Self {
-            instance: Instance::new(&config.instance.0),
-            status: read_status(&directory),
-            running: is_locked(&directory.join("lock")),
             config,
+            unread,
+            instance: Instance::new(&instance.0),
+            status: read_status(&state_directory),
+            running: is_locked(&state_directory.join("lock")),
+            seed: read_seed(&state_directory),
+            state_directory,
         })
+    }
+
+    /// The configuration, for who needs all of it.
+    pub(super) fn whole_config(&self) -> Result<&Config, Error> {
+        self.config.as_ref().map_err(|problems| Error::Config(problems.clone()))
+    }
+
+    /// In a line: that the configuration doesn't hold, and what is made of it; `None` where it does.
+    pub(super) fn invalid(&self) -> Option<String> {
+        let problems = self.config.as_ref().err()?;
+        let mut text = "the configuration doesn't hold".to_owned();
+        if let Some(first) = problems.first() {
+            text += &format!(": {first}");
+        }
+        if problems.len() > 1 {
+            text += &format!(" (and {} more)", problems.len() - 1);
+        }
+        if !self.unread.is_empty() {
+            text += &format!(
+                "; {} can't be read: this is of instance {} and state directory {}",
+                self.unread.join(" and "),
+                self.instance.name(),
+                self.state_directory.display()
+            );
+        }
+        Some(text)
     }
 
     /// Reads the agent's state as it is now.
     pub(super) fn read_again(&mut self) {
-        let directory = self.config.state_directory();
-        self.status = read_status(&directory);
-        self.running = is_locked(&directory.join("lock"));
+        self.status = read_status(&self.state_directory);
+        self.running = is_locked(&self.state_directory.join("lock"));
+    }
+
+    /// How the configuration file differs from what packets are steered by.
+    pub(super) fn departures(&self) -> Vec<String> {
+        let mut departures = Vec::new();
+        if let (Some(seed), Ok(config)) = (self.seed, &self.config)
+            && seed != config.seed.0
+        {
+            departures.push("the configuration has another seed than the programs in use".to_owned());
+        }
+        let refused = self.status.iter().filter(|_| self.running).flat_map(|status| &status.refused);
+        departures
+            .extend(refused.map(|problem| format!("the agent refuses the changed configuration: {problem}")));
+        departures
     }
 
     pub(super) fn freshness(&self) -> Freshness {
@@ -130,7 +181,11 @@ impl Node {
     /// What `view` holds, with the agent's names and reasons.
     pub(super) fn picture<'a>(&'a self, view: &'a View) -> Result<Picture<'a>, Error> {
         let tables = self.status.iter().flat_map(|status| &status.services).map(|table| &**table);
-        Ok(Picture::new(&view.observe()?, view.capacities(), tables, Places::of(&self.config)))
+        Ok(Picture::new(&view.observe()?, view.capacities(), tables, self.places()))
+    }
+
+    fn places(&self) -> Places {
+        self.config.as_ref().map(Places::of).unwrap_or_default()
     }
 
     fn present(&self) -> Result<(), Error> {
@@ -252,5 +307,30 @@ mod tests {
         assert_eq!(kind_of(&error), Some(io::ErrorKind::PermissionDenied));
         let other = dataplane::Error::Shape { map: "SLOTS", what: "x".to_owned() };
         assert_eq!(kind_of(&other), None);
+    }
+
+    #[test]
+    fn a_configuration_that_does_not_hold_still_says_whose_maps_and_state_are_meant() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f.yaml");
+        assert!(matches!(Node::read(&path), Err(Error::Config(problems)) if problems.len() == 1));
+        let read = |text: &str| {
+            fs::write(&path, text).unwrap();
+            Node::read(&path).unwrap()
+        };
+        let node = read("instance: eu\nstateDirectory: state\nnode: [\n");
+        assert_eq!(node.instance.name(), "eu");
+        assert_eq!(node.state_directory, directory.path().join("state"));
+        let told = node.invalid().unwrap();
+        let begins = format!("the configuration doesn't hold: {}:4:1: not YAML", path.display());
+        assert!(told.starts_with(&begins) && !told.contains("this is of"), "{told}");
+        assert!(matches!(node.whole_config(), Err(Error::Config(_))));
+        let told = read("instance: N N\n").invalid().unwrap();
+        assert!(
+            told.ends_with(
+                "; instance can't be read: this is of instance default and state directory /var/lib/fairlead/default"
+            ),
+            "{told}"
+        );
     }
 }

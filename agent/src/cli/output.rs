@@ -63,6 +63,11 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
+/// Says something beside the answer. Nobody may be there to read it; there is no other place to say so.
+pub(super) fn warn(text: &str) {
+    let _ = writeln!(io::stderr(), "fairlead: {text}");
+}
+
 /// Whether a command failed only because nobody reads its output any more.
 pub(super) fn is_closed(error: &anyhow::Error) -> bool {
     let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());

@@ -36,7 +36,9 @@ pub(super) struct Arguments {
     /// The form of log lines; they go to standard error
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
-    /// Global, but here nothing is answered: only hidden, so that a wrapper that always gives it still works
+    // Global, but here nothing is answered: only hidden, so that a wrapper that always gives it still works. Scripts for
+    // shells show its help all the same.
+    /// Changes nothing here
     #[arg(short, long, hide = true, value_name = "FORMAT", default_value = "table")]
     output: Format,
 }

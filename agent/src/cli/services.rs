@@ -1,10 +1,9 @@
 //! `fairlead services` and `fairlead backends`.
 
-use std::net::IpAddr;
-
 use anyhow::{Result, bail};
 use serde::Serialize;
 
+use super::address::Vip;
 use super::node::{Freshness, Node};
 use super::output::Output;
 use super::picture::{Numbers, Picture, Service};
@@ -148,15 +147,20 @@ impl Backed {
     }
 }
 
-/// Those of a name, `namespace/name` or VIP; all where nothing is said.
+/// Those of a name, `namespace/name`, VIP, or VIP and port; all where nothing is said.
 fn chosen<'s, 'a>(all: &'s [Service<'a>], filter: Option<&str>) -> Result<Vec<&'s Service<'a>>> {
     let Some(filter) = filter else { return Ok(all.iter().collect()) };
-    let vip = filter.parse::<IpAddr>().ok();
+    let vip = filter.parse::<Vip>().ok();
     let is_meant = |service: &&Service<'_>| {
         let by_name = service
             .table
             .is_some_and(|table| *table.name.name == *filter || table.name.to_string() == filter);
-        by_name || vip == Some(service.vip())
+        let by_vip = vip.is_some_and(|vip| {
+            vip.ip == service.vip()
+                && vip.port.is_none_or(|port| port == service.key.port)
+                && vip.protocol.is_none_or(|protocol| Some(protocol) == service.protocol())
+        });
+        by_name || by_vip
     };
     let chosen: Vec<&Service<'_>> = all.iter().filter(is_meant).collect();
     if chosen.is_empty() {
@@ -271,6 +275,10 @@ shop/web  203.0.113.10  80/tcp  http    3 of 5   251         2000    20000  eu-b
         let names = |filter| chosen(&all, filter).unwrap().iter().map(|s| s.address()).collect::<Vec<_>>();
         assert_eq!(names(Some("shop/web")), ["203.0.113.10:80/tcp"]);
         assert_eq!(names(Some("203.0.113.11")), ["203.0.113.11:53/udp"]);
+        for vip in ["203.0.113.11:53", "203.0.113.11:53/udp", "203.0.113.11/udp"] {
+            assert_eq!(names(Some(vip)), ["203.0.113.11:53/udp"]);
+        }
+        assert!(chosen(&all, Some("203.0.113.11:53/tcp")).is_err());
         assert_eq!(names(None).len(), 2);
         let error = chosen(&all, Some("shop/wbe")).err().unwrap().to_string();
         assert_eq!(error, "there is no service \"shop/wbe\"; did you mean shop/web?");

@@ -7,6 +7,7 @@
 //! The fields are declared once, in [`types`]; the parser and the JSON Schema both come from there.
 
 mod declare;
+mod essentials;
 mod kinds;
 mod problem;
 mod read;
@@ -19,6 +20,7 @@ mod watch;
 use std::path::Path;
 
 pub use declare::declarations;
+pub use essentials::Essentials;
 pub use problem::ConfigProblem;
 pub use types::Config;
 pub use watch::{ConfigWatch, Reload};

@@ -81,7 +81,7 @@ section! {
     /// federation.
     pub struct Config from ConfigDraft {
         /// Names this agent where a node runs several: its maps stand under `/sys/fs/bpf/fairlead/<instance>`.
-        pub instance: Name = Name("default".into()),
+        pub instance: Name = Name::default_instance(),
         /// Where the last known good state is kept; `/var/lib/fairlead/<instance>` where it isn't given.
         pub state_directory: Option<PathBuf> = None,
         /// Metrics, readiness and liveness.
@@ -290,6 +290,18 @@ section! {
     }
 }
 
+impl Name {
+    /// Of the only agent of a node.
+    pub(super) fn default_instance() -> Self {
+        Self("default".into())
+    }
+}
+
+/// Where an agent keeps its state that isn't told.
+pub(super) fn default_state_directory(instance: &Name) -> PathBuf {
+    Path::new("/var/lib/fairlead").join(&*instance.0)
+}
+
 impl ConfigDraft {
     /// Makes its paths independent of the working directory of who wrote them: relative to `directory`.
     pub(super) fn resolve_paths(&mut self, directory: &Path) {
@@ -305,8 +317,7 @@ impl Config {
     /// Where the agent keeps its state.
     #[must_use]
     pub fn state_directory(&self) -> PathBuf {
-        let default = || Path::new("/var/lib/fairlead").join(&*self.instance.0);
-        self.state_directory.clone().unwrap_or_else(default)
+        self.state_directory.clone().unwrap_or_else(|| default_state_directory(&self.instance))
     }
 
     /// Whether this node has `role`.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::problem::ConfigProblem;
 use super::types::Config;
 use super::{load, parse};
-use crate::directory::DirectoryWatch;
+use crate::directory::{self, DirectoryWatch};
 use crate::yaml::{Objects, Path as Field, Place};
 
 /// The file is looked at this often even where no change is reported.
@@ -63,7 +63,7 @@ impl ConfigWatch {
         self.watch = match DirectoryWatch::new(directory, false, |_| true) {
             Ok(watch) => Some(watch),
             Err(error) => {
-                tracing::warn!(%error, directory = %directory.display(), "changes of the configuration are noticed late");
+                directory::tell_deaf(&error, directory, LOOK_AGAIN);
                 None
             }
         };

@@ -1,16 +1,21 @@
 //! Where notices about files come from.
 //!
-//! Each directory has a source of its own, as far as they suffice: a directory that hangs keeps only its own source
-//! from its work, and one that two clusters share is heard of by both. The kernel grants each user 128 inotify
-//! instances by default, and others need some: what is beyond [`MOST_OWN`] shares one. There, directories are never
-//! unwatched while another is watched, for what one route gives up another may need; the kernel forgets those that
-//! are deleted, and all when the last route is gone.
+//! The kernel grants each user 128 inotify instances by default, so all directories share one source, but for two kinds
+//! ([`is_apart`]): one that could hang keeps only its own source from its work, and one that has two names is heard of
+//! by both. Those beyond [`MOST_OWN`] share too. In the shared source directories are never unwatched while another is
+//! watched, for what one route gives up another may need; the kernel forgets those that are deleted, and all when the
+//! last route is gone.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use nix::sys::statfs::{
+    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC,
+    XFS_SUPER_MAGIC, statfs,
+};
 use notify::{Config, Event, RecommendedWatcher, RecursiveMode, Watcher};
 
 /// Sources that serve one route, at most.
@@ -72,12 +77,14 @@ impl Sources {
         Self { most_own, own: AtomicUsize::new(0), shared: Mutex::new(Weak::new()) }
     }
 
-    /// To `sink`, of the directories that the route watches, and maybe of others.
+    /// To `sink`, of the directories that the route watches, and maybe of others; `apart`: from a source of its own, if
+    /// there is one left.
     pub(super) fn route(
         &'static self,
+        apart: bool,
         sink: impl Fn(&notify::Result<Event>) + Send + 'static,
     ) -> notify::Result<Route> {
-        let own = self.take_own().and_then(|own| Notices::new(Some(own)).ok());
+        let own = apart.then(|| self.take_own()).flatten().and_then(|own| Notices::new(Some(own)).ok());
         let notices = own.map_or_else(|| self.shared(), |notices| Ok(Arc::new(notices)))?;
         let mut sinks = lock(&notices.sinks);
         sinks.next += 1;
@@ -134,6 +141,26 @@ impl Notices {
         Ok(Self { sinks, watches, _own: own })
     }
 }
+
+/// Whether a directory should have a source of its own: because its file system may wait for a network or for a process,
+/// or because what a route calls it may be another name of what another route watches.
+pub(super) fn is_apart(directory: &Path) -> bool {
+    let Some(there) = directory.ancestors().find(|path| path.exists()) else { return false };
+    let is_named = std::path::absolute(there).ok() == fs::canonicalize(there).ok();
+    let is_local = statfs(there).is_ok_and(|found| LOCAL.contains(&found.filesystem_type()));
+    !(is_named && is_local)
+}
+
+/// File systems of this machine's own disks and memory; containers' stand on the first. That of ZFS has no name in libc.
+const LOCAL: [FsType; 7] = [
+    OVERLAYFS_SUPER_MAGIC,
+    EXT4_SUPER_MAGIC,
+    XFS_SUPER_MAGIC,
+    BTRFS_SUPER_MAGIC,
+    F2FS_SUPER_MAGIC,
+    TMPFS_MAGIC,
+    FsType(0x2fc1_2fc1),
+];
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

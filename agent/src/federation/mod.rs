@@ -7,6 +7,7 @@
 pub mod convert;
 mod keeper;
 mod last_good;
+mod located;
 mod manifests;
 mod names;
 mod problem;
@@ -17,11 +18,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use fairlead_core::model::{ClusterState, Model};
+use fairlead_core::model::{ClusterState, Model, Problem};
 use futures::future::select_all;
 use tokio::sync::watch;
 
 pub use last_good::{LastGood, LastGoodError, Restored, Shards};
+pub use located::{Located, ServiceFiles};
 pub use manifests::Manifests;
 pub use problem::SourceProblem;
 pub use source::{SourceSpec, SourceState};
@@ -161,6 +163,12 @@ impl Federation {
     #[must_use]
     pub fn problems(&self) -> Vec<SourceProblem> {
         self.sources.values().flat_map(|source| source.seen.problems.clone()).collect()
+    }
+
+    /// A problem of the model, with the files that it comes from: the model knows none.
+    #[must_use]
+    pub fn located(&self, problem: Problem) -> Problem {
+        located::located(problem, self.sources.iter().map(|(name, source)| (name, &*source.seen.located)))
     }
 }
 

@@ -14,10 +14,11 @@ use tokio::task::{JoinError, JoinHandle};
 
 use super::convert::Defaults;
 use super::last_good::Shards;
+use super::located::Located;
 use super::manifests::{Manifests, is_manifest};
 use super::problem::SourceProblem;
 use super::store::Store;
-use crate::directory::{Changed, DirectoryWatch};
+use crate::directory::{self, Changed, DirectoryWatch};
 
 /// Everything is looked at this often even where no change is reported.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -36,6 +37,8 @@ pub struct SourceState {
     pub state: ClusterState,
     /// Everything that is wrong.
     pub problems: Vec<SourceProblem>,
+    /// Which files hold what belongs to each service.
+    pub located: Arc<Located>,
     /// Objects of kinds that are not read, or not for us.
     pub ignored: usize,
     /// The source was read at least once; else `state` is what was known before the start.
@@ -215,14 +218,14 @@ impl Follower {
     fn listen(&mut self) {
         let renewed = match self.watch.take() {
             // Kept, since it knows which files are being written.
-            Some(watch) => watch.renew().map(|()| watch),
-            None => DirectoryWatch::new(&self.root, true, is_manifest),
+            Some(watch) if watch.fits() => watch.renew().map(|()| watch),
+            _ => DirectoryWatch::new(&self.root, true, is_manifest),
         };
         match renewed {
             Ok(watch) => (self.watch, self.warned) = (Some(watch), false),
             Err(error) if !self.warned => {
                 self.warned = true;
-                tracing::warn!(%error, directory = %self.root.display(), "changes are noticed up to {TRY_AGAIN:?} late");
+                directory::tell_deaf(&error, &self.root, TRY_AGAIN);
             }
             Err(_) => {}
         }
@@ -246,6 +249,7 @@ fn snapshot(manifests: &mut Manifests, begun: SystemTime) -> SourceState {
     SourceState {
         state: ClusterState { reachable, shards },
         problems: manifests.problems(),
+        located: manifests.located(),
         ignored: manifests.ignored(),
         read: true,
         last_read: reachable.then_some(begun),

@@ -3,6 +3,7 @@
 
 mod file;
 mod moment;
+mod seed;
 
 use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
@@ -18,6 +19,8 @@ use crate::config::{Config, types::Role};
 pub use file::{STATUS_FILE, read_status};
 pub(crate) use file::{keep, keep_last};
 pub use moment::Moment;
+pub(crate) use seed::keep_seed;
+pub use seed::read_seed;
 
 /// The agent's state. Where it and the pinned maps differ, the maps are right.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -23,7 +23,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Remove the worlds that --keep left running
+    /// Remove the worlds that --keep left running, and those of demos that were killed
     Down,
 }
 
@@ -33,20 +33,23 @@ enum Output {
     Json,
 }
 
-fn main() -> Result<ExitCode> {
-    let arguments = Arguments::parse();
-    if matches!(arguments.command, Some(Command::Down)) {
-        let worlds = demo::down()?;
-        match worlds {
-            0 => println!("nothing was left running"),
-            _ => println!(
-                "removed what was left running: {worlds} world{}",
-                if worlds == 1 { "" } else { "s" }
-            ),
+fn main() -> ExitCode {
+    match perform(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        // Without the backtrace that `main` would print, of frames that say nothing to who watches.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
         }
-        return Ok(ExitCode::SUCCESS);
     }
-    let options = Options { keep: arguments.keep, json: arguments.output == Output::Json };
-    let kept = demo::run(&options)?;
-    Ok(if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// False if a promise was broken.
+fn perform(arguments: &Arguments) -> Result<bool> {
+    if matches!(arguments.command, Some(Command::Down)) {
+        println!("{}", demo::down()?);
+        return Ok(true);
+    }
+    demo::run(&Options { keep: arguments.keep, json: arguments.output == Output::Json })
 }

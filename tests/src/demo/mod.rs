@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::load::{Load, Mix, Record, statistics};
+use crate::world;
 use judge::Moved;
+use promises::counted;
 use report::Teller;
 use stage::Stage;
 use story::{Act, WATCHED};
@@ -41,24 +43,22 @@ pub fn run(options: &Options) -> Result<bool> {
     stage.wait_until_served(Duration::from_secs(60))?;
     teller.services(&stage)?;
 
-    let (record, ends) = play(&stage, &teller)?;
+    let Played { record, ends, outcome } = play(&stage, &teller)?;
     let mut broken = Vec::new();
-    let reports = record.per_event();
-    for (number, act) in story::story().iter().enumerate() {
-        broken.extend(promises::broken(act.promise, &reports[number]));
-        let (event, expected) = (&record.events[number], &ends[number]);
-        broken.extend(promises::misplaced(
-            event,
-            expected.at,
-            act.settles,
-            &expected.zones,
-            &record.requests,
-        ));
+    let mut reports = record.per_event();
+    // Of one that failed it can't be told what it would have come to.
+    reports.truncate(ends.len());
+    for ((act, end), (event, report)) in
+        story::story().iter().zip(&ends).zip(record.events.iter().zip(&reports))
+    {
+        broken.extend(promises::broken(act.promise, report));
+        broken.extend(promises::misplaced(event, end.at, act.settles, &end.zones, &record.requests));
     }
     teller.table(&reports);
+    outcome?;
     teller.verdict(&broken, began.elapsed());
     if options.json {
-        println!("{}", serde_json::json!({ "events": reports }));
+        println!("{}", serde_json::json!({ "events": reports, "broken_promises": broken }));
     }
     if options.keep {
         teller.commands(&stage)?;
@@ -69,11 +69,24 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(broken.is_empty())
 }
 
-/// Removes what `--keep` left; returns how many worlds that were.
-pub fn down() -> Result<usize> {
-    let kept = crate::world::kept()?;
-    kept.iter().try_for_each(|id| crate::world::remove(id))?;
-    Ok(kept.len())
+/// Removes what `--keep` left, and what owners left that were killed; returns what there was, in words.
+pub fn down() -> Result<String> {
+    let kept = world::kept()?;
+    kept.iter().try_for_each(|id| world::remove(id))?;
+    Ok(removed(&kept, &world::remove_abandoned()?))
+}
+
+fn removed(kept: &[String], abandoned: &[String]) -> String {
+    let worlds = |ids: &[String], which: &str| {
+        (!ids.is_empty())
+            .then(|| format!("{} {which} ({})", counted(ids.len() as u64, "world"), ids.join(", ")))
+    };
+    let told = [worlds(kept, "that ran on"), worlds(abandoned, "whose owner was killed")];
+    let told: Vec<_> = told.into_iter().flatten().collect();
+    if told.is_empty() {
+        return "nothing was left running".to_owned();
+    }
+    format!("removed {}", told.join(" and "))
 }
 
 /// When an act's time was over, and who should have served in it.
@@ -82,22 +95,39 @@ struct End {
     zones: promises::Expected,
 }
 
-/// Plays all acts under the load; returns its record, with moved connections marked, and the acts' ends.
-fn play(stage: &Stage, teller: &Teller) -> Result<(Record, Vec<End>)> {
+/// What was played.
+struct Played {
+    /// With moved connections marked.
+    record: Record,
+    /// Of the acts that were finished.
+    ends: Vec<End>,
+    /// Why the rest was not.
+    outcome: Result<()>,
+}
+
+/// Plays all acts under the load, or those before one that fails.
+fn play(stage: &Stage, teller: &Teller) -> Result<Played> {
     let load = Load::start(stage.world.clients(), stage.target()?, Mix::default())?;
     let (over, moved) = (AtomicBool::new(false), Moved::default());
-    let ends = thread::scope(|scope| {
+    let mut ends = Vec::new();
+    let outcome = thread::scope(|scope| {
         let judge = scope.spawn(|| judge::judge(stage, &load, &over, &moved));
         let acts = story::story();
-        let ends: Result<Vec<_>> =
-            acts.iter().map(|act| play_one(stage, &load, &moved, teller, act)).collect();
+        let played = acts.iter().try_for_each(|act| {
+            ends.push(play_one(stage, &load, &moved, teller, act)?);
+            Ok(())
+        });
         over.store(true, Ordering::Release);
-        judge.join().expect("the judge doesn't panic")?;
-        ends
-    })?;
-    let mut record = load.stop()?;
+        let judged = judge.join().expect("the judge doesn't panic");
+        played.and(judged)
+    });
+    let so_far = load.so_far();
+    let (mut record, stopped) = match load.stop() {
+        Ok(record) => (record, Ok(())),
+        Err(error) => (so_far, Err(error)),
+    };
     moved.mark(&mut record.requests);
-    Ok((record, ends))
+    Ok(Played { record, ends, outcome: outcome.and(stopped) })
 }
 
 fn play_one(stage: &Stage, load: &Load, moved: &Moved, teller: &Teller, act: &Act) -> Result<End> {
@@ -115,4 +145,20 @@ fn play_one(stage: &Stage, load: &Load, moved: &Moved, teller: &Teller, act: &Ac
         teller.outcome(report);
     }
     Ok(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_removed_is_told() {
+        let ids = |ids: &[&str]| ids.iter().map(|&id| id.to_owned()).collect::<Vec<_>>();
+        assert_eq!(removed(&[], &[]), "nothing was left running");
+        assert_eq!(removed(&ids(&["fl-1-1"]), &[]), "removed 1 world that ran on (fl-1-1)");
+        assert_eq!(
+            removed(&ids(&["fl-1-1"]), &ids(&["fl-2-1", "fl-3-1"])),
+            "removed 1 world that ran on (fl-1-1) and 2 worlds whose owner was killed (fl-2-1, fl-3-1)"
+        );
+    }
 }

@@ -140,6 +140,11 @@ impl Teller {
             "What its clusters say stands below {}/manifests.",
             stage.world.directory().display()
         ));
+        self.say(&format!("All logs are {}/*/*.log;", stage.world.directory().display()));
+        self.say(&format!(
+            "that gateway's is {}.",
+            gateway.configuration().with_file_name("fairlead.log").display()
+        ));
         self.say("In the end: cargo xtask demo down");
         Ok(())
     }

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, Once, RwLock, RwLockReadGuard};
@@ -52,12 +53,10 @@ impl Footprint {
         static FIRST: Once = Once::new();
         namespace::prepare_directory()?;
         fs::create_dir_all(RUNS).with_context(|| format!("create {RUNS}; is this run as root?"))?;
-        // Else another process's sweep could find the new directory before its lock is held.
-        let one_at_a_time = File::create(Path::new(RUNS).with_extension("lock"))?;
-        one_at_a_time.lock()?;
+        let turn = Turn::take()?;
         FIRST.call_once(|| {
             remove_on_signal();
-            remove_stale();
+            let _is_told_where_it_fails = remove_stale(&turn);
         });
         let number = WORLDS.fetch_add(1, Ordering::Relaxed);
         let id = format!("fl-{}-{number}", std::process::id());
@@ -131,7 +130,9 @@ pub fn remove(id: &str) -> Result<()> {
     for pins in instances(id)? {
         remove_directory(&pins)?;
     }
-    remove_directory(&Path::new(RUNS).join(id))
+    remove_directory(&Path::new(RUNS).join(id))?;
+    drop(Turn::take_if_free());
+    Ok(())
 }
 
 /// Ids of worlds that were kept.
@@ -139,22 +140,82 @@ pub fn kept() -> Result<Vec<String>> {
     Ok(runs()?.into_iter().filter(|id| Path::new(RUNS).join(id).join(KEPT).exists()).collect())
 }
 
-/// Removes the worlds whose owners died without doing so; kept ones stay.
-fn remove_stale() {
-    for id in runs().unwrap_or_default() {
-        let directory = Path::new(RUNS).join(&id);
-        if directory.join(KEPT).exists() {
-            continue;
-        }
+/// Ids of worlds whose owners died without removing them.
+fn abandoned() -> Result<Vec<String>> {
+    let mut ids = runs()?;
+    ids.retain(|id| {
+        let directory = Path::new(RUNS).join(id);
         // Without a lock file its owner died before it had made anything else.
-        if let Ok(lock) = File::open(directory.join("lock"))
-            && matches!(lock.try_lock(), Err(TryLockError::WouldBlock))
-        {
-            continue;
-        }
-        if let Err(error) = remove(&id) {
+        let lives = || {
+            let lock = File::open(directory.join("lock"));
+            lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
+        };
+        !directory.join(KEPT).exists() && !lives()
+    });
+    Ok(ids)
+}
+
+/// Removes the worlds whose owners died without doing so, and returns their ids; kept ones stay.
+pub fn remove_abandoned() -> Result<Vec<String>> {
+    if !Path::new(RUNS).exists() {
+        return Ok(Vec::new());
+    }
+    remove_stale(&Turn::take()?)
+}
+
+fn remove_stale(_turn: &Turn) -> Result<Vec<String>> {
+    let abandoned = abandoned()?;
+    for id in &abandoned {
+        if let Err(error) = remove(id) {
             eprintln!("leftover world {id} was not removed completely: {error:#}");
         }
+    }
+    Ok(abandoned)
+}
+
+/// While a process has it, no other one begins a world or looks for those to remove: else it could find a new directory
+/// before its lock is held. The file goes with the last world.
+struct Turn(File);
+
+impl Turn {
+    fn path() -> PathBuf {
+        Path::new(RUNS).with_extension("lock")
+    }
+
+    /// Waits for it.
+    fn take() -> Result<Self> {
+        let path = Self::path();
+        loop {
+            let file = File::create(&path)
+                .with_context(|| format!("create {}; is this run as root?", path.display()))?;
+            file.lock().with_context(|| format!("lock {}", path.display()))?;
+            // Else who had it before has removed the file meanwhile, and others lock a new one.
+            if Self::is_at(&file, &path) {
+                return Ok(Self(file));
+            }
+        }
+    }
+
+    /// Unless somebody has it, or nobody ever had. Never waits: a world also ends while its owner waits for a turn.
+    fn take_if_free() -> Option<Self> {
+        let path = Self::path();
+        let file = File::open(&path).ok()?;
+        (file.try_lock().is_ok() && Self::is_at(&file, &path)).then_some(Self(file))
+    }
+
+    fn is_at(file: &File, path: &Path) -> bool {
+        let inode = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
+        matches!((file.metadata(), fs::metadata(path)), (Ok(a), Ok(b)) if inode(&a) == inode(&b))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // Still locked: who takes the removed file sees that it isn't there any more.
+        if !Path::new(RUNS).exists() {
+            let _gone_is_gone = fs::remove_file(Self::path());
+        }
+        let _closing_unlocks_too = self.0.unlock();
     }
 }
 
@@ -237,10 +298,15 @@ fn remove_on_signal() {
         let Some(signal) = signals.forever().next() else { return };
         let _nothing_is_made_any_more = MAKING.write();
         let living = LIVING.lock().expect("never poisoned").clone();
+        let mut all = true;
         for id in living {
             if let Err(error) = remove(&id) {
                 eprintln!("world {id} was not removed completely: {error:#}");
+                all = false;
             }
+        }
+        if all {
+            eprintln!("interrupted; everything is removed");
         }
         std::process::exit(128 + signal);
     });

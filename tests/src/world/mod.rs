@@ -21,7 +21,7 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 
 pub use agent::{ADMIN, Agent, Agents, Federation};
-pub use footprint::{Footprint, PINS, RUNS, kept, remove};
+pub use footprint::{Footprint, PINS, RUNS, kept, remove, remove_abandoned};
 pub use manifests::{Condition, Manifests, ServiceSpec};
 pub use namespace::Namespace;
 pub use plan::{

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fairlead_tests::world::{Agent, Federation, Plan};
 
-use crate::served::{Served, pod_of};
+use crate::served::{Served, pod_of, wait};
 
 /// Of each IP version and protocol.
 const FLOWS: usize = 250;
@@ -39,12 +39,38 @@ fn explain_names_the_pod_that_answers_a_thousand_flows() {
     }
     assert_eq!(flows.len(), 1000);
     let agent = served.gateway();
+    let forged = agent.ask(&["explain", "127.0.0.1:7", &flows[0].to]).unwrap();
+    assert_eq!(forged["drop"]["reason"], "bad_source", "{forged:#}");
+    assert_eq!(forged["backend"], serde_json::Value::Null, "{forged:#}");
     // Most of the time goes into starting the command.
     thread::scope(|scope| {
         for part in flows.chunks(250) {
             scope.spawn(move || part.iter().for_each(|flow| assert_explained(agent, flow)));
         }
     });
+}
+
+#[test]
+fn the_seed_in_use_counts_whatever_the_configuration_says_by_now() {
+    let served = Served::build(&Plan::small(), &Federation::default());
+    served.wait_until_served();
+    let agent = served.gateway();
+    let vip = SocketAddr::new(served.service.vips[0], served.service.http_port).to_string();
+    let slots = || -> Vec<serde_json::Value> {
+        let asked =
+            (1..=10).map(|port| agent.ask(&["explain", &format!("198.51.100.9:{port}"), &vip]).unwrap());
+        asked.map(|told| told["slot"].clone()).collect()
+    };
+    let before = slots();
+    let good = std::fs::read_to_string(agent.configuration()).unwrap();
+    let others = good.lines().map(|line| if line.starts_with("seed:") { "seed: 0x1" } else { line });
+    std::fs::write(agent.configuration(), others.collect::<Vec<_>>().join("\n")).unwrap();
+    wait("the refusal", || {
+        let notes = agent.ask(&["explain", "198.51.100.9:1", &vip]).unwrap()["notes"].to_string();
+        notes.contains("another seed") && notes.contains("seed: can't change while the agent runs")
+    });
+    assert_eq!(slots(), before);
+    assert!(agent.ask(&["plan"]).unwrap()["notes"].to_string().contains("another seed"));
 }
 
 fn assert_explained(agent: &Agent, flow: &Flow) {

@@ -50,6 +50,9 @@ impl Scene {
     /// Waits until one problem has all these words, and sees that the service serves as before.
     fn assert_told(&self, words: &[&str]) {
         self.served.wait_for_status(&format!("{words:?}"), |status| is_told(status, words));
+        let log = self.served.gateway().process().log();
+        let is_warned = |line: &str| line.contains(" WARN ") && words.iter().all(|word| line.contains(word));
+        assert!(log.lines().any(is_warned), "{words:?} is not in the log: {log}");
         assert_eq!(self.served.answering(), self.served.pods());
         assert!(self.served.gateway().is_ready());
     }
@@ -58,6 +61,7 @@ impl Scene {
     fn mend(&self) {
         self.manifests().set_all(Condition::Ready).unwrap();
         self.served.wait_for_status("no problem", |status| status["problems"] == json!([]));
+        assert!(self.served.gateway().process().log().contains(" INFO fairlead::app::problems: no more: "));
     }
 
     fn end(self) {
@@ -124,7 +128,12 @@ fn a_vip_and_port_that_another_service_has_is_told_and_stays_the_others() {
     let scene = Scene::build();
     let twin = ServiceSpec { name: "zwilling".to_owned(), ..scene.served.service.clone() };
     scene.manifests().add_service(&twin).unwrap();
-    scene.assert_told(&["zwilling", "VIP 203.0.113.1", "port 80/tcp of it is held by Service shop/web"]);
+    scene.assert_told(&[
+        "zwilling",
+        "VIP 203.0.113.1",
+        "port 80/tcp of it is held by Service shop/web",
+        "us-central1-a/zwilling-service.yaml",
+    ]);
     scene.manifests().remove_service("zwilling").unwrap();
     scene.mend();
     scene.end();
@@ -135,7 +144,7 @@ fn an_endpoint_outside_its_clusters_addresses_is_left_out_and_told() {
     let scene = Scene::build();
     let stranger = "endpoints:\n- addresses:\n  - 192.0.2.99\n  conditions:\n    ready: true\n  nodeName: node-us-central1-a-1\n  targetRef:\n    kind: Pod\n    name: stranger\n    namespace: shop\n";
     scene.spoil("web-endpointslice-ipv4.yaml", |text| text.replace("endpoints:\n", stranger));
-    scene.assert_told(&["web", "stranger", "192.0.2.99"]);
+    scene.assert_told(&["web", "stranger", "192.0.2.99", "web-endpointslice-ipv4.yaml"]);
     scene.mend();
     scene.end();
 }

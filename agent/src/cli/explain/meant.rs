@@ -43,12 +43,14 @@ pub(super) fn find<'s, 'a>(picture: &Picture<'_>, all: &'s [Service<'a>], vip: V
 
 fn no_vip(picture: &Picture<'_>, vip: IpAddr) -> String {
     let vips: Vec<String> = picture.vips().map(|vip| vip.to_string()).collect();
-    match vips.as_slice() {
-        [] => format!("{vip} is no VIP: no service is steered here"),
-        [only] => format!("{vip} is no VIP; there is {only}"),
-        _ if vips.len() > 10 => format!("{vip} is no VIP; `fairlead services` lists them"),
-        _ => format!("{vip} is no VIP; there are {}", vips.join(", ")),
-    }
+    let fate = "its packets go up to this node's own stack, as if fairlead weren't there";
+    let known = match vips.as_slice() {
+        [] => "there is no VIP here".to_owned(),
+        [only] => format!("the VIP is {only}"),
+        _ if vips.len() > 10 => "`fairlead services` lists the VIPs".to_owned(),
+        _ => format!("VIPs are {}", vips.join(", ")),
+    };
+    format!("{vip} is no VIP: {fate}; {known}")
 }
 
 fn not_served(picture: &Picture<'_>, vip: Vip, served: &[String]) -> Found<'static, 'static> {
@@ -78,7 +80,11 @@ mod tests {
         };
         let sample = Sample::new();
         let (why, json) = told(&sample, "203.0.113.12:80");
-        assert_eq!(why, "203.0.113.12 is no VIP; there are 203.0.113.10, 203.0.113.11");
+        assert_eq!(
+            why,
+            "203.0.113.12 is no VIP: its packets go up to this node's own stack, as if fairlead weren't there; \
+             VIPs are 203.0.113.10, 203.0.113.11"
+        );
         assert_eq!((&json["drop"], &json["service"]), (&serde_json::Value::Null, &serde_json::Value::Null));
         let (why, json) = told(&sample, "203.0.113.10:443");
         assert_eq!(

@@ -88,22 +88,42 @@ struct Document {
     freshness: Freshness,
     #[serde(flatten)]
     explanation: Explanation,
+    /// How the configuration differs from what packets are steered by.
+    notes: Vec<String>,
 }
 
 /// Says where a connection goes.
 pub(super) fn explain(node: &Node, client: Client, vip: Vip, output: Output) -> Result<()> {
     let (view, numbers) = (node.view()?, node.counters()?);
     let picture = node.picture(&view)?;
-    let explanation = explanation(&picture, node.config.seed.0, client, vip, &numbers)?;
-    let document = Document { freshness: node.freshness(), explanation };
+    let seed = match node.seed {
+        Some(seed) => seed,
+        None => node.whole_config()?.seed.0,
+    };
+    let explanation = explanation(&picture, seed, client, vip, &numbers)?;
+    let document = Document { freshness: node.freshness(), explanation, notes: notes(node) };
     // What is not steered has no table for people: the error says all.
     if document.explanation.not_steered.is_none() || output.format == Format::Json {
         output.show(&document, |document, colour| {
-            document.explanation.text(colour) + &Style::Dim.paint(&document.freshness.line(), colour)
+            let notes = document.notes.iter().map(|note| format!("note: {note}\n")).collect::<String>();
+            document.explanation.text(colour)
+                + &Style::Warning.paint(&notes, colour)
+                + &Style::Dim.paint(&document.freshness.line(), colour)
         })?;
     }
     match document.explanation.not_steered {
         Some(why) => bail!(why),
         None => Ok(()),
     }
+}
+
+fn notes(node: &Node) -> Vec<String> {
+    let mut notes = node.departures();
+    if node.seed.is_none() {
+        notes.push(
+            "the seed of the programs in use is not known: the slot is by that of the configuration"
+                .to_owned(),
+        );
+    }
+    notes
 }

@@ -34,7 +34,7 @@ impl Explanation {
     fn way(&self, colour: bool) -> String {
         let mut text = match self.slot {
             Some(slot) => format!("slot {slot} of {}", self.ring_size),
-            None if self.ring_size > 0 => {
+            None if self.ring_size > 0 && self.drop.is_none() => {
                 format!("a ring of {} slots; the client's port decides which one\n", self.ring_size)
             }
             None => String::new(),

@@ -44,17 +44,19 @@ pub(super) fn explanation(
         return Ok(Explanation { service: service.name(), shards: shards(picture, service), ..unknown });
     };
     let endpoints = BackendRow::all(picture, service, numbers)?;
+    let refused = (!can_be_client(client.ip, vip.ip)).then_some(DropReason::BadSource);
+    let has_slot = refused.is_none() && entry.ring.size > 0;
     let to_slot = |port| slot_of(flow_hash(seed, &flow(client.ip, port, service.key.port)), entry.ring.size);
-    let slot = client.port.filter(|_| entry.ring.size > 0).map(to_slot);
+    let slot = client.port.filter(|_| has_slot).map(to_slot);
     let chosen = slot.map(|slot| at(picture, service, &entry, &endpoints, slot));
     let no_ring = (entry.ring.size == 0).then_some(DropReason::NoBackend);
-    let drop = no_ring.or_else(|| match chosen? {
+    let drop = refused.or(no_ring).or_else(|| match chosen? {
         Ok(row) if row.hop_known => None,
         Ok(_) => Some(DropReason::NoNextHop),
         Err(reason) => Some(reason),
     });
     let ports = match client.port {
-        None if entry.ring.size > 0 => share_ports(
+        None if has_slot => share_ports(
             (1..=u16::MAX).map(|port| at(picture, service, &entry, &endpoints, to_slot(port)).ok()),
         ),
         _ => Vec::new(),
@@ -77,6 +79,15 @@ pub(super) fn explanation(
         endpoints,
         differences: service.differences(),
     })
+}
+
+/// As the program sees it: a source of multicast, broadcast, loopback or no address, or the VIP itself, is forged.
+fn can_be_client(client: IpAddr, vip: IpAddr) -> bool {
+    let is_host = match client {
+        IpAddr::V4(v4) => !matches!(v4.octets()[0], 0 | 127 | 224..),
+        IpAddr::V6(v6) => !(v6.is_multicast() || v6.is_loopback() || v6.is_unspecified()),
+    };
+    is_host && client != vip
 }
 
 /// What the program hashes.
@@ -248,5 +259,21 @@ mod tests {
         sample.hops.fill(fairlead_abi::Hop::default());
         let found = explained(&sample, "192.0.2.7:1", "203.0.113.10").unwrap();
         assert_eq!(found.drop.map(|drop| drop.reason), Some("no_next_hop"));
+    }
+
+    #[test]
+    fn a_source_that_is_no_client_is_dropped_as_the_program_drops_it() {
+        let dropped = ["127.0.0.1", "0.0.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "203.0.113.10"];
+        for client in dropped.into_iter().flat_map(|ip| [format!("{ip}:7"), ip.to_owned()]) {
+            let found = explained(&Sample::new(), &client, "203.0.113.10").unwrap();
+            let text = found.text(false);
+            assert_eq!(found.drop.map(|drop| drop.reason), Some("bad_source"), "{client}");
+            assert!(found.slot.is_none() && found.backend.is_none() && found.ports.is_empty(), "{client}");
+            let second = text.lines().nth(1).unwrap();
+            assert!(second.starts_with("packets are dropped (bad_source): "), "{client}: {text}");
+        }
+        let (vip6, others) = ("2001:db8:a::1", ["::", "::1", "ff02::1", "2001:db8:a::1"]);
+        let refused = |client: &str| !can_be_client(client.parse().unwrap(), vip6.parse().unwrap());
+        assert!(others.into_iter().all(refused) && !refused("::2") && !refused("2001:db8::7"));
     }
 }

@@ -23,9 +23,10 @@ use serde::Serialize;
 use super::node::{Error, Node, age, age_text};
 use super::output::Output;
 use crate::app::{self, Remembered};
-use crate::config;
 use crate::config::types::Role;
+use crate::config::{self, Config};
 use crate::dataplane::View;
+use crate::federation::SourceProblem;
 use crate::text::counted;
 use actions::{names, rows};
 use sources::{kept, sources};
@@ -60,11 +61,12 @@ struct Row {
 
 /// Shows what would change.
 pub(super) fn plan(node: &Node, output: Output) -> Result<()> {
-    let mut notes = Vec::new();
+    let config = node.whole_config()?;
+    let mut notes = node.departures();
     let view = view(node, &mut notes)?;
     let raw = view.as_ref().map(View::observe).transpose()?;
     let hops = raw.as_ref().map_or(&[][..], |raw| raw.hops);
-    let capacities = app::capacities(&node.config).no_less_than_in_use(&node.instance)?.tables;
+    let capacities = app::capacities(config).no_less_than_in_use(&node.instance)?.tables;
     let installed = match (&view, &raw) {
         (Some(view), Some(raw)) if view.capacities() == capacities => {
             Installed::read(raw, capacities, None, Duration::ZERO)
@@ -78,13 +80,15 @@ pub(super) fn plan(node: &Node, output: Output) -> Result<()> {
             Installed::empty(capacities)
         }
     };
-    let (states, mut problems) = sources(node, &mut notes)?;
-    let declared = Arc::new(config::declarations(&node.config));
+    let (states, federation) = sources(node, &mut notes)?;
+    let declared = Arc::new(config::declarations(config));
     let remembered = node.status.as_ref().map(|status| Remembered::of(status.clone())).unwrap_or_default();
     let health = &remembered.health;
     let known = merge(&declared, &kept(node, &states), health, None);
     let model = merge(&declared, &states, health, Some(&known));
-    problems.extend(model.problems.iter().cloned());
+    let merged = model.problems.iter().map(|problem| federation.located(problem.clone()));
+    let mut problems: Vec<Problem> =
+        federation.problems().iter().map(SourceProblem::to_model).chain(merged).collect();
     problems.sort();
     let links = Arc::new(links(&installed, hops));
     let inputs = Inputs {
@@ -97,7 +101,7 @@ pub(super) fn plan(node: &Node, output: Output) -> Result<()> {
         now: Duration::ZERO,
     };
     let tables = remembered.planner(&declared.tuning, &installed).plan(&inputs).tables;
-    notes.extend(limits(node, (&model, &remembered), &tables, &links));
+    notes.extend(limits(node, config, (&model, &remembered), &tables, &links));
     let no_slots = Vec::new();
     let slots = raw.as_ref().map_or(&no_slots as &dyn ReadSlots, |raw| raw.slots);
     let planned = changes(&tables, (&installed, slots), &remembered);
@@ -163,12 +167,13 @@ fn links(installed: &Installed, hops: &[Hop]) -> Links {
 /// What the answer can't know.
 fn limits(
     node: &Node,
+    config: &Config,
     (model, remembered): (&Model, &Remembered),
     tables: &Tables,
     links: &Links,
 ) -> Vec<String> {
     let mut notes = Vec::new();
-    if node.config.has(Role::Gateway) {
+    if config.has(Role::Gateway) {
         notes.push(match &node.status {
             Ok(status) => format!(
                 "nothing was probed: endpoints count as failing that the agent found failing {} ago",

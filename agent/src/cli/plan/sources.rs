@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use fairlead_core::model::{ClusterState, Problem};
+use fairlead_core::model::ClusterState;
 
 use crate::cli::node::{Node, age, age_text};
-use crate::federation::{Federation, LastGood, SourceProblem};
+use crate::federation::{Federation, LastGood};
 
 /// How long sources may take.
 const READ_SOURCES: Duration = Duration::from_secs(10);
@@ -16,11 +16,13 @@ const READ_SOURCES: Duration = Duration::from_secs(10);
 /// By cluster.
 pub(super) type States = BTreeMap<Arc<str>, ClusterState>;
 
-/// The clusters' states: read now or, where a source can't be, what was last known of it.
-pub(super) fn sources(node: &Node, notes: &mut Vec<String>) -> Result<(States, Vec<Problem>)> {
+/// The clusters' states: read now or, where a source can't be, what was last known of it; and who knows what is wrong
+/// with the sources.
+pub(super) fn sources(node: &Node, notes: &mut Vec<String>) -> Result<(States, Federation)> {
+    let config = node.whole_config()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut states, problems) = runtime.block_on(async {
-        let mut federation = Federation::start(&node.config, None);
+    let (mut states, federation) = runtime.block_on(async {
+        let mut federation = Federation::start(config, None);
         let reading = async {
             while !federation.all_read() {
                 federation.changed().await;
@@ -30,8 +32,7 @@ pub(super) fn sources(node: &Node, notes: &mut Vec<String>) -> Result<(States, V
         if !in_time {
             notes.push(format!("some sources were not read within {} s", READ_SOURCES.as_secs()));
         }
-        let problems: Vec<Problem> = federation.problems().iter().map(SourceProblem::to_model).collect();
-        (federation.states().clone(), problems)
+        (federation.states().clone(), federation)
     });
     runtime.shutdown_background();
     let unreachable: Vec<Arc<str>> =
@@ -48,7 +49,7 @@ pub(super) fn sources(node: &Node, notes: &mut Vec<String>) -> Result<(States, V
             Err(error) => notes.push(format!("cluster {cluster} can't be read: {error:#}")),
         }
     }
-    Ok((states, problems))
+    Ok((states, federation))
 }
 
 /// What was last known of each cluster: an agent that starts compares what the sources say with it, and holds endpoints
@@ -63,7 +64,7 @@ pub(super) fn kept(node: &Node, states: &States) -> States {
 }
 
 fn last_good(node: &Node, cluster: &Arc<str>) -> Result<Option<(String, ClusterState)>> {
-    let restored = LastGood::of(&node.config.state_directory()).read(cluster)?;
+    let restored = LastGood::of(&node.state_directory).read(cluster)?;
     Ok(restored.map(|restored| {
         let state = ClusterState { reachable: false, shards: restored.shards };
         (age_text(age(restored.written)), state)

@@ -8,6 +8,8 @@
 //! [`source`](super::source).
 
 mod file;
+mod holders;
+mod located;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -17,12 +19,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::convert::{Defaults, Object, ObjectKey};
+use super::located::Located;
 use super::names::Names;
 use super::problem::SourceProblem;
 use super::store::Store;
 use crate::directory::Changed;
 use crate::yaml::Place;
 use file::{Note, Parsed};
+use holders::Holders;
+use located::stays;
 pub(super) use walk::is_manifest;
 use walk::{MAX_DEPTH, Stamp, Walk, is_absence};
 
@@ -45,6 +50,8 @@ pub struct Manifests {
     holders: BTreeMap<ObjectKey, Holders>,
     /// Objects that more than one file holds.
     contested: BTreeSet<ObjectKey>,
+    /// Which files hold what belongs to each service, unless something has moved since that was asked.
+    located: Option<Arc<Located>>,
     /// Why the directory can't be read.
     unreachable: Option<SourceProblem>,
     /// What in it can't be looked at; files there stay as they were.
@@ -68,47 +75,6 @@ struct File {
     incomplete: bool,
 }
 
-/// The files that hold one object; nearly always one does.
-enum Holders {
-    One(Arc<Path>),
-    /// At least two.
-    Several(BTreeSet<Arc<Path>>),
-}
-
-impl Holders {
-    /// The one that counts.
-    fn first(&self) -> &Path {
-        match self {
-            Self::One(path) => path,
-            Self::Several(paths) => paths.first().expect("several are at least two"),
-        }
-    }
-
-    fn add(&mut self, path: &Arc<Path>) {
-        match self {
-            Self::One(one) if one == path => {}
-            Self::One(one) => *self = Self::Several(BTreeSet::from([Arc::clone(one), Arc::clone(path)])),
-            Self::Several(paths) => drop(paths.insert(Arc::clone(path))),
-        }
-    }
-
-    /// Whether any is left.
-    fn remove(&mut self, path: &Path) -> bool {
-        match self {
-            Self::One(one) => **one != *path,
-            Self::Several(paths) => {
-                paths.remove(path);
-                if paths.len() == 1
-                    && let Some(one) = paths.pop_first()
-                {
-                    *self = Self::One(one);
-                }
-                true
-            }
-        }
-    }
-}
-
 impl Manifests {
     /// Of `cluster`, in the directory `root`. `store` is empty or has what was known before a restart.
     #[must_use]
@@ -123,6 +89,7 @@ impl Manifests {
             total: 0,
             holders: BTreeMap::new(),
             contested: BTreeSet::new(),
+            located: None,
             unreachable: None,
             unseen: Vec::new(),
             passed_over: HashSet::new(),
@@ -239,6 +206,7 @@ impl Manifests {
     }
 
     fn release(&mut self, key: &ObjectKey, path: &Path) {
+        self.located = None;
         if self.holders.get_mut(key).is_some_and(|holders| !holders.remove(path)) {
             self.holders.remove(key);
         }
@@ -276,7 +244,11 @@ impl Manifests {
             concerned.insert(key.clone());
         }
         for (key, object) in &file.objects {
-            if old.objects.get(key) != Some(object) {
+            let known = old.objects.get(key);
+            if known != Some(object) {
+                if !stays(known, object) {
+                    self.located = None;
+                }
                 match self.holders.get_mut(key) {
                     Some(holders) => holders.add(path),
                     None => drop(self.holders.insert(key.clone(), Holders::One(Arc::clone(path)))),
@@ -322,7 +294,7 @@ impl Manifests {
     fn settle(&mut self, concerned: BTreeSet<ObjectKey>) {
         for key in concerned {
             let holders = self.holders.get(&key);
-            let object = holders.and_then(|holders| self.files[holders.first()].objects.get(&key));
+            let object = holders.and_then(|holders| self.files[&**holders.first()].objects.get(&key));
             self.store.apply(&key, object);
             if matches!(holders, Some(Holders::Several(_))) {
                 self.contested.insert(key);

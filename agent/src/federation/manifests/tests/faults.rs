@@ -171,3 +171,31 @@ fn what_a_broken_file_had_before_a_restart_stays_beside_what_is_read() {
     before.remove("web.yaml");
     assert_eq!(before.shards().len(), 0);
 }
+
+#[test]
+fn the_files_of_a_service_are_known_wherever_its_parts_move() {
+    let mut world = World::new();
+    let files = |world: &mut World| {
+        let located = world.manifests.located();
+        let of = located.get(&ObjectName::new("shop", "web")).cloned().unwrap_or_default();
+        let name = |path: &Arc<Path>| path.file_name().unwrap().to_str().unwrap().to_owned();
+        (of.service.as_ref().map(name), of.slices.iter().map(name).collect::<Vec<_>>())
+    };
+    assert_eq!(files(&mut world), (None, vec![]));
+    world.write("web.yaml", &(service("web", 80) + "---\n" + &slice("web", "web-1", "IPv4", "")));
+    world.write(
+        "more.yaml",
+        &(slice("web", "web-2", "IPv4", "") + "---\n" + &slice("web", "web-3", "IPv6", "")),
+    );
+    let web = || Some("web.yaml".to_owned());
+    assert_eq!(files(&mut world), (web(), vec!["web.yaml".to_owned(), "more.yaml".to_owned()]));
+    world.write("more.yaml", &slice("other", "web-2", "IPv4", ""));
+    assert_eq!(
+        files(&mut world),
+        (web(), vec!["web.yaml".to_owned()]),
+        "a slice that belongs to another one"
+    );
+    world.write("new.yaml", &service("web", 80));
+    world.remove("web.yaml");
+    assert_eq!(files(&mut world), (Some("new.yaml".to_owned()), vec![]));
+}

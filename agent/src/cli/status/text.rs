@@ -1,150 +1,12 @@
-//! `fairlead status`: how this node is, in one page.
+//! A node's state for people: one page, top down.
 
-use std::time::SystemTime;
-
-use anyhow::Result;
-use fairlead_core::model::Problem;
-use serde::Serialize;
-
-use super::node::{Error, Node, age, age_text};
-use super::output::Output;
-use super::table::{Cell, Style, Table};
-use crate::dataplane::filled;
-use crate::status::{InterfaceStatus, Status};
-
-/// What is shown.
-#[derive(Debug, Serialize)]
-struct Report {
-    agent: Agent,
-    instance: String,
-    pins: String,
-    node: String,
-    roles: Vec<String>,
-    group: Option<String>,
-    /// As the agent said last.
-    ready: Option<bool>,
-    /// Why not.
-    unready: Vec<String>,
-    /// The kernel's tag of the program that the agent loaded.
-    program: Option<String>,
-    interfaces: Vec<InterfaceStatus>,
-    fingerprint: Fingerprint,
-    clusters: Vec<Cluster>,
-    problems: Vec<Problem>,
-    refused: Vec<String>,
-    failure: Option<String>,
-    maps: Vec<MapUse>,
-    /// Why the maps can't be read.
-    tables: Option<String>,
-    /// Why the agent's state can't be read.
-    state: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Agent {
-    running: bool,
-    pid: Option<u32>,
-    version: Option<String>,
-    state_age_seconds: Option<u64>,
-}
-
-/// What the slots resolve to.
-#[derive(Debug, Serialize)]
-struct Fingerprint {
-    /// As the agent planned.
-    wanted: Option<String>,
-    /// Of the pinned maps, now.
-    installed: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Cluster {
-    name: String,
-    reachable: bool,
-    shards: usize,
-    /// Where the source can't be read: how old that is which counts.
-    restored_age_seconds: Option<u64>,
-}
-
-#[derive(Debug, Serialize)]
-struct MapUse {
-    map: String,
-    used: u64,
-    capacity: u64,
-}
-
-/// Shows how this node is. Without tables it shows what is known, and fails.
-pub(super) fn status(node: &Node, output: Output) -> Result<()> {
-    let measured = measure(node);
-    let failed = measured.is_err();
-    let nothing = node.status.is_err();
-    let report = match measured {
-        Err(error) if nothing => return Err(error.into()),
-        measured => Report::new(node, measured),
-    };
-    output.show(&report, Report::text)?;
-    if failed {
-        anyhow::bail!("the maps can't be read");
-    }
-    Ok(())
-}
-
-/// Fingerprint and use of the pinned maps.
-fn measure(node: &Node) -> Result<(String, Vec<MapUse>), Error> {
-    let view = node.view()?;
-    let installed = node.picture(&view)?.installed;
-    let planned =
-        installed.usage().into_iter().map(|(map, used, capacity)| (map.to_string(), used, capacity));
-    let filled =
-        filled(&node.instance)?.into_iter().map(|(map, used, capacity)| (map.to_owned(), used, capacity));
-    let maps = planned.chain(filled).map(|(map, used, capacity)| MapUse { map, used, capacity });
-    Ok((format!("{:016x}", installed.fingerprint()), maps.collect()))
-}
+use super::{Agent, Report};
+use crate::cli::node::age_text;
+use crate::cli::row::percent;
+use crate::cli::table::{Cell, Style, Table};
 
 impl Report {
-    fn new(node: &Node, measured: Result<(String, Vec<MapUse>), Error>) -> Self {
-        let (installed, maps, tables) = match measured {
-            Ok((fingerprint, maps)) => (Some(fingerprint), maps, None),
-            Err(error) => (None, Vec::new(), Some(error.to_string())),
-        };
-        let said = node.status.as_ref().ok();
-        let list = |list: fn(&Status) -> Vec<String>| said.map(list).unwrap_or_default();
-        let roles = [
-            (crate::config::types::Role::Gateway, "gateway"),
-            (crate::config::types::Role::Receiver, "receiver"),
-        ];
-        let roles = roles.into_iter().filter(|(role, _)| node.config.has(*role));
-        Self {
-            agent: Agent {
-                running: node.running,
-                pid: said.filter(|_| node.running).map(|status| status.pid),
-                version: said.map(|status| status.version.clone()),
-                state_age_seconds: said.map(|status| age(status.written)),
-            },
-            instance: node.instance.name().to_owned(),
-            pins: node.instance.maps().display().to_string(),
-            node: node.config.node.name.0.to_string(),
-            roles: roles.map(|(_, name)| name.to_owned()).collect(),
-            group: said.map(|status| status.group.clone()).filter(|group| !group.is_empty()),
-            ready: said.map(Status::is_ready),
-            unready: list(|status| status.unready.clone()),
-            program: said.and_then(|status| status.program.clone()),
-            interfaces: said.map(|status| status.interfaces.clone()).unwrap_or_default(),
-            fingerprint: Fingerprint {
-                wanted: said.and_then(|status| status.fingerprint.clone()),
-                installed,
-            },
-            clusters: said.map(clusters).unwrap_or_default(),
-            problems: said.map(|status| status.problems.clone()).unwrap_or_default(),
-            refused: list(|status| status.refused.clone()),
-            failure: said.and_then(|status| status.failure.clone()),
-            maps,
-            tables,
-            state: node.status.as_ref().err().map(ToString::to_string),
-        }
-    }
-
-    fn text(&self, colour: bool) -> String {
+    pub(super) fn text(&self, colour: bool) -> String {
         let mut text = self.head(colour);
         let mut section = |title: &str, body: String| {
             if !body.is_empty() {
@@ -170,7 +32,12 @@ impl Report {
         line("agent", agent, style);
         line("instance", format!("{}, pinned under {}", self.instance, self.pins), Style::Plain);
         let group = self.group.as_ref().map(|group| format!(", group {group}")).unwrap_or_default();
-        line("node", format!("{}, {}{group}", self.node, self.roles.join(" and ")), Style::Plain);
+        let roles =
+            if self.roles.is_empty() { String::new() } else { format!(", {}", self.roles.join(" and ")) };
+        line("node", format!("{}{roles}{group}", self.node), Style::Plain);
+        if let Some(problem) = &self.configuration {
+            line("file", problem.clone(), Style::Bad);
+        }
         match (self.ready, self.agent.running) {
             (Some(true), true) => line("ready", "yes".to_owned(), Style::Good),
             (Some(false), true) => line("ready", format!("no: {}", self.unready.join("; ")), Style::Bad),
@@ -266,26 +133,20 @@ impl Report {
                 Cell::new(&map.map),
                 Cell::new(map.used),
                 Cell::new(map.capacity),
-                Cell::new(super::row::percent(part)).style(style),
+                Cell::new(percent(part)).style(style),
             ]);
         }
         if table.is_empty() { String::new() } else { table.render(colour) }
     }
 }
 
-fn clusters(status: &Status) -> Vec<Cluster> {
-    let cluster = |cluster: &crate::status::ClusterStatus| Cluster {
-        name: cluster.name.to_string(),
-        reachable: cluster.reachable,
-        shards: cluster.shards,
-        restored_age_seconds: cluster.restored.map(|then: SystemTime| age(then)),
-    };
-    status.clusters.iter().map(cluster).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use fairlead_core::model::Problem;
+
+    use super::super::{Cluster, Fingerprint, MapUse};
     use super::*;
+    use crate::status::InterfaceStatus;
 
     fn report() -> Report {
         let interface = |name: &str, attached, problem: Option<&str>| InterfaceStatus {
@@ -307,6 +168,7 @@ mod tests {
                 version: Some("0.1.0".to_owned()),
                 state_age_seconds: Some(3),
             },
+            configuration: None,
             instance: "default".to_owned(),
             pins: "/sys/fs/bpf/fairlead/default/v1".to_owned(),
             node: "gw-eu-1".to_owned(),
@@ -365,6 +227,17 @@ maps
 problems
   cluster eu-b: web.yaml:3: is no YAML
 "
+        );
+    }
+
+    #[test]
+    fn a_configuration_that_does_not_hold_is_told() {
+        let mut report = report();
+        report.configuration = Some("the configuration doesn't hold: f.yaml:3:1: not YAML".to_owned());
+        let text = report.text(false);
+        assert!(
+            text.contains("\nfile        the configuration doesn't hold: f.yaml:3:1: not YAML\n"),
+            "{text}"
         );
     }
 
