@@ -18,7 +18,7 @@ pub(super) fn write(reading: &Reading<'_>, to: impl Write) -> io::Result<()> {
     agent(&mut out, reading.status)?;
     sources(&mut out, reading.status)?;
     probes(&mut out, &reading.probes)?;
-    asks(&mut out, reading.status)?;
+    asks(&mut out, reading.asks)?;
     map_use(&mut out, reading.status, reading.maps.as_ref())?;
     let readable = u8::from(reading.maps.is_some());
     out.single(
@@ -306,14 +306,14 @@ fn flows<W: Write>(out: &mut Out<W>, maps: &Maps<'_>) -> io::Result<()> {
     Ok(())
 }
 
-fn asks<W: Write>(out: &mut Out<W>, status: &Status) -> io::Result<()> {
+fn asks<W: Write>(out: &mut Out<W>, counters: &fairlead_core::asks::Counters) -> io::Result<()> {
     out.family(
         "fairlead_asks_total",
         Counter,
         "Asks, answers and claims since the agent's start, by what became of them.",
     )?;
-    for (what, count) in &status.asks {
-        out.sample(&[("what", what)], *count)?;
+    for (what, count) in counters.rows() {
+        out.sample(&[("what", &what)], count)?;
     }
     Ok(())
 }

@@ -24,6 +24,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use fairlead_core::asks;
+
 use crate::dataplane::Instance;
 use crate::health;
 use crate::status::Status;
@@ -53,6 +55,7 @@ pub struct Admin {
 struct Answers {
     status: watch::Receiver<Arc<Status>>,
     probes: Arc<health::Counters>,
+    asks: watch::Receiver<asks::Counters>,
     /// When the status changed last.
     stirred: Mutex<Instant>,
     /// One scrape at a time.
@@ -77,10 +80,16 @@ impl Admin {
     }
 
     /// Answers, for ever.
-    pub async fn serve(self, mut status: watch::Receiver<Arc<Status>>, probes: Arc<health::Counters>) {
+    pub async fn serve(
+        self,
+        mut status: watch::Receiver<Arc<Status>>,
+        probes: Arc<health::Counters>,
+        asks: watch::Receiver<asks::Counters>,
+    ) {
         let answers = Arc::new(Answers {
             status: status.clone(),
             probes,
+            asks,
             stirred: Mutex::new(Instant::now()),
             scrape: Arc::new(Semaphore::new(1)),
         });
@@ -153,12 +162,12 @@ impl Answers {
 
     async fn metrics(&self) -> Response<Stream> {
         let status = Arc::clone(&self.status.borrow());
-        let probes = self.probes.snapshot();
+        let (probes, asks) = (self.probes.snapshot(), *self.asks.borrow());
         let turn = Arc::clone(&self.scrape).acquire_owned().await.expect("the semaphore is never closed");
         let (writer, body) = Stream::made_by();
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            write_metrics(&status, probes, writer);
+            write_metrics(&status, probes, &asks, writer);
         });
         let mut response = Response::new(body);
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(exposition::CONTENT_TYPE));
@@ -166,11 +175,11 @@ impl Answers {
     }
 }
 
-fn write_metrics(status: &Status, probes: health::Snapshot, mut writer: Writer) {
+fn write_metrics(status: &Status, probes: health::Snapshot, asks: &asks::Counters, mut writer: Writer) {
     let maps = Maps::read(&Instance::new(&status.instance), status)
         .inspect_err(|error| tracing::warn!(%error, "the maps can't be read for metrics"))
         .ok();
-    let written = metrics::write(&Reading { status, probes, maps }, &mut writer);
+    let written = metrics::write(&Reading { status, probes, asks, maps }, &mut writer);
     if let Err(error) = written.and_then(|()| writer.flush()) {
         tracing::debug!(%error, "a scrape was given up");
     }

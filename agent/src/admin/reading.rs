@@ -11,6 +11,7 @@ use crate::status::Status;
 pub(super) struct Reading<'a> {
     pub(super) status: &'a Status,
     pub(super) probes: health::Snapshot,
+    pub(super) asks: &'a fairlead_core::asks::Counters,
     /// `None` where the maps can't be read.
     pub(super) maps: Option<Maps<'a>>,
 }

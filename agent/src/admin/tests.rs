@@ -80,7 +80,12 @@ fn metrics_have_all_that_the_maps_and_the_agent_say() {
     let status = status();
     let probes =
         health::Snapshot { targets: 3, bad: 1, passed: 100, timed_out: 4, ..health::Snapshot::default() };
-    let text = rendered(&Reading { status: &status, probes, maps: Some(maps(&status.services[0])) });
+    let text = rendered(&Reading {
+        status: &status,
+        probes,
+        asks: &fairlead_core::asks::Counters { mine: 9, ..Default::default() },
+        maps: Some(maps(&status.services[0])),
+    });
     let web = r#"namespace="shop",service="web",vip="203.0.113.10",port="80",protocol="tcp""#;
     let expected = [
         r#"fairlead_build_info{version="0.1.0",abi="1"} 1"#.to_owned(),
@@ -121,6 +126,7 @@ fn metrics_have_all_that_the_maps_and_the_agent_say() {
         r#"fairlead_dropped_packets_total{reason="port_not_served"} 7"#.to_owned(),
         r#"fairlead_dropped_bytes_total{reason="port_not_served"} 420"#.to_owned(),
         r#"fairlead_flow_events_total{event="bounced"} 3"#.to_owned(),
+        r#"fairlead_asks_total{what="mine"} 9"#.to_owned(),
     ];
     let samples = samples(&text);
     for line in &expected {

@@ -62,7 +62,6 @@ impl Stages {
             usage: usage.collect(),
             unserved: self.unserved.iter().map(Into::into).collect(),
             demand: self.demand.per_second.clone().into_iter().collect(),
-            asks: self.counted.borrow().rows().map(|(what, count)| (what.to_owned(), count)).into(),
             services: tables.map(|tables| tables.services.values().cloned().collect()).unwrap_or_default(),
             ..Status::starting(&self.config)
         };

@@ -70,9 +70,6 @@ pub struct Status {
     /// New connections per second that are planned with, of the services whose capacity is limited.
     #[serde(default)]
     pub demand: Vec<(ObjectName, u64)>,
-    /// What became of asks and claims since the agent's start.
-    #[serde(default)]
-    pub asks: std::collections::BTreeMap<String, u64>,
     /// Every port of every VIP.
     pub services: Vec<Arc<ServiceTable>>,
 }
@@ -132,7 +129,6 @@ impl Status {
             usage: Vec::new(),
             unserved: Vec::new(),
             demand: Vec::new(),
-            asks: std::collections::BTreeMap::new(),
             services: Vec::new(),
         }
     }

@@ -148,7 +148,8 @@ fn numbers(packet: &Packet, carried: &Transport) -> Result<Numbers, DropReason> 
 
 impl Numbers {
     /// Whether they are near those of the flow's last packets: else it is another connection of the same ports, which some
-    /// other endpoint may know. Each number of a strange one fits by chance once in sixteen times.
+    /// other endpoint may know. Each number of a strange one fits by chance once in sixteen times; once in two thousand where
+    /// the flow is idle, as one is whose client has used the ports again.
     #[inline(always)]
     fn fit(&self, known: &FlowEntry, carried: &Transport) -> bool {
         carried.protocol != protocol::TCP || self.are_near(known, carried.tcp_flags)
@@ -157,17 +158,24 @@ impl Numbers {
     #[inline(always)]
     fn are_near(&self, known: &FlowEntry, tcp_flags: u8) -> bool {
         let acknowledges = tcp_flags & tcp::ACK != 0;
-        near(self.sequence, known.client_sequence)
-            && (!acknowledges || near(self.acknowledged, known.sequence))
+        let is_idle = now().wrapping_sub(known.seen) > IDLE;
+        let is_over = known.state == FlowState::Closing as u8;
+        near(self.sequence, known.client_sequence, if is_idle { STEP } else { WINDOW })
+            && (!acknowledges
+                || near(self.acknowledged, known.sequence, if is_idle || is_over { STEP } else { WINDOW }))
     }
 }
 
-/// More than any window that is in use.
+/// More than any window that is in use: so far apart can numbers be while data is on its way.
 const WINDOW: u32 = 1 << 27;
+/// More than any packet, segmented by the device or not: so far apart can they be when all has arrived.
+const STEP: u32 = 1 << 20;
+/// Ticks after which all has arrived: a second on the fastest clock.
+const IDLE: u64 = 1000;
 
 #[inline(always)]
-const fn near(a: u32, b: u32) -> bool {
-    a.wrapping_sub(b).wrapping_add(WINDOW) < 2 * WINDOW
+const fn near(a: u32, b: u32, window: u32) -> bool {
+    a.wrapping_sub(b).wrapping_add(window) < 2 * window
 }
 
 /// Moves a flow to the table that never evicts.

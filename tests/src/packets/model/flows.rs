@@ -109,12 +109,15 @@ impl Flows {
     }
 }
 
-/// Whether TCP's numbers lie within 128 MiB of the connection's last ones, in either direction.
+/// Whether TCP's numbers lie within 128 MiB of the connection's last ones, in either direction; within 1 MiB of the last that
+/// the endpoint sent, where it has ended. No flow is idle here: there is no clock.
 fn of_connection(entry: &FlowEntry, sent: &Sent) -> bool {
-    let near = |a: u32, b: u32| {
+    let near = |a: u32, b: u32, window: i64| {
         let apart = i64::from(a.wrapping_sub(b).cast_signed());
-        (-(1 << 27)..1 << 27).contains(&apart)
+        (-window..window).contains(&apart)
     };
     let acknowledges = sent.flags & 0x10 != 0;
-    near(sent.sequence, entry.client_sequence) && (!acknowledges || near(sent.acknowledged, entry.sequence))
+    let of_endpoint = if entry.state == FlowState::Closing as u8 { 1 << 20 } else { 1 << 27 };
+    near(sent.sequence, entry.client_sequence, 1 << 27)
+        && (!acknowledges || near(sent.acknowledged, entry.sequence, of_endpoint))
 }
