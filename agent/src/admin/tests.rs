@@ -140,6 +140,7 @@ fn families_stand_together_and_each_is_described_once() {
     let reading = Reading {
         status: &status,
         probes: health::Snapshot::default(),
+        asks: &fairlead_core::asks::Counters::default(),
         maps: Some(maps(&status.services[0])),
     };
     let text = rendered(&reading);
@@ -168,6 +169,7 @@ fn every_metric_is_documented() {
     let reading = Reading {
         status: &status,
         probes: health::Snapshot::default(),
+        asks: &fairlead_core::asks::Counters::default(),
         maps: Some(maps(&status.services[0])),
     };
     for line in rendered(&reading).lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
@@ -193,7 +195,8 @@ async fn serve() -> Served {
     let admin = Admin::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
     let address = admin.address().unwrap();
     let (status, seen) = watch::channel(Arc::new(status()));
-    tokio::spawn(admin.serve(seen, Arc::default()));
+    let (_, asks) = watch::channel(fairlead_core::asks::Counters::default());
+    tokio::spawn(admin.serve(seen, Arc::default(), asks));
     Served { address, status }
 }
 
