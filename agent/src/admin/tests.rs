@@ -83,7 +83,7 @@ fn metrics_have_all_that_the_maps_and_the_agent_say() {
     let text = rendered(&Reading {
         status: &status,
         probes,
-        asks: &fairlead_core::asks::Counters { mine: 9, ..Default::default() },
+        asks: &asks::Counters { mine: 9, ..Default::default() },
         maps: Some(maps(&status.services[0])),
     });
     let web = r#"namespace="shop",service="web",vip="203.0.113.10",port="80",protocol="tcp""#;
@@ -140,7 +140,7 @@ fn families_stand_together_and_each_is_described_once() {
     let reading = Reading {
         status: &status,
         probes: health::Snapshot::default(),
-        asks: &fairlead_core::asks::Counters::default(),
+        asks: &asks::Counters::default(),
         maps: Some(maps(&status.services[0])),
     };
     let text = rendered(&reading);
@@ -169,7 +169,7 @@ fn every_metric_is_documented() {
     let reading = Reading {
         status: &status,
         probes: health::Snapshot::default(),
-        asks: &fairlead_core::asks::Counters::default(),
+        asks: &asks::Counters::default(),
         maps: Some(maps(&status.services[0])),
     };
     for line in rendered(&reading).lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
@@ -195,7 +195,7 @@ async fn serve() -> Served {
     let admin = Admin::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
     let address = admin.address().unwrap();
     let (status, seen) = watch::channel(Arc::new(status()));
-    let (_, asks) = watch::channel(fairlead_core::asks::Counters::default());
+    let (_, asks) = watch::channel(asks::Counters::default());
     tokio::spawn(admin.serve(seen, Arc::default(), asks));
     Served { address, status }
 }
