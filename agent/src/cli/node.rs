@@ -322,7 +322,7 @@ mod tests {
         assert_eq!(node.instance.name(), "eu");
         assert_eq!(node.state_directory, directory.path().join("state"));
         let told = node.invalid().unwrap();
-        let begins = format!("the configuration doesn't hold: {}:4:1: not YAML", path.display());
+        let begins = format!("the configuration doesn't hold: {}:3:7: not YAML", path.display());
         assert!(told.starts_with(&begins) && !told.contains("this is of"), "{told}");
         assert!(matches!(node.whole_config(), Err(Error::Config(_))));
         let told = read("instance: N N\n").invalid().unwrap();
