@@ -115,7 +115,7 @@ fn wrong_input_is_told_and_fails() {
         (&["explain", "192.0.2.1"], 2, "VIP[:PORT][/udp]"),
         (&["stauts"], 2, "stauts"),
         (&["status", "--config", &nobodys], 1, "no tables of instance nobodys"),
-        (&["status", "--config", &spoilt], 1, "sead"),
+        (&["plan", "--config", &spoilt], 1, "sead"),
         (&["status", "--config", "/nonexistent.yaml"], 1, "/nonexistent.yaml"),
     ];
     for (arguments, code, words) in rows {
@@ -132,6 +132,29 @@ fn wrong_input_is_told_and_fails() {
         let told = agent.ask_in_vain(&["explain", "192.0.2.1:40000", vip]).unwrap();
         assert_eq!((&told["drop"]["reason"], &told["service"]), (&drop, &Value::Null), "{told:#}");
         assert!(told["not_steered"].as_str().unwrap().contains(&vip[..11]), "{told:#}");
+    }
+}
+
+#[test]
+fn a_configuration_that_does_not_hold_keeps_only_a_plan_from_an_answer() {
+    let served = Served::build(&Plan::small(), &Federation::default());
+    served.wait_until_served();
+    let agent = served.gateway();
+    let text = fs::read_to_string(agent.configuration()).unwrap();
+    let whole = agent.ask(&["explain", "192.0.2.1:40000", "203.0.113.1:80"]).unwrap();
+    assert!(whole["backend"]["pod"].is_string(), "{whole:#}");
+    for (spoilt, words) in [(text.replace("seed:", "sead:"), "sead"), (format!("{text}}}{{ [\n"), "not YAML")]
+    {
+        fs::write(agent.configuration(), spoilt).unwrap();
+        for question in QUESTIONS.iter().filter(|question| question[0] != "plan") {
+            agent.ask(question).unwrap();
+        }
+        let status = agent.ask(&["status"]).unwrap();
+        assert!(status["configuration"].as_str().unwrap().contains(words), "{status:#}");
+        assert_eq!((&status["node"], &status["agent"]["running"]), (&json!(agent.host()), &json!(true)));
+        let told = agent.ask(&["explain", "192.0.2.1:40000", "203.0.113.1:80"]).unwrap();
+        assert_eq!((&told["slot"], &told["backend"]["pod"]), (&whole["slot"], &whole["backend"]["pod"]));
+        assert!(agent.ask(&["plan"]).is_err());
     }
 }
 
