@@ -98,6 +98,13 @@ impl Transport {
         self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
     }
 
+    /// Whether it is its sender's last but for acknowledgements.
+    #[inline(always)]
+    #[must_use]
+    pub fn ends(&self) -> bool {
+        self.tcp_flags & (tcp::FIN | tcp::RST) != 0
+    }
+
     /// The flow of a packet from `client`.
     #[inline(always)]
     #[must_use]

@@ -4,7 +4,7 @@
 //! bounces once more.
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::XdpContext};
-use fairlead_abi::{Address, FlowEntry, FlowEvent, FlowReport, Limit, ReportKind};
+use fairlead_abi::{Address, FlowEntry, FlowEvent, FlowReport, FlowState, Limit, ReportKind};
 
 use crate::{
     count,
@@ -49,15 +49,19 @@ pub fn claim(ctx: &XdpContext, scratch: &Scratch) -> u32 {
     0
 }
 
-/// Whether the flow was not claimed just now; from now on it was.
+/// Whether the flow was not claimed just now; from now on it was. One that ends isn't: before the gateway hears of it,
+/// its ports may be those of a new connection, which is somebody else's.
 #[inline(always)]
 fn is_due(scratch: &Scratch) -> bool {
+    if scratch.inner.carried.ends() {
+        return false;
+    }
     let Some(known) = FLOWS.get_ptr_mut(&scratch.flow) else { return false };
     // SAFETY: the helper has no arguments.
     let now = (unsafe { bpf_ktime_get_ns() } >> FlowEntry::CLAIM_SHIFT) as u16;
     // SAFETY: an entry of the map; fields are plain numbers.
     let known = unsafe { &mut *known };
-    if now.wrapping_sub(known.claimed) < CLAIM_AGAIN {
+    if known.state == FlowState::Closing as u8 || now.wrapping_sub(known.claimed) < CLAIM_AGAIN {
         return false;
     }
     known.claimed = now;

@@ -51,7 +51,7 @@ const FLAP: Duration = Duration::from_millis(50);
 /// How often an endpoint flaps: 3 s.
 const FLAPS: usize = 30;
 
-/// All of them, in order. Missing yet: the flow cache wiped, for there is none.
+/// All of them, in order. Missing yet: the flow cache wiped, which only a new agent does.
 pub(super) fn events() -> Vec<Event> {
     let mut events = vec![Event::new("nothing", "nothing happens", |_| Ok(()))];
     events.extend(endpoints());

@@ -37,7 +37,7 @@ impl Teller {
             took.as_secs_f64(),
             options.connections,
         ));
-        self.say("left out: quic, which has no server here yet; the flow cache wiped, for there is none yet");
+        self.say("left out: quic, which has no server here yet; the flow cache wiped, which only a new agent does yet");
         self.say("");
         self.say(&self.bold(&table_line(&HEAD.map(str::to_owned))));
     }

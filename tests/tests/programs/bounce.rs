@@ -260,6 +260,14 @@ fn a_receiver_takes_what_it_knows_and_claims_it() {
         let counts = Counts::default().and(FlowEvent::Claimed);
         node.row("claimed", &incoming(outer).bytes(), then(), counts);
         node.row("once in a while", &incoming(by_gue).bytes(), then(), Counts::default());
+        // Its ports may be another connection's before the gateway hears of it.
+        node.lab.clear_flows().unwrap();
+        node.connect(case.vip, case.port, FROM);
+        let last =
+            |to, port| build::ip(of_family(CLIENTS, case.vip), to, tcp(FROM, port, flags::FIN | flags::ACK));
+        let [outer, _] = to_pod(&case, mark(case.hash(), kind::FORMER, false), &last(case.vip, case.port));
+        let then = Then::Pass(incoming(last(pod, POD_PORT)).bytes());
+        node.row("its end isn't claimed", &incoming(outer).bytes(), then, Counts::default());
         // Another connection of the same ports, which somebody else has.
         for (sequence, acknowledged) in [(1 << 28, 0), (0, 1 << 28), (1 << 31, 1 << 31)] {
             let segment = Tcp { sequence, acknowledged, ..tcp(FROM, case.port, flags::ACK) };
@@ -269,7 +277,7 @@ fn a_receiver_takes_what_it_knows_and_claims_it() {
             assert_eq!(run.action, TRANSMIT, "{sequence} {acknowledged} goes back");
         }
     }
-    node.judge(12);
+    node.judge(14);
 }
 
 #[test]
