@@ -50,25 +50,21 @@ pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16, kind: u8) -> Resul
             return Ok(true);
         }
     }
-    let Some(half) = HALF_OPEN.get_ptr_mut(&*key) else { return begin(key, entry, carried, kind) };
-    // SAFETY: as above.
-    let half = unsafe { &mut *half };
-    if !is_of(half, entry) {
-        return begin(key, entry, carried, kind);
+    // What was sent here for want of anybody else is left to the endpoint to judge; after flows were lost, so is what came to
+    // the slot's current backend.
+    let left = unmarked || (kind == kind::CURRENT && may_be_lost(entry.seen));
+    if let Some(half) = HALF_OPEN.get_ptr_mut(&*key)
+        // SAFETY: as above.
+        && is_of(unsafe { &*half }, entry)
+    {
+        // SAFETY: as above.
+        return go_on(key, unsafe { &mut *half }, entry, &numbers, carried, left);
     }
-    go_on(key, half, entry, &numbers, carried, unmarked)
-}
-
-/// Nothing is known of the flow. What was sent here for want of anybody else is left to the endpoint to judge; after flows
-/// were lost, so is what came to the slot's current backend.
-#[inline(always)]
-fn begin(key: &FlowKey, entry: &FlowEntry, carried: &Transport, kind: u8) -> Result<bool, DropReason> {
-    let unmarked = kind == kind::UNMARKED || (kind == kind::CURRENT && may_be_lost(entry.seen));
     // A reset needs no answer: it begins nothing, and it must not make a flow of a handshake that it breaks off.
-    if unmarked && carried.tcp_flags & tcp::RST == 0 {
-        let _ = HALF_OPEN.insert(key, entry, 0);
+    if left && carried.tcp_flags & tcp::RST == 0 {
+        let _ = HALF_OPEN.insert(&*key, &*entry, 0);
     }
-    Ok(unmarked)
+    Ok(left)
 }
 
 /// Whether flows may be missing now.
@@ -81,7 +77,8 @@ fn may_be_lost(now: u64) -> bool {
 }
 
 /// The flow is half-open. A SYN may have been forged: only the ACK of the SYN-ACK that left, or a reset from who sent the
-/// SYN, belongs to it. A flow of UDP has nothing that a packet could fit.
+/// SYN, belongs to it. A flow of UDP has nothing that a packet could fit. One that the endpoint has answered stays here only
+/// for want of room, and is known as any that is established.
 #[inline(always)]
 fn go_on(
     key: &FlowKey,
@@ -89,10 +86,15 @@ fn go_on(
     entry: &FlowEntry,
     numbers: &Numbers,
     carried: &Transport,
-    unmarked: bool,
+    left: bool,
 ) -> Result<bool, DropReason> {
+    if is_proven(half) && numbers.fit(half, carried) {
+        half.seen = entry.seen;
+        half.client_sequence = entry.client_sequence;
+        return Ok(true);
+    }
     if carried.tcp_flags & tcp::RST != 0 {
-        return Ok(unmarked || numbers.sequence == half.client_sequence.wrapping_add(1));
+        return Ok(left || numbers.sequence == half.client_sequence.wrapping_add(1));
     }
     half.seen = entry.seen;
     let waits = half.state == FlowState::HalfOpen as u8 && half.sequence != 0;
@@ -106,7 +108,7 @@ fn go_on(
         }
         return established.map(|()| true);
     }
-    Ok(unmarked || carried.protocol != protocol::TCP)
+    Ok(left || carried.protocol != protocol::TCP)
 }
 
 /// Whether a flow is known, for what an ICMP error says of it.
@@ -120,9 +122,12 @@ pub fn is_known(key: &FlowKey) -> bool {
 #[inline(always)]
 #[must_use]
 pub fn holds(key: &FlowKey, about: &DeliveryKey, asked: &AskedFlow) -> bool {
-    let Some(known) = FLOWS.get_ptr(key) else { return false };
+    let Some(known) = FLOWS.get_ptr(key).or_else(|| HALF_OPEN.get_ptr(key)) else { return false };
     // SAFETY: an entry of the map; fields are plain numbers.
     let known = unsafe { &*known };
+    if !is_proven(known) {
+        return false;
+    }
     let numbers = Numbers {
         sequence: u32::from_be_bytes(asked.sequence),
         acknowledged: u32::from_be_bytes(asked.acknowledgement),
@@ -245,6 +250,12 @@ fn copy(entry: &FlowEntry, reverse: &mut Reverse) -> Option<()> {
     reverse.port = entry.port;
     reverse.mss = entry.mss;
     Some(())
+}
+
+/// Whether the endpoint has answered: in `FLOWS`, or here for want of room there.
+#[inline(always)]
+fn is_proven(entry: &FlowEntry) -> bool {
+    entry.state == FlowState::Established as u8 || entry.state == FlowState::Closing as u8
 }
 
 /// Whether an entry is of the same VIP and port.

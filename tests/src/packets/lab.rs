@@ -144,6 +144,15 @@ impl Lab {
     /// Says that flows may be missing from now on.
     pub fn lose_flows(&mut self) -> Result<()> {
         let until = self.ticks()?.wrapping_add(1_000_000);
+        self.set_lost(until)
+    }
+
+    /// Says that no flows are missing any more.
+    pub fn find_flows(&self) -> Result<()> {
+        self.set_lost(0)
+    }
+
+    fn set_lost(&self, until: u32) -> Result<()> {
         let mut lost = Array::<_, u64>::try_from(open(&self.instance, map::LOST)?)?;
         Ok(lost.set(0, u64::from(until), 0)?)
     }

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use fairlead_abi::{Address, DropReason, FlowEntry, FlowKey, FlowState, Roles};
+use fairlead_abi::{Address, DropReason, FlowEntry, FlowKey, FlowState, Roles, kind, mark};
 use fairlead_tests::packets::{
     Carried, IpPacket, Lab,
     build::{self, Tcp, flags, ipip, tcp, udp},
-    report::{DROP, PASS},
+    report::{DROP, PASS, TRANSMIT},
 };
 
 use super::node::*;
@@ -240,6 +240,30 @@ fn a_full_table_refuses_new_flows_and_keeps_the_old_ones() {
     assert_eq!(counts.drops[&DropReason::FlowsFull].packets, 3);
     assert_eq!(story.lab.flows().unwrap(), old);
     assert!(story.answers_tcp(flags::ACK, 1), "an answer is rewritten all the same");
+}
+
+#[test]
+fn a_flow_that_was_lost_is_known_again_though_the_table_is_full() {
+    let mut story = Story::new(VIPS[0]);
+    story.lab = Lab::with_flows(&settings(Roles::RECEIVER), &tables(), 1).unwrap();
+    story.connects();
+    story.vip = ip(VIPS[1]);
+    let marked = mark(hash(story.client(), CLIENT_PORT, port::IPIP_V4), kind::CURRENT, false);
+    let arrives = |story: &mut Story, sequence, acknowledged| {
+        let segment = Tcp { sequence, ..story.segment(flags::ACK, acknowledged) };
+        let packet = build::ip(story.client(), story.vip, segment);
+        let outer = IpPacket { id: marked, ..ipip(ip(GATEWAYS[0]), ip(POD[0]), &packet) };
+        story.lab.ingress(&incoming(outer).bytes()).unwrap().action
+    };
+    story.lab.lose_flows().unwrap();
+    for number in 0..2 {
+        assert_eq!(arrives(&mut story, 7, SEQUENCE), PASS, "packet {number} before the pod's word");
+    }
+    assert!(story.answers_tcp(flags::ACK, SEQUENCE));
+    story.lab.find_flows().unwrap();
+    assert_eq!(story.lab.flows().unwrap().len(), 1, "there is no room");
+    assert_eq!(arrives(&mut story, 8, SEQUENCE), PASS, "the pod has answered");
+    assert_eq!(arrives(&mut story, 8 + (1 << 28), SEQUENCE), TRANSMIT, "another connection's");
 }
 
 #[test]
