@@ -46,8 +46,10 @@ const SAMPLE: Duration = Duration::from_secs(1);
 const READ_BACK: Duration = Duration::from_secs(10);
 /// Findings about flows that are carried out at a time.
 const FINDINGS: usize = 256;
-/// How often flows that have ended are swept.
-const SWEEP: Duration = Duration::from_secs(15);
+/// How often the flow cache is swept.
+const SWEEP_CACHE: Duration = Duration::from_secs(15);
+/// How often to look whether flows are to be swept.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// How `fairlead run` was called.
 #[derive(Clone, Debug)]
@@ -154,6 +156,7 @@ async fn steer(stages: &mut Stages) -> Result<(), Error> {
     let mut sample = ticks(SAMPLE);
     let mut read_back = ticks(READ_BACK);
     let mut sweep = ticks(SWEEP);
+    let mut sweep_cache = ticks(SWEEP_CACHE);
     // A task that has ended would be an event at every pass.
     let (mut probing, mut following, mut asking, mut finding) = (true, true, true, true);
     let mut findings = Vec::new();
@@ -202,6 +205,10 @@ async fn steer(stages: &mut Stages) -> Result<(), Error> {
             _ = read_back.tick() => stages.read_back(),
             _ = sweep.tick() => {
                 stages.sweep();
+                continue;
+            }
+            _ = sweep_cache.tick() => {
+                stages.sweep_cache();
                 continue;
             }
         }

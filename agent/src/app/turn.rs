@@ -154,13 +154,20 @@ impl Stages {
         }
     }
 
-    /// Sweeps flows that have ended, in a thread of its own: a million of them take seconds, and an endpoint's death
-    /// must not wait. Nobody waits for it at the end either.
-    pub(super) fn sweep(&mut self) {
+    pub(super) fn sweep_cache(&mut self) {
         if let Some(Err(error)) = self.cache.as_mut().map(FlowCache::sweep) {
             tracing::error!(%error, "the flow cache can't be swept");
         }
+    }
+
+    /// Sweeps flows that have ended, where it is time to, in a thread of its own: a million of them take seconds, and an endpoint's death
+    /// must not wait. Nobody waits for it at the end either.
+    pub(super) fn sweep(&mut self) {
         let Some(sweep) = self.sweep.clone() else { return };
+        // The one before may still be at it; then the next time.
+        if !sweep.try_lock().is_ok_and(|sweep| sweep.is_due()) {
+            return;
+        }
         let ticks = match self.dataplane.ticks() {
             Ok(ticks) => ticks,
             Err(error) => return tracing::error!(%error, "flows can't be swept"),
@@ -169,11 +176,10 @@ impl Stages {
         let deliveries = self.planned.as_ref().map(|planned| planned.tables.deliveries.clone());
         let (told, started) = (self.tell_here.clone(), self.started);
         let run = move || {
-            // The one before may still be at it; then the next time.
             let Ok(mut sweep) = sweep.try_lock() else { return };
             let at = started.elapsed();
             match sweep.run(ticks, settled, &deliveries.unwrap_or_default()) {
-                Ok(Swept { stay, ended, held }) => {
+                Ok(Swept { stay, ended, held, .. }) => {
                     tracing::debug!(stay, ended, "flows swept");
                     told.send_replace(Arc::new(reports(&held, at)));
                 }

@@ -276,7 +276,7 @@ section! {
         pub hops: u32 = 4096 => 2..=1_048_576,
         /// Endpoints of this node, one for each port of their services.
         pub deliveries: u32 = 16_384 => 1..=1_048_576,
-        /// Connections of this node's endpoints.
+        /// Connections of this node's endpoints. One that has ended counts for another minute, less where three quarters are taken.
         pub flows: u32 = 262_144 => 1..=16_777_216,
         /// Connections of this node's endpoints that are being opened.
         pub half_open: u32 = 65_536 => 1..=16_777_216,

@@ -1,7 +1,8 @@
 //! Sweeps the receiver's table of flows: the kernel never evicts from it, so the agent takes out what has ended
-//! or has been silent for long.
+//! or has been silent for long. Where the table fills up, it does so more often, and ended flows go before their time.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     io::ErrorKind,
     time::{Duration, Instant},
@@ -9,19 +10,24 @@ use std::{
 
 use aya::{
     TestRun as _, TestRunOptions,
-    maps::{Array, HashMap, MapData, MapError},
+    maps::{Array, HashMap, IterableMap as _, MapData, MapError},
     programs::{Program, SchedClassifier},
 };
 use fairlead_abi::{Delivery, DeliveryKey, FlowEntry, FlowKey, FlowState, HeldFlows, map, program, protocol};
 
 use super::{
-    Dataplane, Error, HeldHere,
+    Dataplane, Error, HeldHere, batch,
     carry::{Carry, Table},
     held,
 };
 
+/// How often flows are swept, and how often where the table is [crowded](Swept::is_crowded).
+const PERIOD: Duration = Duration::from_secs(15);
+const CROWDED_PERIOD: Duration = Duration::from_secs(1);
 /// How long a flow is kept after the endpoint closed it.
 const LINGER: Duration = Duration::from_secs(60);
+/// How long it is kept at least: its last packets are still on their way.
+const LINGER_AT_LEAST: Duration = Duration::from_secs(1);
 /// How long a silent TCP connection is kept: more than two hours, after which keepalives are sent.
 const TCP_IDLE: Duration = Duration::from_secs(2 * 3600 + 15 * 60);
 /// Ticks for which flows may be missing after some were lost: ten minutes on the fastest clock, more on others.
@@ -42,6 +48,7 @@ pub struct Sweep {
     former: Vec<Table>,
     held: HashMap<MapData, DeliveryKey, HeldFlows>,
     clock: Clock,
+    due: Instant,
 }
 
 /// The clock that flows are stamped by, as a sweep knows it.
@@ -71,7 +78,8 @@ impl Dataplane {
         let Some(held) = self.ebpf.take_map(map::HELD) else { return Ok(None) };
         let held = HashMap::try_from(held).map_err(Error::map(map::HELD))?;
         let former = self.carry.as_ref().map_or(Ok(Vec::new()), Carry::former_flows)?;
-        Ok(Some(Sweep { flows, former, held, clock: Clock { first: (Instant::now(), now), rate: None } }))
+        let clock = Clock { first: (Instant::now(), now), rate: None };
+        Ok(Some(Sweep { flows, former, held, clock, due: Instant::now() + PERIOD }))
     }
 
     /// Flows of the tables before were lost: for a while, packets that come to the slot's current backend are left to their
@@ -102,6 +110,12 @@ impl Dataplane {
 }
 
 impl Sweep {
+    /// Whether it is time to sweep again.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        Instant::now() >= self.due
+    }
+
     /// Removes flows that ended or fell silent; `ticks` is the clock's reading now, and `settled` that packets go by the
     /// new tables alone. The others are counted for the `deliveries` that they came by, and the programs told of that.
     pub fn run(
@@ -110,6 +124,7 @@ impl Sweep {
         settled: bool,
         deliveries: &BTreeMap<DeliveryKey, Delivery>,
     ) -> Result<Swept, Error> {
+        self.due = Instant::now() + PERIOD;
         if settled {
             self.former.clear();
         }
@@ -118,15 +133,15 @@ impl Sweep {
             sweep(table, ticks, rate, |_, _| {})?;
         }
         let mut tally = held::Tally::default();
-        let mut stay = 0;
-        let ended = sweep(&mut self.flows, ticks, rate, |key, flow| {
-            stay += 1;
-            tally.add(key, flow);
-        })?;
+        let mut swept = sweep(&mut self.flows, ticks, rate, |key, flow| tally.add(key, flow))?;
+        if swept.is_crowded() {
+            self.due = Instant::now() + CROWDED_PERIOD;
+        }
         let held = tally.of(deliveries);
         let seconds = u32::try_from(COUNTED_FOR.as_secs()).expect("a few");
         held::tell(&mut self.held, &held, (ticks, rate * seconds))?;
-        Ok(Swept { stay, ended, held })
+        swept.held = held;
+        Ok(swept)
     }
 }
 
@@ -137,34 +152,62 @@ pub struct Swept {
     pub stay: usize,
     /// Flows that were removed.
     pub ended: usize,
+    /// Flows that there is room for.
+    pub capacity: usize,
     /// Those that stay, by delivery.
     pub held: HeldHere,
 }
 
-/// Removes the flows of a table that are over, how many; and shows the others to `each`.
+impl Swept {
+    /// Whether the table may be full before long.
+    fn is_crowded(&self) -> bool {
+        self.stay > self.capacity / 2
+    }
+}
+
+/// Removes the flows of a table that are over, and shows the others to `each`. Beyond three quarters of the room, those that
+/// ended first are over before their time: a refused connection is worse than a late packet that is not known any more.
 fn sweep(
     flows: &mut Table,
     ticks: u32,
     rate: u32,
     mut each: impl FnMut(&FlowKey, &FlowEntry),
-) -> Result<usize, Error> {
+) -> Result<Swept, Error> {
     let error = Error::map(map::FLOWS);
-    let mut ended = Vec::new();
-    for entry in flows.iter() {
-        match entry {
-            Ok((key, flow)) if is_over(&key, &flow, ticks, rate) => ended.push(key),
-            Ok((key, flow)) => each(&key, &flow),
-            Err(source) => return Err(error(source)),
+    let capacity = flows.map().info().map_err(&error)?.max_entries() as usize;
+    let (mut over, mut closing, mut stay) = (Vec::new(), Vec::new(), 0);
+    batch::read(map::FLOWS, flows, |keys, entries| {
+        for (key, flow) in keys.iter().zip(entries) {
+            let silent = silence(flow, ticks, rate);
+            if silent > limit(key, flow) {
+                over.push((*key, *flow));
+                continue;
+            }
+            stay += 1;
+            if flow.state == FlowState::Closing as u8 && silent >= LINGER_AT_LEAST {
+                closing.push((silent, *key, *flow));
+            } else {
+                each(key, flow);
+            }
         }
-    }
-    for key in &ended {
+        Ok(())
+    })?;
+    closing.sort_unstable_by_key(|&(silent, ..)| Reverse(silent));
+    let early = usize::min(closing.len(), usize::saturating_sub(stay, capacity / 4 * 3));
+    over.extend(closing.drain(..early).map(|(_, key, flow)| (key, flow)));
+    closing.iter().for_each(|(_, key, flow)| each(key, flow));
+    for (key, flow) in &over {
+        // Another connection of the same ports may have begun meanwhile.
+        if flows.get(key, 0).is_ok_and(|now| (now.state, now.seen) != (flow.state, flow.seen)) {
+            continue;
+        }
         match flows.remove(key) {
             // Removed by somebody else meanwhile.
             Err(MapError::SyscallError(removal)) if removal.io_error.kind() == ErrorKind::NotFound => {}
             removed => removed.map_err(&error)?,
         }
     }
-    Ok(ended.len())
+    Ok(Swept { stay: stay - early, ended: over.len(), capacity, held: HeldHere::default() })
 }
 
 /// The kernel's ticks per second; `None` while there was too little time to tell.
@@ -188,28 +231,32 @@ fn ratio_from(a: f64, b: f64) -> u64 {
     thousandths
 }
 
-/// Whether a flow has ended or been silent for long.
-fn is_over(key: &FlowKey, flow: &FlowEntry, ticks: u32, rate: u32) -> bool {
+/// How long no packet of a flow has come.
+fn silence(flow: &FlowEntry, ticks: u32, rate: u32) -> Duration {
     #[expect(clippy::cast_possible_truncation, reason = "the lower half, as `ticks` is")]
     let silent = ticks.wrapping_sub(flow.seen as u32);
     if silent > u32::MAX / 2 {
-        return false; // a packet came between the clock's reading and the entry's
+        return Duration::ZERO; // a packet came between the clock's reading and the entry's
     }
-    let limit = match key.protocol {
+    Duration::from_millis(u64::from(silent) * 1000 / u64::from(rate))
+}
+
+/// After how long a silence a flow is over.
+fn limit(key: &FlowKey, flow: &FlowEntry) -> Duration {
+    match key.protocol {
         _ if flow.state == FlowState::Closing as u8 => LINGER,
         protocol::TCP => TCP_IDLE,
         _ => UDP_IDLE,
-    };
-    Duration::from_secs(u64::from(silent) / u64::from(rate)) > limit
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn flow(protocol: u8, state: FlowState, seen: u64) -> (FlowKey, FlowEntry) {
-        let entry = FlowEntry { state: state as u8, seen, ..FlowEntry::default() };
-        (FlowKey { protocol, ..FlowKey::default() }, entry)
+    fn is_over(protocol: u8, state: FlowState, seen: u64, ticks: u32) -> bool {
+        let flow = FlowEntry { state: state as u8, seen, ..FlowEntry::default() };
+        silence(&flow, ticks, 250) > limit(&FlowKey { protocol, ..FlowKey::default() }, &flow)
     }
 
     #[test]
@@ -238,19 +285,14 @@ mod tests {
     #[test]
     fn flows_end_after_their_own_time() {
         let now = 1_000_000;
-        let (key, entry) = flow(protocol::TCP, FlowState::Closing, u64::from(now - 61 * 250 - 250));
-        assert!(is_over(&key, &entry, now, 250));
-        let (key, entry) = flow(protocol::TCP, FlowState::Established, u64::from(now - 61 * 250 - 250));
-        assert!(!is_over(&key, &entry, now, 250));
-        let (key, entry) = flow(protocol::UDP, FlowState::Established, u64::from(now - 182 * 250));
-        assert!(is_over(&key, &entry, now, 250));
+        assert!(is_over(protocol::TCP, FlowState::Closing, u64::from(now - 61 * 250), now));
+        assert!(!is_over(protocol::TCP, FlowState::Established, u64::from(now - 61 * 250), now));
+        assert!(is_over(protocol::UDP, FlowState::Established, u64::from(now - 181 * 250), now));
     }
 
     #[test]
     fn a_stamp_from_the_future_and_a_wrapped_clock_are_no_silence() {
-        let (key, entry) = flow(protocol::UDP, FlowState::Established, 105);
-        assert!(!is_over(&key, &entry, 100, 250));
-        let (key, entry) = flow(protocol::UDP, FlowState::Established, u64::from(u32::MAX - 100));
-        assert!(!is_over(&key, &entry, 150, 250));
+        assert!(!is_over(protocol::UDP, FlowState::Established, 105, 100));
+        assert!(!is_over(protocol::UDP, FlowState::Established, u64::from(u32::MAX - 100), 150));
     }
 }

@@ -343,6 +343,34 @@ fn tables_that_are_still_in_use_are_swept_until_others_are() {
 }
 
 #[test]
+fn where_the_table_fills_up_what_ended_first_goes_before_its_time() {
+    let pins = Pins::new();
+    let mut new = pins.load(64, SMALL);
+    let mut sweep = new.take_sweep().unwrap().unwrap();
+    let now = new.ticks().unwrap();
+    // So many ticks are more than a second and less than a minute at any rate; the first ended first.
+    let ended = (0..24).map(|number| (key(number), flow(FlowState::Closing, now - 5_000 + number)));
+    let ending = (24..28).map(|number| (key(number), flow(FlowState::Closing, now + 3_000)));
+    let living = (28..56).map(|number| (key(number), flow(FlowState::Established, now - 5_000)));
+    let entries: Flows = ended.chain(ending).chain(living).collect();
+    pins.put("v2", map::FLOWS, &entries);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let mut run = || sweep.run(new.ticks().unwrap(), true, &BTreeMap::new()).unwrap();
+    let swept = loop {
+        let swept = run();
+        if swept.stay > 0 {
+            break swept;
+        }
+        assert!(Instant::now() < deadline, "nothing is swept");
+    };
+    assert_eq!((swept.stay, swept.ended, swept.capacity), (48, 8, 64));
+    let stay: Flows = entries.iter().filter(|(at, _)| **at >= key(8)).map(|(k, f)| (*k, *f)).collect();
+    assert_eq!(pins.flows("v2", map::FLOWS), stay, "three quarters of the room");
+    let swept = run();
+    assert_eq!((swept.stay, swept.ended), (48, 0));
+}
+
+#[test]
 fn another_version_with_the_same_layout_hands_its_flows_over() {
     for version in ["v0", "v3"] {
         let pins = Pins::new();

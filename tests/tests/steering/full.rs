@@ -80,7 +80,8 @@ fn refuses(
         assert!(failure.contains(&words), "{failure}");
     }
     let all = served.pods();
-    let others_serve = || served.is_served_by(&served.service, &all) && served.is_served_by(&last, &all);
+    let others = [&served.service, &last];
+    let others_serve = || others.iter().all(|service| served.is_served_by(service, &all));
     assert!(others_serve());
     assert!(agent.is_ready(), "a node that serves all others stays in use");
     restart(agent, || {});
@@ -92,12 +93,12 @@ fn refuses(
     let dead = &served.world.pods()[0];
     dead.kill().unwrap();
     let living: BTreeSet<_> = all.iter().filter(|pod| *pod != dead.name()).cloned().collect();
-    wait("the other pods alone", || served.is_served_by(&served.service, &living));
+    served.wait_until_served_by(&[&served.service], &living);
     dead.start_again().unwrap();
-    wait("all pods", others_serve);
+    served.wait_until_served_by(&others, &all);
     manifests.remove_service(&refused.name).unwrap();
     wait_for_status(agent, "no failure", |status| status["failure"] == Value::Null);
-    wait("all pods", others_serve);
+    served.wait_until_served_by(&others, &all);
 }
 
 /// Ends an agent as systemd does, and changes something before it starts again.

@@ -91,10 +91,34 @@ impl Served {
     /// Whether new connections to a service are all answered, and by exactly these pods. For waiting: one that a moving
     /// slot breaks in the midst of its handshake is no answer yet.
     pub fn is_served_by(&self, service: &ServiceSpec, pods: &BTreeSet<String>) -> bool {
+        self.serving(service).is_ok_and(|answered| answered == *pods)
+    }
+
+    /// The pods that answer new connections to a service, or why one is not answered.
+    fn serving(&self, service: &ServiceSpec) -> anyhow::Result<BTreeSet<String>> {
         let url = |vip: IpAddr| format!("http://{}/", SocketAddr::new(vip, service.http_port));
-        let ask = |vip: IpAddr| self.client().get(&url(vip)).ok().map(|answer| pod_of(&answer.text()));
-        let answers = service.vips.iter().flat_map(|&vip| (0..60).map(move |_| ask(vip)));
-        answers.collect::<Option<BTreeSet<_>>>().as_ref() == Some(pods)
+        let ask = |vip: IpAddr| Ok(pod_of(&self.client().get(&url(vip))?.text()));
+        service.vips.iter().flat_map(|&vip| (0..60).map(move |_| ask(vip))).collect()
+    }
+
+    /// Waits until each of the services is served by exactly these pods; shows what the gateway knows otherwise.
+    pub fn wait_until_served_by(&self, services: &[&ServiceSpec], pods: &BTreeSet<String>) {
+        let deadline = Instant::now() + PATIENCE;
+        for service in services {
+            while !self.is_served_by(service, pods) {
+                if Instant::now() > deadline {
+                    let know = |about| self.gateway().ask(&[about]).unwrap();
+                    panic!(
+                        "{} is served by {:?}, not by {pods:?}: {:#} {:#}",
+                        service.name,
+                        self.serving(service),
+                        know("status"),
+                        know("backends"),
+                    );
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
     }
 
     /// The names of all pods.
