@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use fairlead_abi::DropReason;
-use fairlead_core::planner::ShardReport;
+use fairlead_core::planner::ShardState;
 use serde::Serialize;
 
 use super::address::{Client, Vip};
@@ -73,13 +73,21 @@ struct Ports {
     share: f64,
 }
 
-/// A shard, with its place.
+/// A shard, with its place; distance and share as an endpoint's row has them.
 #[derive(Debug, Serialize)]
 struct Shard {
+    cluster: Arc<str>,
     region: Option<Arc<str>>,
     zone: Option<Arc<str>>,
-    #[serde(flatten)]
-    report: ShardReport,
+    distance: String,
+    reachable: bool,
+    endpoints: u32,
+    ready: u32,
+    usable: u32,
+    /// New connections per second; `None`: no limit.
+    capacity: Option<u64>,
+    share: f64,
+    state: ShardState,
 }
 
 #[derive(Serialize)]

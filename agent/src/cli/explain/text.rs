@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Explanation, Shard};
+use super::Explanation;
 use crate::cli::address::Client;
 use crate::cli::row::{backend_table, percent};
 use crate::cli::table::{Cell, Style, Table};
@@ -88,21 +88,21 @@ impl Explanation {
             "STATE",
         ])
         .indent(2);
-        for Shard { zone, report, .. } in &self.shards {
-            let state = match report.reachable {
-                true => report.state.to_string(),
-                false => format!("{}, source unreachable", report.state),
+        for shard in &self.shards {
+            let state = match shard.reachable {
+                true => shard.state.to_string(),
+                false => format!("{}, source unreachable", shard.state),
             };
-            let style = if report.share.0 > 0 { Style::Good } else { Style::Dim };
+            let style = if shard.share > 0.0 { Style::Good } else { Style::Dim };
             table.row(vec![
-                Cell::new(&report.cluster),
-                Cell::maybe(zone.as_ref()),
-                Cell::new(report.distance),
-                Cell::new(report.endpoints),
-                Cell::new(report.ready),
-                Cell::new(report.usable),
-                Cell::maybe(report.capacity),
-                Cell::new(report.share),
+                Cell::new(&shard.cluster),
+                Cell::maybe(shard.zone.as_ref()),
+                Cell::new(&shard.distance),
+                Cell::new(shard.endpoints),
+                Cell::new(shard.ready),
+                Cell::new(shard.usable),
+                Cell::maybe(shard.capacity),
+                Cell::new(percent(shard.share)),
                 Cell::new(state).style(style),
             ]);
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use fairlead_abi::{DropReason, Flow, ServiceEntry, flow_hash, slot_of};
-use fairlead_core::model::Protocol;
+use fairlead_core::{model::Protocol, planner::ShardReport};
 
 use super::meant::{Found, find};
 use super::{Drop, Explanation, Ports, Shard};
@@ -131,18 +131,22 @@ fn share_ports<'r>(choices: impl Iterator<Item = Option<&'r BackendRow>>) -> Vec
 }
 
 fn shards(picture: &Picture<'_>, service: &Service<'_>) -> Vec<Shard> {
-    let mut shards: Vec<Shard> = service
-        .table
-        .into_iter()
-        .flat_map(|table| &table.shards)
-        .map(|report| Shard {
-            region: picture.places.region(&report.cluster),
-            zone: picture.places.zone(&report.cluster),
-            report: report.clone(),
-        })
-        .collect();
-    shards.sort_by_key(|shard| shard.report.distance);
-    shards
+    let mut reports: Vec<_> = service.table.into_iter().flat_map(|table| &table.shards).collect();
+    reports.sort_by_key(|report| report.distance);
+    let shard = |report: &ShardReport| Shard {
+        cluster: Arc::clone(&report.cluster),
+        region: picture.places.region(&report.cluster),
+        zone: picture.places.zone(&report.cluster),
+        distance: report.distance.to_string(),
+        reachable: report.reachable,
+        endpoints: report.endpoints,
+        ready: report.ready,
+        usable: report.usable,
+        capacity: report.capacity,
+        share: report.share.percent() / 100.0,
+        state: report.state,
+    };
+    reports.into_iter().map(shard).collect()
 }
 
 impl Explanation {
@@ -217,8 +221,7 @@ mod tests {
             ("10.2.0.5", "its node has no receiver"),
         ];
         assert_eq!(reasons, expected.map(|(a, b)| (a.to_owned(), b.to_owned())).into());
-        let states: Vec<String> =
-            found.shards.iter().map(|s| format!("{} {}", s.report.cluster, s.report.state)).collect();
+        let states: Vec<String> = found.shards.iter().map(|s| format!("{} {}", s.cluster, s.state)).collect();
         assert_eq!(states, ["eu-b serving", "us-a standby"]);
     }
 
