@@ -116,6 +116,13 @@ impl Teller {
         }
         let word = if broken.is_empty() { "All promises were kept" } else { "Not all promises were kept" };
         self.say(&self.bold(&format!("{word}; it took {:.0} s.", took.as_secs_f64())));
+        if !broken.is_empty()
+            && let Some(load) = load_of_machine()
+        {
+            self.say(&format!(
+                "Some promises are of milliseconds, and hold only where nothing else keeps the machine busy: {load}."
+            ));
+        }
     }
 
     /// What can be tried in a world that stays.
@@ -161,6 +168,16 @@ impl Teller {
             writeln!(std::io::stdout(), "{text}")
         };
     }
+}
+
+fn load_of_machine() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+    let load = text.split_whitespace().next()?;
+    let processors = std::thread::available_parallelism().ok()?;
+    Some(format!(
+        "its load is {load} on {}, the demo's own included",
+        counted(processors.get() as u64, "processor")
+    ))
 }
 
 fn table_line(cells: &[&str; 6]) -> String {
