@@ -93,6 +93,7 @@ impl Stages {
     pub(super) fn tell_askers(&self) {
         let Some(planned) = &self.planned else { return };
         let services = planned.tables.services.clone();
-        self.served.send_replace(Arc::new(Served { services }));
+        let clusters = self.declared.clusters.keys().cloned().collect();
+        self.served.send_replace(Arc::new(Served { services, clusters }));
     }
 }

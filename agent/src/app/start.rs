@@ -11,7 +11,7 @@ use std::{
 use fairlead_abi::ServiceKey;
 use fairlead_core::{
     asks::Counters,
-    model::{Declarations, Demand, Health, Held, Model, ProbeState, merge},
+    model::{Declarations, Demand, Health, Model, ProbeState, merge},
     planner::{Installed, Links, Planned, Planner},
 };
 use tokio::{
@@ -24,7 +24,7 @@ use super::{
     remembered::Remembered, settings, turn::Failure,
 };
 use crate::{
-    asks::{self, Finding, Heard, Served},
+    asks::{self, Finding, Heard, OwnCount, Served},
     config::{self, Config, ConfigWatch, types::Role},
     dataplane::{Dataplane, FlowCache, Instance, Lock, Sweep, routes},
     federation::{Federation, LastGood},
@@ -82,9 +82,9 @@ pub(super) struct Stages {
     /// What receivers said.
     pub(super) heard: watch::Receiver<Arc<Heard>>,
     /// Flows that this node's own endpoints hold, from each sweep.
-    pub(super) held_here: watch::Receiver<Arc<Held>>,
+    pub(super) own_count: watch::Receiver<Arc<OwnCount>>,
     /// For the sweep.
-    pub(super) tell_here: watch::Sender<Arc<Held>>,
+    pub(super) tell_own: watch::Sender<Arc<OwnCount>>,
     /// What was found out about flows.
     pub(super) findings: mpsc::Receiver<Finding>,
     /// For those who ask.
@@ -135,12 +135,12 @@ impl Stages {
         let probes_counted = prober.counters();
         let (served, asked) = watch::channel(Arc::default());
         let (tell, heard) = watch::channel(Arc::default());
-        let (tell_here, held_here) = watch::channel(Arc::default());
+        let (tell_own, own_count) = watch::channel(Arc::default());
         let (find, findings) = mpsc::channel(FINDINGS);
         let (count, counted) = watch::channel(Counters::default());
         let ends = asks::Ends { findings: find, heard: tell, counted: count };
         let cache = if config.has(Role::Gateway) { dataplane.take_cache(config.seed.0)? } else { None };
-        if let Some(parts) = asks(config, &mut dataplane, (asked, ends), started)? {
+        if let Some(parts) = asks(config, &mut dataplane, (asked, own_count.clone(), ends), started)? {
             let task = asks::Task::new(parts);
             let task = task
                 .map_err(super::system("binding the socket for messages of other agents (UDP port 6082)"))?;
@@ -160,8 +160,8 @@ impl Stages {
             sampler: Sampler::new(&declared.tuning, &remembered.demand),
             demand: remembered.demand.clone(),
             heard,
-            held_here,
-            tell_here,
+            own_count,
+            tell_own,
             findings,
             served,
             counted,
@@ -282,7 +282,7 @@ impl Stages {
 fn asks(
     config: &Config,
     dataplane: &mut Dataplane,
-    (served, ends): (watch::Receiver<Arc<Served>>, asks::Ends),
+    (served, counted, ends): (watch::Receiver<Arc<Served>>, watch::Receiver<Arc<OwnCount>>, asks::Ends),
     started: Instant,
 ) -> Result<Option<asks::Parts>, Error> {
     let Some(file) = &config.secrets_file else {
@@ -303,11 +303,13 @@ fn asks(
         secrets_file: file.clone(),
         secrets,
         cluster: config.node.cluster.as_ref().map(|name| Arc::clone(&name.0)),
+        node: Arc::clone(&config.node.name.0),
         own: own.unwrap_or_default(),
         gateways: config.gateways.iter().flat_map(tunnels).collect(),
         reports,
         keys,
         served,
+        counted,
         ends,
         started,
     }))

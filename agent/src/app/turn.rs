@@ -2,14 +2,17 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use fairlead_abi::DeliveryKey;
+use fairlead_abi::{DeliveryKey, ServiceKey};
 use fairlead_core::{
-    model::{Held, Holding, merge},
+    model::{Holding, merge},
     planner::{Full, Inputs, Installed, Plan, PlanError, diff},
 };
 
 use super::start::Stages;
-use crate::dataplane::{FlowCache, HeldHere, Linked, Swept};
+use crate::{
+    asks::OwnCount,
+    dataplane::{FlowCache, Linked, Swept},
+};
 
 /// After a failure, when to try again.
 pub(super) const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -80,8 +83,7 @@ impl Stages {
         let now = self.now();
         let heard = Arc::clone(&self.heard.borrow_and_update());
         let mut held = heard.held.clone();
-        held.reports
-            .extend(self.held_here.borrow_and_update().reports.iter().map(|(key, said)| (*key, *said)));
+        held.reports.extend(reports(&self.own_count.borrow_and_update()));
         let inputs = Inputs {
             model: &model,
             health: &health,
@@ -174,15 +176,17 @@ impl Stages {
         };
         let settled = self.dataplane.linked() == Linked::Here;
         let deliveries = self.planned.as_ref().map(|planned| planned.tables.deliveries.clone());
-        let (told, started) = (self.tell_here.clone(), self.started);
+        let lacking = self.dataplane.may_lack_flows(ticks).unwrap_or(true);
+        let (told, started) = (self.tell_own.clone(), self.started);
         let run = move || {
             let Ok(mut sweep) = sweep.try_lock() else { return };
             let at = started.elapsed();
             match sweep.run(ticks, settled, &deliveries.unwrap_or_default()) {
-                Ok(Swept { stay, ended, held, .. }) => {
+                Ok(Some(Swept { stay, ended, held, .. })) => {
                     tracing::debug!(stay, ended, "flows swept");
-                    told.send_replace(Arc::new(reports(&held, at)));
+                    told.send_replace(Arc::new(OwnCount { held, at, whole: !lacking }));
                 }
+                Ok(None) => {}
                 Err(error) => tracing::error!(%error, "flows can't be swept"),
             }
         };
@@ -193,12 +197,12 @@ impl Stages {
 }
 
 /// Counts of this node's own endpoints, as other nodes' are told.
-fn reports(held: &HeldHere, at: Duration) -> Held {
+fn reports(count: &OwnCount) -> impl Iterator<Item = ((ServiceKey, IpAddr), Holding)> {
     let report = |(key, &flows): (&DeliveryKey, &u32)| {
-        let holding = Holding { flows: flows.into(), at };
+        let holding = Holding { flows: flows.into(), at: count.at };
         Some(((key.service()?, IpAddr::from(key.outer)), holding))
     };
-    Held { reports: held.iter().filter_map(report).collect(), ..Held::default() }
+    count.held.iter().filter_map(report)
 }
 
 /// Replaces a snapshot where it differs.

@@ -1,9 +1,11 @@
-//! Messages between agents: a gateway's asks whose a flow is, and how nodes are; a receiver's claims that one is its own.
+//! Messages between agents: a gateway's asks whose a flow is, and how nodes are; a receiver's claims that one is its own, and
+//! announcements of what it holds.
 //!
 //! In come what the programs report, datagrams, and the tables of the planner. Out go datagrams, and for the agent's other
 //! stages: what to remember of flows, which nodes don't answer, and how many flows endpoints hold. What is decided is
 //! decided in the core (`fairlead_core::asks`); here are sockets and time.
 
+mod announcer;
 mod claimer;
 mod socket;
 mod task;
@@ -13,18 +15,34 @@ use std::{
     net::IpAddr,
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use fairlead_abi::{Flow, ServiceKey};
 use fairlead_core::{asks::Secrets, model::Held, planner::ServiceTable};
 
+use crate::dataplane::HeldHere;
+
 pub use task::{Ends, Parts, Task};
 
-/// The tables that say which backends may hold flows, and whether that is all of them.
+/// The tables that say which backends may hold flows.
 #[derive(Clone, Debug, Default)]
 pub struct Served {
     /// By service.
     pub services: BTreeMap<ServiceKey, Arc<ServiceTable>>,
+    /// All clusters.
+    pub clusters: Vec<Arc<str>>,
+}
+
+/// Flows that this node's own endpoints hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnCount {
+    /// By delivery.
+    pub held: HeldHere,
+    /// When they were counted, as time since the agent's start.
+    pub at: Duration,
+    /// No flows can be missing.
+    pub whole: bool,
 }
 
 /// What was found out about a flow.

@@ -21,7 +21,8 @@ use tokio::{
 };
 
 use super::{
-    Finding, Heard, Served,
+    Finding, Heard, OwnCount, Served,
+    announcer::Announcer,
     claimer::{Claimer, control_address},
     read_secrets,
     socket::Sockets,
@@ -47,6 +48,8 @@ pub struct Parts {
     pub secrets: Secrets,
     /// This node's cluster, whose endpoints' keys it has as a receiver.
     pub cluster: Option<Arc<str>>,
+    /// Its name there.
+    pub node: Arc<str>,
     /// Where this gateway's tunnel packets come from; nothing where it is none.
     pub own: Vec<IpNet>,
     /// Where all gateways' tunnel packets come from.
@@ -57,6 +60,8 @@ pub struct Parts {
     pub keys: MessageKeys,
     /// Which backends may hold flows.
     pub served: watch::Receiver<Arc<Served>>,
+    /// What this node's own endpoints hold, each time it was counted.
+    pub counted: watch::Receiver<Arc<OwnCount>>,
     /// Where what is found out goes.
     pub ends: Ends,
     /// The agent's start.
@@ -78,6 +83,8 @@ pub struct Task {
     parts: Parts,
     asker: Asker,
     claimer: Claimer,
+    /// A receiver's.
+    announcer: Option<Announcer>,
     sockets: Sockets,
     known: BTreeMap<ServiceKey, Arc<ServiceTable>>,
     read: Option<SystemTime>,
@@ -94,7 +101,12 @@ impl Task {
         let random = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos());
         #[expect(clippy::cast_possible_truncation, reason = "what differs are the lower bits")]
         let random = random as u64 ^ u64::from(std::process::id()) << 48;
+        let announcer = |cluster: &Arc<str>| {
+            let node = (Arc::clone(cluster), Arc::clone(&parts.node));
+            Announcer::new(node, &parts.gateways, &parts.own, random)
+        };
         let mut task = Self {
+            announcer: parts.cluster.as_ref().map(announcer),
             asker: Asker::new(parts.secrets, Limits::default(), random),
             claimer: Claimer::new(parts.gateways.clone(), random),
             sockets,
@@ -134,6 +146,8 @@ impl Task {
                     }
                     self.serve();
                 }
+                // Closed where nothing is counted: on a node that is no receiver.
+                Ok(()) = self.parts.counted.changed() => self.announce(),
                 () = sleep_until(due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600))) => {}
                 _ = tell.tick() => self.look(),
             }
@@ -147,6 +161,14 @@ impl Task {
 
     fn now(&self) -> Duration {
         self.parts.started.elapsed()
+    }
+
+    fn announce(&mut self) {
+        let (now, count) = (self.now(), Arc::clone(&self.parts.counted.borrow_and_update()));
+        let (Some(announcer), Some(keys)) = (&mut self.announcer, own_keys(&self.parts)) else { return };
+        for (gateway, message) in announcer.announce(&count, &keys, now) {
+            self.sockets.send(gateway, &message);
+        }
     }
 
     /// Whether there are claims to be sent.
@@ -186,6 +208,7 @@ impl Task {
     fn serve(&mut self) {
         let served = Arc::clone(&self.parts.served.borrow_and_update());
         let now = self.now();
+        self.asker.listen_to(served.clusters.iter());
         for key in self.known.keys().filter(|key| !served.services.contains_key(key)) {
             self.asker.serve(*key, Vec::new(), true, now);
         }
@@ -194,9 +217,10 @@ impl Task {
             if self.known.get(key).is_some_and(|known| Arc::ptr_eq(known, table)) {
                 continue;
             }
-            // Never all there are: an endpoint that left its slices before this gateway came is not known here, and may
-            // hold flows. So no flow is said to be nobody's; its packets are dropped.
-            self.asker.serve(*key, backends(table), false, now);
+            let asked = backends(table);
+            // This node's own are not asked by messages: where there are any, no flow is said to be nobody's.
+            let all_asked = asked.len() == table.backends.len();
+            self.asker.serve(*key, asked, all_asked, now);
             self.known.insert(*key, Arc::clone(table));
         }
     }
@@ -267,7 +291,7 @@ impl Task {
 
     /// The programs answer only what is tagged with keys of this node's cluster.
     fn give_keys(&mut self) {
-        let Some(keys) = self.own_keys() else { return };
+        let Some(keys) = own_keys(&self.parts) else { return };
         let all: Vec<_> =
             [Some(keys.first), keys.second].into_iter().flatten().map(|key| (key.id, key.key)).collect();
         if let Err(error) = self.parts.keys.replace(&all) {
@@ -275,12 +299,8 @@ impl Task {
         }
     }
 
-    fn own_keys(&self) -> Option<Keys> {
-        Some(self.parts.secrets.keys(self.parts.cluster.as_deref()?))
-    }
-
     fn send_claims(&mut self) {
-        let Some(keys) = self.own_keys() else { return };
+        let Some(keys) = own_keys(&self.parts) else { return };
         for (gateway, message) in self.claimer.take(&keys) {
             self.sockets.send(gateway, &message);
         }
@@ -303,6 +323,7 @@ impl Task {
                 }
             }
         }
+        self.add_announced(&mut held);
         let heard = Heard { held, silent: Arc::new(silent) };
         self.parts.ends.heard.send_if_modified(|known| {
             let changed = **known != heard;
@@ -312,6 +333,30 @@ impl Task {
             changed
         });
     }
+}
+
+impl Task {
+    /// Adds the endpoints that receivers announce of services that are served here, and that these may lack.
+    fn add_announced(&self, held: &mut Held) {
+        for (key, outer, flows, at) in self.asker.announcements() {
+            let Some(table) = self.known.get(&key) else { continue };
+            let outer = IpAddr::from(outer);
+            let place = table.backends.binary_search_by_key(&outer, |backend| backend.outer);
+            if place.is_ok_and(|place| table.backends[place].verdict != Verdict::Lingering) {
+                continue;
+            }
+            held.announced.insert((key, outer));
+            let holding = Holding { flows: flows.into(), at };
+            let known = held.reports.entry((key, outer)).or_insert(holding);
+            if known.at < at {
+                *known = holding;
+            }
+        }
+    }
+}
+
+fn own_keys(parts: &Parts) -> Option<Keys> {
+    Some(parts.secrets.keys(parts.cluster.as_deref()?))
 }
 
 /// The backends of a table that are asked by messages.

@@ -14,6 +14,7 @@ use aya::{
     programs::{Program, SchedClassifier},
 };
 use fairlead_abi::{Delivery, DeliveryKey, FlowEntry, FlowKey, FlowState, HeldFlows, map, program, protocol};
+use fairlead_core::asks::ANNOUNCE_EVERY;
 
 use super::{
     Dataplane, Error, HeldHere, batch,
@@ -22,7 +23,7 @@ use super::{
 };
 
 /// How often flows are swept, and how often where the table is [crowded](Swept::is_crowded).
-const PERIOD: Duration = Duration::from_secs(15);
+const PERIOD: Duration = ANNOUNCE_EVERY.saturating_sub(Duration::from_millis(500));
 const CROWDED_PERIOD: Duration = Duration::from_secs(1);
 /// How long a flow is kept after the endpoint closed it.
 const LINGER: Duration = Duration::from_secs(60);
@@ -33,7 +34,7 @@ const TCP_IDLE: Duration = Duration::from_secs(2 * 3600 + 15 * 60);
 /// Ticks for which flows may be missing after some were lost: ten minutes on the fastest clock, more on others.
 const LOST_FOR: u32 = 600_000;
 /// For so long the flows that a sweep counted are said to be those that there are.
-pub const COUNTED_FOR: Duration = Duration::from_secs(20);
+pub const COUNTED_FOR: Duration = Duration::from_secs(10);
 /// How long a silent UDP flow is kept.
 const UDP_IDLE: Duration = Duration::from_secs(180);
 /// Ticks per second that kernels are built with.
@@ -79,7 +80,7 @@ impl Dataplane {
         let held = HashMap::try_from(held).map_err(Error::map(map::HELD))?;
         let former = self.carry.as_ref().map_or(Ok(Vec::new()), Carry::former_flows)?;
         let clock = Clock { first: (Instant::now(), now), rate: None };
-        Ok(Some(Sweep { flows, former, held, clock, due: Instant::now() + PERIOD }))
+        Ok(Some(Sweep { flows, former, held, clock, due: Instant::now() + WATCH }))
     }
 
     /// Flows of the tables before were lost: for a while, packets that come to the slot's current backend are left to their
@@ -88,6 +89,15 @@ impl Dataplane {
         let until = self.ticks()?.wrapping_add(LOST_FOR).max(1);
         let mut array = Array::<_, u64>::try_from(self.map_mut(map::LOST)?).map_err(Error::map(map::LOST))?;
         array.set(0, u64::from(until), 0).map_err(Error::map(map::LOST))
+    }
+
+    /// Whether some that were lost may be missing yet, at a reading of the clock.
+    pub fn may_lack_flows(&mut self, ticks: u32) -> Result<bool, Error> {
+        let array = Array::<_, u64>::try_from(self.map_mut(map::LOST)?).map_err(Error::map(map::LOST))?;
+        let until = array.get(&0, 0).map_err(Error::map(map::LOST))?;
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half, as `ticks` is")]
+        let until = until as u32;
+        Ok(until != 0 && until.wrapping_sub(ticks) < u32::MAX / 2)
     }
 
     /// The clock that flows are stamped by.
@@ -110,25 +120,26 @@ impl Dataplane {
 }
 
 impl Sweep {
-    /// Whether it is time to sweep again.
+    /// Whether it is time to sweep again. To be asked every second: what was counted is announced.
     #[must_use]
     pub fn is_due(&self) -> bool {
         Instant::now() >= self.due
     }
 
     /// Removes flows that ended or fell silent; `ticks` is the clock's reading now, and `settled` that packets go by the
-    /// new tables alone. The others are counted for the `deliveries` that they came by, and the programs told of that.
+    /// new tables alone. The others are counted for the `deliveries` that they came by, and the programs told of that. `None`
+    /// while too little is known of the clock.
     pub fn run(
         &mut self,
         ticks: u32,
         settled: bool,
         deliveries: &BTreeMap<DeliveryKey, Delivery>,
-    ) -> Result<Swept, Error> {
+    ) -> Result<Option<Swept>, Error> {
         self.due = Instant::now() + PERIOD;
         if settled {
             self.former.clear();
         }
-        let Some(rate) = self.clock.rate(Instant::now(), ticks) else { return Ok(Swept::default()) };
+        let Some(rate) = self.clock.rate(Instant::now(), ticks) else { return Ok(None) };
         for table in &mut self.former {
             sweep(table, ticks, rate, |_, _| {})?;
         }
@@ -141,7 +152,7 @@ impl Sweep {
         let seconds = u32::try_from(COUNTED_FOR.as_secs()).expect("a few");
         held::tell(&mut self.held, &held, (ticks, rate * seconds))?;
         swept.held = held;
-        Ok(swept)
+        Ok(Some(swept))
     }
 }
 

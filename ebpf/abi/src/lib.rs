@@ -30,7 +30,7 @@ pub use counters::{BackendCounters, Counter, FlowEvent, Limit, RateLimit, Servic
 pub use encap::{Encap, GUE_PORT, Hop, PROBE_MARK, PROBE_MARK_MASK, ProbeTarget, overhead};
 pub use hash::{Flow, bucket_of, flow_hash, prefix_of, slot_of};
 pub use mark::{is_bounced, kind, mark, read_mark};
-pub use message::{Ask, AskedFlow, CONTROL_PORT, Claim, Count, Header};
+pub use message::{Announced, Announcement, Ask, AskedFlow, CONTROL_PORT, Claim, Count, Header};
 pub use reason::DropReason;
 pub use receiver::{
     Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, FLOWS_LAYOUT, FlowEntry, FlowKey, FlowState, HeldFlows, LEAVING,

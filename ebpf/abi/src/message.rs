@@ -4,7 +4,8 @@
 //! and how many do you hold?" The receiver's program answers in place: it sets the answers, counts and kind, tags it
 //! again with the question's key and sends it back, so that question and answer have the same size. There are only two:
 //! [`Count`] without flows, and [`Ask`] with room for [`ASK_FLOWS`]; one bounds check each. A *claim* goes from a
-//! receiver's agent to a gateway's: "these flows of yours I took".
+//! receiver's agent to a gateway's: "these flows of yours I took"; an *announcement* to all gateways', unasked: "these of my
+//! endpoints hold flows", be they in slices or not.
 //!
 //! Integers are little-endian, as on every machine that runs fairlead; ports, sequence numbers and addresses are bytes
 //! as they stand in packets. Every message is a whole number of 64-bit words; the tag is over all of them but itself.
@@ -25,6 +26,9 @@ pub const ASK_FLOWS: usize = 16;
 /// Claims of a message at most, by the same measure.
 pub const CLAIMS: usize = 16;
 
+/// Endpoints of an [`Announcement`] at most, by the same measure.
+pub const ANNOUNCED: usize = 24;
+
 /// What a message is.
 pub mod message_kind {
     /// A question: [`Count`](super::Count) or [`Ask`](super::Ask).
@@ -33,6 +37,8 @@ pub mod message_kind {
     pub const ANSWER: u8 = 2;
     /// [`Header`](super::Header) and as many [`Claim`](super::Claim)s as it counts.
     pub const CLAIM: u8 = 3;
+    /// [`Announcement`](super::Announcement) and as many [`Announced`](super::Announced) as it counts.
+    pub const ANNOUNCE: u8 = 4;
 }
 
 /// What a receiver says of one flow.
@@ -55,7 +61,7 @@ pub struct Header {
     pub magic: u16,
     /// One of [`message_kind`].
     pub kind: u8,
-    /// Flows or claims that follow and count; flows beyond are all zero.
+    /// Flows, claims or endpoints that follow and count; flows beyond are all zero.
     pub count: u8,
     /// Which key it is tagged with: a number derived from the key's secret, the same on all nodes.
     pub key: u32,
@@ -129,6 +135,40 @@ pub struct Claim {
     pub padding: [u8; 5],
 }
 
+/// "So many flows does each of my endpoints hold": begins each part of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Announcement {
+    /// Of the part.
+    pub header: Header,
+    /// The node, as a number made of its name.
+    pub node: u64,
+    /// When it was counted, by the node's clock: milliseconds since 1970. Grows with each count.
+    pub turn: u64,
+    /// How long ago that was when the part was sent, milliseconds.
+    pub age: u32,
+    /// From 0.
+    pub part: u8,
+    /// At least one.
+    pub parts: u8,
+    /// 1: no flows can be missing in the count; 0: some were lost.
+    pub whole: u8,
+    /// Zero.
+    pub padding: u8,
+}
+
+/// An endpoint of an [`Announcement`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Announced {
+    /// The endpoint as a service's backend.
+    pub about: DeliveryKey,
+    /// Flows that it holds.
+    pub flows: u32,
+    /// Zero.
+    pub padding: u32,
+}
+
 /// Index of [`Header::tag`] among a message's words.
 pub const TAG_WORD: usize = 2;
 
@@ -142,6 +182,10 @@ pub const FLOW_WORDS: usize = size_of::<AskedFlow>() / 8;
 pub const ASK_WORDS: usize = COUNT_WORDS + ASK_FLOWS * FLOW_WORDS;
 /// Words of a [`Claim`].
 pub const CLAIM_WORDS: usize = size_of::<Claim>() / 8;
+/// Words of an [`Announcement`].
+pub const ANNOUNCEMENT_WORDS: usize = size_of::<Announcement>() / 8;
+/// Words of an [`Announced`].
+pub const ANNOUNCED_WORDS: usize = size_of::<Announced>() / 8;
 
 /// The tag of a message: over all of its words but [`TAG_WORD`].
 ///
@@ -183,7 +227,12 @@ const _: () = {
     assert!(size_of::<Ask>() == 8 * ASK_WORDS && offset_of!(Ask, flows) == size_of::<Count>());
     assert!(size_of::<Claim>() == 64 && offset_of!(Claim, client) == 40);
     assert!(offset_of!(Claim, client_port) == 56 && offset_of!(Claim, kind) == 58);
+    assert!(size_of::<Announcement>() == 48 && offset_of!(Announcement, node) == 24);
+    assert!(offset_of!(Announcement, turn) == 32 && offset_of!(Announcement, age) == 40);
+    assert!(offset_of!(Announcement, part) == 44 && offset_of!(Announcement, whole) == 46);
+    assert!(size_of::<Announced>() == 48 && offset_of!(Announced, flows) == 40);
     let headers = 40 + 8;
     assert!(size_of::<Ask>() + headers <= 1280);
     assert!(size_of::<Header>() + CLAIMS * size_of::<Claim>() + headers <= 1280);
+    assert!(size_of::<Announcement>() + ANNOUNCED * size_of::<Announced>() + headers <= 1280);
 };

@@ -1,7 +1,10 @@
 //! Messages as words, for an agent that may not reinterpret memory: what comes in may be anything.
 
-use crate::message::{ASK_FLOWS, ASK_WORDS, CLAIM_WORDS, COUNT_WORDS, FLOW_WORDS, HEADER_WORDS};
-use crate::{Address, AskedFlow, Claim, Count, DeliveryKey, Header};
+use crate::message::{
+    ANNOUNCED_WORDS, ANNOUNCEMENT_WORDS, ASK_FLOWS, ASK_WORDS, CLAIM_WORDS, COUNT_WORDS, FLOW_WORDS,
+    HEADER_WORDS,
+};
+use crate::{Address, Announced, Announcement, AskedFlow, Claim, Count, DeliveryKey, Header};
 
 /// One word of eight bytes.
 const fn bytes(b: [u8; 8]) -> u64 {
@@ -172,6 +175,38 @@ impl Claim {
     }
 }
 
+impl Announcement {
+    /// As it stands in a message.
+    #[must_use]
+    pub const fn words(&self) -> [u64; ANNOUNCEMENT_WORDS] {
+        let [h0, h1, h2] = self.header.words();
+        let last = [self.part, self.parts, self.whole, self.padding];
+        [h0, h1, h2, self.node, self.turn, word_of(self.age.to_le_bytes(), last)]
+    }
+
+    /// The reverse of [`words`](Self::words).
+    #[must_use]
+    pub const fn of([h0, h1, h2, node, turn, last]: [u64; ANNOUNCEMENT_WORDS]) -> Self {
+        let [.., part, parts, whole, padding] = last.to_le_bytes();
+        Self { header: Header::of([h0, h1, h2]), node, turn, age: low(last), part, parts, whole, padding }
+    }
+}
+
+impl Announced {
+    /// As it stands in a message.
+    #[must_use]
+    pub const fn words(&self) -> [u64; ANNOUNCED_WORDS] {
+        let [a0, a1, a2, a3, a4] = self.about.words();
+        [a0, a1, a2, a3, a4, word_of(self.flows.to_le_bytes(), self.padding.to_le_bytes())]
+    }
+
+    /// The reverse of [`words`](Self::words).
+    #[must_use]
+    pub const fn of([a0, a1, a2, a3, a4, last]: [u64; ANNOUNCED_WORDS]) -> Self {
+        Self { about: DeliveryKey::of([a0, a1, a2, a3, a4]), flows: low(last), padding: high(last) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,6 +239,9 @@ mod tests {
         assert_eq!(count.words(), in_memory(&count));
         assert_eq!(flow.words(), in_memory(&flow));
         assert_eq!(claim.words(), in_memory(&claim));
+        let (announcement, announced) = (Announcement::of(distinct()), Announced::of(distinct()));
+        assert_eq!(announcement.words(), in_memory(&announcement));
+        assert_eq!(announced.words(), in_memory(&announced));
         assert_eq!(ask.words(), in_memory(&ask));
     }
 
@@ -213,6 +251,8 @@ mod tests {
         assert_eq!(Count::of(distinct()).words(), distinct());
         assert_eq!(AskedFlow::of(distinct()).words(), distinct());
         assert_eq!(Claim::of(distinct()).words(), distinct());
+        assert_eq!(Announcement::of(distinct()).words(), distinct());
+        assert_eq!(Announced::of(distinct()).words(), distinct());
         assert_eq!(DeliveryKey::of(distinct()).words(), distinct());
     }
 

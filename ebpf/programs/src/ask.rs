@@ -159,7 +159,8 @@ fn count(packet: &Packet, scratch: &Scratch, at: usize) -> Result<(), DropReason
     };
     packet.write(at + core::mem::offset_of!(Count, connections), connections)?;
     packet.write(at + core::mem::offset_of!(Count, flows), flows)?;
-    packet.write(at + core::mem::offset_of!(Count, state), Count::CAN_SAY)
+    let state = if reply::may_be_lost(reply::now()) { Count::CANT_SAY } else { Count::CAN_SAY };
+    packet.write(at + core::mem::offset_of!(Count, state), state)
 }
 
 /// Back to who asked. Over IPv4 UDP needs no checksum; over IPv6 tunnels' agents take messages without, for their tag says

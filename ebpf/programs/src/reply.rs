@@ -69,7 +69,8 @@ pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16, kind: u8) -> Resul
 
 /// Whether flows may be missing now.
 #[inline(always)]
-fn may_be_lost(now: u64) -> bool {
+#[must_use]
+pub fn may_be_lost(now: u64) -> bool {
     let Some(until) = LOST.get(0) else { return false };
     // SAFETY: a word of the map, which the agent writes.
     let until = unsafe { (&raw const *until).read_volatile() } as u32;

@@ -191,6 +191,25 @@ impl Agent {
         Ok(flows)
     }
 
+    /// Removes every flow that this host's receiver knows.
+    pub fn forget_flows(&self) -> Result<()> {
+        let maps = Instance::new(&self.instance).maps();
+        let known = self.flows()?;
+        for name in [map::FLOWS, map::HALF_OPEN] {
+            let data = Map::from_map_data(MapData::from_pin(maps.join(name))?)?;
+            let mut table = HashMap::<_, FlowKey, FlowEntry>::try_from(data)?;
+            // Each is in one of the two, if it is there yet.
+            known.iter().for_each(|(key, _)| drop(table.remove(key)));
+        }
+        Ok(())
+    }
+
+    /// Where its agent keeps what it knows.
+    #[must_use]
+    pub fn state_directory(&self) -> PathBuf {
+        self.configuration.with_file_name("state")
+    }
+
     /// Removes all its pins, so that its programs leave their links: what a crash never does.
     pub fn remove_pins(&self) -> Result<()> {
         let pins = Path::new(PINS).join(&self.instance);

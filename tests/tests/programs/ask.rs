@@ -154,6 +154,21 @@ fn what_is_forged_damaged_or_from_a_stranger_gets_no_answer() {
 }
 
 #[test]
+fn a_receiver_that_lost_flows_cant_say_what_it_doesnt_hold() {
+    let mut node = receiver();
+    node.lab.lose_flows().unwrap();
+    let vip = ip(VIPS[0]);
+    let message = |kind, state| {
+        let whole = count(kind, about(vip, of_family(POD, vip)), if state == 0 { 0 } else { u32::MAX });
+        sealed(Count { state, ..whole }.words().to_vec())
+    };
+    let question = message(message_kind::ASK, Count::CAN_SAY);
+    let (frame, out) = packets(vip, &question, &message(message_kind::ANSWER, Count::CANT_SAY));
+    node.row("a poll", &frame, Then::Transmit(out), Counts::default());
+    node.judge(1);
+}
+
+#[test]
 fn what_came_to_current_is_taken_unseen_after_flows_were_lost() {
     let mut node = receiver();
     let vip = ip(VIPS[0]);

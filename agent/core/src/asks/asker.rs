@@ -7,6 +7,7 @@ use std::time::Duration;
 use fairlead_abi::message::{answer, message_kind};
 use fairlead_abi::{Address, AskedFlow, DeliveryKey, Flow, Header, ServiceKey};
 
+use super::announcements::{self, Announcements};
 use super::batches::{BATCH_DELAY, Batches, To};
 use super::counters::Counters;
 use super::keys::{Keys, Secrets};
@@ -48,7 +49,7 @@ pub enum Output {
         /// By which mark the packet came: one of [`kind`](fairlead_abi::kind).
         kind: u8,
     },
-    /// All said no: the flow's packets go to current, unmarked, until [`Forget`](Self::Forget).
+    /// Nobody has it: the flow's packets go to current, unmarked, until [`Forget`](Self::Forget).
     Nobodys {
         /// The service.
         service: ServiceKey,
@@ -77,6 +78,8 @@ pub struct Asker {
     secrets: Secrets,
     /// Derived as they are needed, by cluster.
     keys: BTreeMap<Arc<str>, Keys>,
+    /// All there are.
+    clusters: Vec<Arc<str>>,
     seed: u64,
     /// None without backends.
     services: BTreeMap<ServiceKey, Served>,
@@ -85,6 +88,7 @@ pub struct Asker {
     batches: Batches,
     letters: Letters,
     polls: Polls,
+    announcements: Announcements,
     counters: Counters,
     outputs: Vec<Output>,
 }
@@ -98,6 +102,7 @@ impl Asker {
         Self {
             secrets,
             keys: BTreeMap::new(),
+            clusters: Vec::new(),
             seed,
             services: BTreeMap::new(),
             gate: Gate::new(limits, seed),
@@ -105,6 +110,7 @@ impl Asker {
             batches: Batches::default(),
             letters: Letters::new(random),
             polls: Polls::new(limits.counts),
+            announcements: Announcements::default(),
             counters: Counters::default(),
             outputs: Vec::new(),
         }
@@ -118,9 +124,8 @@ impl Asker {
 
     /// These backends may hold flows of a service, silent ones too; none: the service is gone.
     ///
-    /// `complete`: there are no others, on whatever gateway. Only then do their "not mine" mean nobody's. A gateway that
-    /// has just started and hasn't heard of all clusters yet can't say so.
-    pub fn serve(&mut self, service: ServiceKey, mut backends: Vec<Backend>, complete: bool, now: Duration) {
+    /// `all_asked`: no others are known that can't be asked by messages. Only then a flow can be nobody's.
+    pub fn serve(&mut self, service: ServiceKey, mut backends: Vec<Backend>, all_asked: bool, now: Duration) {
         backends.sort_by_key(|backend| backend.outer);
         backends.dedup_by_key(|backend| backend.outer);
         self.polls.set(service, &backends, now);
@@ -131,7 +136,12 @@ impl Asker {
         let before = self.services.get(&service).map(|served| &served.backends);
         let same = before.filter(|before| ***before == *backends).map(Arc::clone);
         let backends = same.unwrap_or_else(|| backends.into());
-        self.services.insert(service, Served { backends, complete });
+        self.services.insert(service, Served { backends, all_asked });
+    }
+
+    /// Announcements are taken from nodes of these clusters.
+    pub fn listen_to<'a>(&mut self, clusters: impl Iterator<Item = &'a Arc<str>>) {
+        self.clusters = clusters.cloned().collect();
     }
 
     /// All backends refused a packet of a flow of the service; `flow.answer` is 0.
@@ -144,7 +154,6 @@ impl Asker {
         match self.pending.standing(&id, &served, now) {
             Standing::Asked | Standing::Settled => self.counters.already_asked += 1,
             Standing::NoRoom => self.counters.no_room += 1,
-            Standing::Nobodys => self.settle(id, Verdict::Nobodys, now),
             Standing::Ask { missing, again } => self.ask((id, flow), &served.backends, &missing, again, now),
         }
     }
@@ -157,6 +166,9 @@ impl Asker {
             }
             Some((words, header)) if header.kind == message_kind::CLAIM => {
                 self.claimed(&words, &header).err()
+            }
+            Some((words, header)) if header.kind == message_kind::ANNOUNCE => {
+                self.announced(&words, &header, now).err()
             }
             _ => Some(Refusal::Malformed),
         };
@@ -185,6 +197,9 @@ impl Asker {
                 Poll::Silent(node, silent) => self.outputs.push(Output::Silent { node, silent }),
             }
         }
+        while let Some((id, flow, since)) = self.pending.refused(now) {
+            self.ask_last((id, flow), since, now);
+        }
         let (unanswered, freed) = self.pending.forget(now);
         self.counters.unanswered += unanswered;
         self.outputs.extend(freed.into_iter().map(|(service, flow)| Output::Forget { service, flow }));
@@ -195,6 +210,11 @@ impl Asker {
     #[must_use]
     pub fn holding(&self, service: ServiceKey, outer: Address) -> Option<Holding> {
         self.polls.holding((service, outer))
+    }
+
+    /// What receivers have announced unasked: which backends of which services hold so many flows, and when that was counted.
+    pub fn announcements(&self) -> impl Iterator<Item = (ServiceKey, Address, u32, Duration)> {
+        self.announcements.all()
     }
 
     /// The outer addresses of all backends whose node is silent.
@@ -242,8 +262,33 @@ impl Asker {
             return;
         }
         self.counters.asked_again += u64::from(again);
-        self.pending.ask(id, backends, now + BATCH_DELAY);
-        for &outer in missing {
+        self.pending.ask(id, flow, backends, now + BATCH_DELAY);
+        self.send_to_all((id, flow), missing.iter().copied(), now);
+    }
+
+    /// All have refused the flow that is asked for `since` then: they are asked once more, if they are all there are.
+    fn ask_last(&mut self, (id, flow): (Id, AskedFlow), since: Duration, now: Duration) {
+        let Some(served) = self.services.get(&id.0).cloned() else { return };
+        let nodes = announcements::nodes(&served.backends);
+        if !served.all_asked || !self.announcements.whole_since(since, nodes, now) {
+            return;
+        }
+        let admission = self.gate.admit((flow.client, self.hash(&id)), served.backends.len(), true, now);
+        self.counters.admission(admission);
+        if admission == Admission::Granted {
+            self.counters.asked_again += 1;
+            self.pending.ask_last(&id, &served.backends, now + BATCH_DELAY);
+            self.send_to_all((id, flow), served.backends.iter().map(|backend| backend.outer), now);
+        }
+    }
+
+    fn send_to_all(
+        &mut self,
+        (id, flow): (Id, AskedFlow),
+        backends: impl Iterator<Item = Address>,
+        now: Duration,
+    ) {
+        for outer in backends {
             let to = (id.0, outer);
             if let Some(full) = self.batches.add(to, flow, now) {
                 self.send(to, full, now);
@@ -280,7 +325,7 @@ impl Asker {
 
     fn said(&mut self, id: Id, outer: Address, said: u8, now: Duration) {
         let Some(served) = self.services.get(&id.0) else { return };
-        let Some(verdict) = self.pending.said(&id, outer, said, served) else { return };
+        let Some(verdict) = self.pending.said(&id, outer, said, served, now) else { return };
         if verdict == Verdict::Mine {
             let (service, flow) = id;
             self.outputs.push(Output::Mine { service, flow, outer });
@@ -324,6 +369,14 @@ impl Asker {
             let flow = flow_of(service, claim.client, claim.client_port);
             self.outputs.push(Output::Claimed { service, flow, outer: claim.about.outer, kind: claim.kind });
         }
+        Ok(())
+    }
+
+    fn announced(&mut self, words: &[u64], header: &Header, now: Duration) -> Result<(), Refusal> {
+        let clusters = self.clusters.clone();
+        let keys: Vec<Keys> = clusters.iter().map(|cluster| self.keys_of(cluster)).collect();
+        self.announcements.received(words, header, keys.iter(), now)?;
+        self.counters.announcements += 1;
         Ok(())
     }
 

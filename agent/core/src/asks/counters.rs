@@ -38,11 +38,13 @@ pub struct Counters {
     pub claims: u64,
     /// Claims of no backend of their service.
     pub claims_of_strangers: u64,
+    /// Announcements that were taken, each part of one.
+    pub announcements: u64,
     /// Messages refused: of no known shape.
     pub malformed: u64,
     /// Answers refused: no question with their number waits, because they are late, doubled or made up.
     pub unasked: u64,
-    /// Answers refused: from, or about, another backend than was asked.
+    /// Answers refused: from, or about, another backend than was asked; and messages of no cluster that is known.
     pub strangers: u64,
     /// Messages refused: a wrong tag.
     pub forged: u64,
@@ -51,7 +53,7 @@ pub struct Counters {
 impl Counters {
     /// All of them by name.
     #[must_use]
-    pub const fn rows(&self) -> [(&'static str, u64); 20] {
+    pub const fn rows(&self) -> [(&'static str, u64); 21] {
         [
             ("asked", self.asked),
             ("asked_again", self.asked_again),
@@ -69,6 +71,7 @@ impl Counters {
             ("no_room", self.no_room),
             ("claims", self.claims),
             ("claims_of_strangers", self.claims_of_strangers),
+            ("announcements", self.announcements),
             ("malformed", self.malformed),
             ("unasked", self.unasked),
             ("strangers", self.strangers),

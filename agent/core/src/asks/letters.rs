@@ -146,7 +146,7 @@ impl Letters {
 /// The words of a message and its header; `None`: not of a known shape.
 pub(super) fn opened(bytes: &[u8]) -> Option<(Vec<u64>, Header)> {
     let (words, []) = bytes.as_chunks::<8>() else { return None };
-    if words.len() > ASK_WORDS.max(super::claims::WORDS) {
+    if words.len() > ASK_WORDS.max(super::claims::WORDS).max(super::announcements::WORDS) {
         return None;
     }
     let words: Vec<u64> = words.iter().map(|&word| u64::from_le_bytes(word)).collect();

@@ -8,6 +8,7 @@
 //! The same questions watch nodes and bring each backend's counts. A caller hands in all datagrams that have come
 //! before it polls, or a node would seem silent whose answer lies in the socket.
 
+mod announcements;
 mod asker;
 mod batches;
 mod claims;
@@ -23,13 +24,14 @@ use std::sync::Arc;
 
 use fairlead_abi::Address;
 
+pub use announcements::{ANNOUNCE_EVERY, Counted, announcements};
 pub use asker::{Asker, Output};
 pub use batches::BATCH_DELAY;
 pub use claims::claims;
 pub use counters::Counters;
 pub use keys::{Key, Keys, SecretError, Secrets};
 pub use limits::{Limits, Rate};
-pub use pending::{ANSWER_WITHIN, NOBODY_FOR};
+pub use pending::{ANSWER_WITHIN, NOBODY_FOR, SURE_AFTER};
 pub use polls::{BEAT, COUNT_EVERY, COUNT_LEAVING_EVERY, Holding, MISSED, NodeId};
 
 /// A backend that may hold flows of a service.

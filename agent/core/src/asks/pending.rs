@@ -1,29 +1,41 @@
 //! The flows that are being asked for, and what has been said of each.
 //!
-//! A flow is somebody's once one backend says so, and nobody's only when all that may hold it have said no. Silence is
-//! not a no: who has not answered when the flow's next packet comes is asked again.
+//! A flow is somebody's once one backend says so. Silence is not a no: who has not answered when the flow's next packet comes
+//! is asked again. And that all have said no proves nothing yet: this gateway may not know all that there are. It does once
+//! all receivers have announced what they hold after the flow was asked for first; then all are asked a last time, and what
+//! they say unanimously holds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use fairlead_abi::message::answer;
-use fairlead_abi::{Address, Flow, ServiceKey};
+use fairlead_abi::{Address, AskedFlow, Flow, ServiceKey};
 
 use super::Backend;
+use super::announcements::ANNOUNCE_EVERY;
 
 /// For so long after a question its answer is waited for; the next packet then asks those that are missing again.
 pub const ANSWER_WITHIN: Duration = Duration::from_millis(100);
 
-/// For so long a flow is known to be nobody's.
-pub const NOBODY_FOR: Duration = Duration::from_secs(3);
+/// For so long a flow is asked for before it can be nobody's: all receivers announce twice, so that one message may be lost.
+pub const SURE_AFTER: Duration = Duration::from_secs(2 * ANNOUNCE_EVERY.as_secs());
 
-/// A flow's answers are kept for so long after it was first asked for, then it is asked for anew: a no of long ago doesn't
-/// hold for a client that has used the port again. One that doubles its waiting from 200 ms on sends five packets within.
-pub(super) const KEPT: Duration = Duration::from_secs(5);
+/// For so long a flow is known to be nobody's: a client that doubles its waiting sends again within, whenever it began.
+pub const NOBODY_FOR: Duration = Duration::from_secs(12);
+
+/// Where not all receivers have announced yet, or the limits don't let it be asked for, how soon to look again.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// For so long a no holds while a flow is asked for: then it says nothing of a client that has used the port again. One that
+/// doubles its waiting from 200 ms on sends five packets within.
+const NO_HOLDS: Duration = Duration::from_secs(5);
+
+/// A flow is given up so long after it was asked for first; its next packet is the first again.
+pub(super) const KEPT: Duration = Duration::from_secs(SURE_AFTER.as_secs() + 3);
 
 /// Flows that are asked for, and settled ones, at most.
-pub(super) const MOST_FLOWS: usize = 1 << 16;
+pub(super) const MOST_FLOWS: usize = 1 << 17;
 
 /// Backends of all flows that are asked for, at most: a bit each.
 pub(super) const MOST_BACKENDS: usize = 1 << 24;
@@ -36,8 +48,8 @@ pub(super) type Id = (ServiceKey, Flow);
 pub(super) struct Served {
     /// Sorted by `outer`.
     pub(super) backends: Arc<[Backend]>,
-    /// There are no others.
-    pub(super) complete: bool,
+    /// All are asked by messages.
+    pub(super) all_asked: bool,
 }
 
 /// What a packet of a flow leads to.
@@ -49,8 +61,6 @@ pub(super) enum Standing {
     Asked,
     /// It was settled a moment ago.
     Settled,
-    /// Those that were missing are no backends any more.
-    Nobodys,
     /// No place.
     NoRoom,
 }
@@ -64,6 +74,8 @@ pub(super) enum Verdict {
 
 #[derive(Debug)]
 struct Case {
+    /// Because of this packet.
+    flow: AskedFlow,
     /// Sorted by `outer`, as they were when it was looked at last.
     backends: Arc<[Backend]>,
     /// Which of them said no: bits.
@@ -72,7 +84,12 @@ struct Case {
     missing: usize,
     /// When it may be asked for again.
     again: Duration,
-    ends: Duration,
+    /// When it was asked for first.
+    began: Duration,
+    /// When all of them were asked last.
+    round: Duration,
+    /// It is asked for a last time, now that all are known.
+    last: bool,
 }
 
 /// See the module.
@@ -80,6 +97,8 @@ struct Case {
 pub(super) struct Pending {
     cases: BTreeMap<Id, Case>,
     ends: BTreeSet<(Duration, Id)>,
+    /// Those that all have said no to, and when to look whether that is all.
+    refused: BTreeSet<(Duration, Id)>,
     /// Sum over `cases`.
     backends: usize,
     /// Until when, and whether nobody's. Of those found, so long that packets on their way don't ask again.
@@ -105,37 +124,68 @@ impl Pending {
         self.backends -= case.backends.len();
         case.compare(backends);
         self.backends += case.backends.len();
-        match (case.missing, served.complete) {
-            (0, false) => return Standing::Asked,
-            (0, true) => {
-                self.remove(id);
-                return Standing::Nobodys;
-            }
-            _ => {}
+        if now >= case.round + NO_HOLDS && !case.last {
+            *case = Case { began: case.began, ..Case::new(case.flow, Arc::clone(backends), now) };
+        }
+        if case.missing == 0 {
+            return Standing::Asked;
         }
         Standing::Ask { missing: case.missing().collect(), again: true }
     }
 
     /// Those that are missing are asked; the questions leave by `sent`.
-    pub(super) fn ask(&mut self, id: Id, backends: &Arc<[Backend]>, sent: Duration) {
+    pub(super) fn ask(&mut self, id: Id, flow: AskedFlow, backends: &Arc<[Backend]>, sent: Duration) {
         let case = self.cases.entry(id).or_insert_with(|| {
             self.backends += backends.len();
             self.ends.insert((sent + KEPT, id));
-            Case::new(Arc::clone(backends), sent + KEPT)
+            Case::new(flow, Arc::clone(backends), sent)
         });
         case.again = sent + ANSWER_WITHIN;
     }
 
     /// A backend said one of [`answer`] of a flow; those of `served` may hold it now.
-    pub(super) fn said(&mut self, id: &Id, outer: Address, said: u8, served: &Served) -> Option<Verdict> {
+    pub(super) fn said(
+        &mut self,
+        id: &Id,
+        outer: Address,
+        said: u8,
+        served: &Served,
+        now: Duration,
+    ) -> Option<Verdict> {
         let case = self.cases.get_mut(id)?;
         self.backends -= case.backends.len();
         case.compare(&served.backends);
         self.backends += case.backends.len();
-        let verdict =
-            case.said(outer, said).filter(|&verdict| verdict == Verdict::Mine || served.complete)?;
+        let verdict = case.said(outer, said)?;
+        if verdict == Verdict::Nobodys && !case.last {
+            self.refused.insert((now.max(case.began + SURE_AFTER), *id));
+            return None;
+        }
         self.remove(id);
         Some(verdict)
+    }
+
+    /// A flow that all have said no to for so long that it is time to look whether that is all of them, its packet, and since
+    /// when it is asked for. It comes again soon, unless it is [asked for](Self::ask_last) by then.
+    pub(super) fn refused(&mut self, now: Duration) -> Option<(Id, AskedFlow, Duration)> {
+        while self.refused.first().is_some_and(|&(at, _)| at <= now) {
+            let (_, id) = self.refused.pop_first()?;
+            // Others may have come meanwhile, who have not said anything yet.
+            if let Some(case) = self.cases.get(&id).filter(|case| case.missing == 0 && !case.last) {
+                self.refused.insert((now + LOOK_AGAIN, id));
+                return Some((id, case.flow, case.began));
+            }
+        }
+        None
+    }
+
+    /// These are asked once more; if all say no again, the flow is nobody's.
+    pub(super) fn ask_last(&mut self, id: &Id, backends: &Arc<[Backend]>, sent: Duration) {
+        let Some(case) = self.cases.get_mut(id) else { return };
+        self.backends -= case.backends.len();
+        let anew = Case::new(case.flow, Arc::clone(backends), sent);
+        *case = Case { last: true, began: case.began, again: sent + ANSWER_WITHIN, ..anew };
+        self.backends += backends.len();
     }
 
     /// The flow's verdict stands for a while. Returns a flow that is therefore nobody's no longer.
@@ -167,7 +217,7 @@ impl Pending {
     /// When [`forget`](Self::forget) has something to do.
     pub(super) fn due(&self) -> Option<Duration> {
         let first = |ends: &BTreeSet<(Duration, Id)>| ends.first().map(|&(at, _)| at);
-        first(&self.ends).into_iter().chain(first(&self.settled_ends)).min()
+        [first(&self.ends), first(&self.refused), first(&self.settled_ends)].into_iter().flatten().min()
     }
 
     /// Flows that are asked for, and settled ones.
@@ -178,7 +228,7 @@ impl Pending {
     fn remove(&mut self, id: &Id) {
         if let Some(case) = self.cases.remove(id) {
             self.backends -= case.backends.len();
-            self.ends.remove(&(case.ends, *id));
+            self.ends.remove(&(case.began + KEPT, *id));
         }
     }
 
@@ -191,9 +241,9 @@ impl Pending {
 }
 
 impl Case {
-    fn new(backends: Arc<[Backend]>, ends: Duration) -> Self {
+    fn new(flow: AskedFlow, backends: Arc<[Backend]>, began: Duration) -> Self {
         let (no, missing) = (vec![0; backends.len().div_ceil(64)], backends.len());
-        Self { backends, no, missing, again: Duration::ZERO, ends }
+        Self { flow, backends, no, missing, again: Duration::ZERO, began, round: began, last: false }
     }
 
     /// Goes on with the backends that there are now: what those said that were there before still holds.
@@ -201,7 +251,8 @@ impl Case {
         if Arc::ptr_eq(&self.backends, backends) {
             return;
         }
-        let mut now = Self { again: self.again, ..Self::new(Arc::clone(backends), self.ends) };
+        let new = Self::new(self.flow, Arc::clone(backends), self.began);
+        let mut now = Self { again: self.again, round: self.round, last: self.last, ..new };
         for (place, backend) in self.backends.iter().enumerate() {
             if has(&self.no, place) {
                 now.note_no(backend.outer);

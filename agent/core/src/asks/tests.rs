@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fairlead_abi::message::{ASK_FLOWS, CLAIMS};
-use fairlead_abi::{Address, Claim, kind};
+use fairlead_abi::{Address, Announced, Claim, kind};
 
 use super::asker::about;
 use super::world::*;
@@ -50,14 +50,93 @@ fn the_one_that_holds_the_flow_is_found() {
 }
 
 #[test]
-fn nobodys_if_all_say_so_and_for_a_while() {
+fn nobodys_once_all_have_said_so_again_after_all_were_heard_of_and_for_a_while() {
     let (mut asker, receivers) = setup(7);
     asker.event(service(), asked(1), ms(10));
-    assert_eq!(run(&mut asker, &receivers, 10, 20), [(12, nobodys(1))]);
-    asker.event(service(), asked(1), ms(2000));
-    assert_eq!(run(&mut asker, &receivers, 2000, 3100), [(3012, forget(1))]);
-    asker.event(service(), asked(1), ms(3100));
-    assert_eq!(run(&mut asker, &receivers, 3100, 3200), [(3102, nobodys(1))]);
+    assert_eq!(run(&mut asker, &receivers, 10, 15_000), [(10_014, nobodys(1))]);
+    let counters = asker.counters();
+    assert_eq!((counters.asked, counters.asked_again, counters.questions), (2, 1, 14));
+    asker.event(service(), asked(1), ms(20_000));
+    assert_eq!(run(&mut asker, &receivers, 20_000, 25_000), [(22_014, forget(1))]);
+    asker.event(service(), asked(1), ms(25_000));
+    assert_eq!(run(&mut asker, &receivers, 25_000, 36_000), [(35_004, nobodys(1))]);
+}
+
+#[test]
+fn a_flow_is_not_nobodys_while_a_receiver_has_not_been_heard_of_or_lost_flows() {
+    let (mut asker, receivers) = setup(7);
+    let (lost, keys) = (node("c2", "n9"), secrets(OLD).keys("c2"));
+    let tell = |asker: &mut Asker, at: u64, whole| {
+        let counted = Counted { turn: 1 + at, age: ms(20), whole, ..Counted::default() };
+        for message in announcements(&lost, &counted, &keys, &mut 7) {
+            asker.received(&message, outer(9), ms(at));
+        }
+    };
+    // It is no backend's node, but it is there; and then it says nothing for a while, or has lost flows.
+    tell(&mut asker, 5, true);
+    asker.event(service(), asked(1), ms(10));
+    assert_eq!(run(&mut asker, &receivers, 10, 20_000), []);
+    assert_eq!(asker.counters().unanswered, 1);
+    asker.event(service(), asked(1), ms(20_000));
+    tell(&mut asker, 20_019, true);
+    tell(&mut asker, 24_000, false);
+    assert_eq!(run(&mut asker, &receivers, 20_000, 34_000), []);
+    asker.event(service(), asked(1), ms(34_000));
+    tell(&mut asker, 34_500, true);
+    assert_eq!(run(&mut asker, &receivers, 34_000, 46_000), [(44_004, nobodys(1))]);
+    // One that says nothing any more holds nothing either.
+    run(&mut asker, &receivers, 46_000, 150_000);
+    asker.event(service(), asked(1), ms(150_000));
+    assert_eq!(run(&mut asker, &receivers, 150_000, 170_000), [(160_004, nobodys(1))]);
+}
+
+#[test]
+fn an_endpoint_that_is_announced_is_asked_before_a_flow_is_nobodys() {
+    let (mut asker, mut receivers) = setup(3);
+    receivers.owners.insert(flow(1), outer(7));
+    asker.event(service(), asked(1), ms(10));
+    assert_eq!(run(&mut asker, &receivers, 10, 4000), []);
+    let held = vec![Announced { about: about(service(), outer(7)), flows: 1, padding: 0 }; 30];
+    let counted = Counted { turn: 3, age: ms(100), whole: true, held };
+    let messages = announcements(&node("c1", "n0"), &counted, &secrets(OLD).keys("c1"), &mut 7);
+    assert_eq!(messages.len(), 2);
+    asker.received(&messages[1], outer(1), ms(4000));
+    assert_eq!(asker.announcements().count(), 0, "the first part is missing");
+    asker.received(&messages[0], outer(1), ms(4000));
+    let all: Vec<_> = asker.announcements().collect();
+    assert_eq!((all.len(), all[0]), (30, (service(), outer(7), 1, ms(3900))));
+    // The planner makes it a backend.
+    asker.serve(service(), [0, 1, 2, 7].map(backend).into(), true, ms(4000));
+    assert_eq!(run(&mut asker, &receivers, 4000, 11_000), [(10_014, mine(1, 7))]);
+}
+
+#[test]
+fn announcements_are_their_clusters_and_come_once() {
+    let (mut asker, _) = setup(3);
+    let counted = |turn| {
+        let held = vec![Announced { about: about(service(), outer(1)), flows: 5, padding: 0 }];
+        Counted { turn, whole: true, held, ..Counted::default() }
+    };
+    let message = |turn, cluster: &str| {
+        announcements(&node("c1", "n0"), &counted(turn), &secrets(OLD).keys(cluster), &mut 7).remove(0)
+    };
+    let flows = |asker: &Asker| asker.announcements().map(|(.., flows, at)| (flows, at)).collect::<Vec<_>>();
+    asker.received(&message(7, "elsewhere"), outer(1), ms(1));
+    let mut damaged = message(7, "c1");
+    damaged[50] ^= 1;
+    asker.received(&damaged, outer(1), ms(1));
+    asker.received(&message(7, "c1")[..48], outer(1), ms(1));
+    let counters = asker.counters();
+    assert_eq!((counters.strangers, counters.forged, counters.malformed), (1, 1, 1));
+    assert_eq!(flows(&asker), []);
+    asker.received(&message(7, "c1"), outer(1), ms(2));
+    assert_eq!(flows(&asker), [(5, ms(2))]);
+    for turn in [6, 7] {
+        asker.received(&message(turn, "c1"), outer(1), ms(3));
+    }
+    assert_eq!(flows(&asker), [(5, ms(2))], "old ones");
+    asker.received(&message(8, "c1"), outer(1), ms(4));
+    assert_eq!(flows(&asker), [(5, ms(4))]);
 }
 
 #[test]
@@ -95,7 +174,7 @@ fn who_cant_say_hasnt_said_no() {
     assert_eq!(run(&mut asker, &receivers, 200, 210), [(202, mine(1, 1))], "but a yes is one");
     receivers.owners.clear();
     asker.event(service(), asked(2), ms(300));
-    assert_eq!(run(&mut asker, &receivers, 300, 6000), []);
+    assert_eq!(run(&mut asker, &receivers, 300, 14_000), []);
     assert_eq!(asker.counters().unanswered, 1, "given up");
     assert_eq!(asker.pending(), 0);
 }
@@ -112,7 +191,7 @@ fn backends_that_come_are_asked_too_and_those_that_go_are_not_waited_for() {
     assert_eq!(questions(&outputs).len(), 2, "the new ones");
     asker.serve(service(), (1..3).map(backend).collect(), true, ms(310));
     asker.event(service(), asked(1), ms(310));
-    assert_eq!(exchange(&mut asker, &receivers, ms(310)), [nobodys(1)]);
+    assert_eq!(questions(&exchange(&mut asker, &receivers, ms(310))), [], "all of them have said no");
     asker.serve(service(), Vec::new(), true, ms(320));
     asker.event(service(), asked(2), ms(320));
     assert_eq!(asker.counters().no_backends, 1);
@@ -136,17 +215,15 @@ fn a_no_of_long_ago_is_asked_for_anew() {
 }
 
 #[test]
-fn nothing_is_nobodys_while_not_all_backends_are_known() {
+fn nothing_is_nobodys_while_a_backend_cant_be_asked() {
     let (mut asker, receivers) = setup(3);
     asker.serve(service(), backends(3), false, ms(0));
     asker.event(service(), asked(1), ms(10));
     assert_eq!(run(&mut asker, &receivers, 10, 200), []);
     asker.event(service(), asked(1), ms(200));
     assert_eq!(questions(&asker.poll(ms(202))), [], "none of them is missing");
-    asker.serve(service(), backends(4), true, ms(300));
-    asker.event(service(), asked(1), ms(300));
-    assert_eq!(run(&mut asker, &receivers, 300, 310), [(302, nobodys(1))]);
-    assert_eq!(asker.counters().questions, 4);
+    assert_eq!(run(&mut asker, &receivers, 203, 20_000), []);
+    assert_eq!(asker.counters().questions, 3);
 }
 
 #[test]

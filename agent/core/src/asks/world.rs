@@ -110,7 +110,14 @@ pub(super) fn header(message: &[u8]) -> Header {
 }
 
 pub(super) fn asker(text: &str, limits: Limits) -> Asker {
-    Asker::new(secrets(text), limits, 0x1234_5678_9abc_def0)
+    asker_of(text, limits, 0x1234_5678_9abc_def0)
+}
+
+/// An asker that listens to all clusters.
+pub(super) fn asker_of(text: &str, limits: Limits, random: u64) -> Asker {
+    let mut asker = Asker::new(secrets(text), limits, random);
+    asker.listen_to(CLUSTERS.map(Arc::from).iter());
+    asker
 }
 
 /// Polls, hands questions to receivers and their answers back, until nothing is left to do at `now`.
@@ -133,12 +140,32 @@ pub(super) fn exchange(asker: &mut Asker, receivers: &Receivers, now: Duration) 
     }
 }
 
-/// Steps of a millisecond.
+/// Steps of a millisecond. All nodes announce every five seconds.
 pub(super) fn run(asker: &mut Asker, receivers: &Receivers, from: u64, to: u64) -> Vec<(u64, Output)> {
-    (from..to)
-        .flat_map(|at| exchange(asker, receivers, ms(at)).into_iter().map(move |output| (at, output)))
-        .collect()
+    let mut found = Vec::new();
+    for at in from..to {
+        if at % 5000 == 0 {
+            announce(asker, receivers, at);
+        }
+        found.extend(exchange(asker, receivers, ms(at)).into_iter().map(|output| (at, output)));
+    }
+    found
 }
+
+/// All nodes announce that they hold nothing that a gateway needs to know of, counted just now.
+pub(super) fn announce(asker: &mut Asker, receivers: &Receivers, at: u64) {
+    for cluster in CLUSTERS {
+        for name in ["n0", "n1"] {
+            let counted = Counted { turn: 1 + at, whole: true, ..Counted::default() };
+            let keys = receivers.secrets.keys(cluster);
+            for message in announcements(&node(cluster, name), &counted, &keys, &mut 0) {
+                asker.received(&message, Address::default(), ms(at));
+            }
+        }
+    }
+}
+
+const CLUSTERS: [&str; 3] = ["c0", "c1", "c2"];
 
 pub(super) fn node(cluster: &str, name: &str) -> NodeId {
     (Arc::from(cluster), Arc::from(name))

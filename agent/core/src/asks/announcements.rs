@@ -1,0 +1,190 @@
+//! Announcements: what each receiver's agent tells all gateways unasked, of its endpoints that hold flows.
+//!
+//! A gateway that has just come, or is behind, doesn't know of an endpoint that has left its slices, or has only just come
+//! into them; by its announcement it does, and asks it. And only who has heard of all of them after a packet came can say
+//! that its flow is nobody's.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fairlead_abi::message::{
+    ANNOUNCED, ANNOUNCED_WORDS, ANNOUNCEMENT_WORDS, MAGIC, message_kind, message_tag,
+};
+use fairlead_abi::{Address, Announced, Announcement, Header, ServiceKey};
+
+use super::Backend;
+use super::keys::Keys;
+use super::letters::{Refusal, sealed};
+use super::polls::NodeId;
+use crate::stable::Stable;
+
+/// How often a receiver announces at least, whatever it holds.
+pub const ANNOUNCE_EVERY: Duration = Duration::from_secs(5);
+
+/// A node of which nothing has been heard for so long holds nothing any more: its connections have timed out or broken.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(120);
+
+/// Words of the longest message.
+pub(super) const WORDS: usize = ANNOUNCEMENT_WORDS + ANNOUNCED * ANNOUNCED_WORDS;
+
+/// Nodes of which announcements are kept, at most.
+const MOST_NODES: usize = 1 << 14;
+
+/// What a receiver holds, and when it was counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Its clock then, milliseconds since 1970.
+    pub turn: u64,
+    /// How long ago.
+    pub age: Duration,
+    /// No flows can be missing.
+    pub whole: bool,
+    /// Those of its endpoints that hold any.
+    pub held: Vec<Announced>,
+}
+
+/// The messages by which a node tells that; `nonce` is the number of the first, and grows by as many.
+#[must_use]
+pub fn announcements(node: &NodeId, counted: &Counted, keys: &Keys, nonce: &mut u64) -> Vec<Vec<u8>> {
+    let most = ANNOUNCED * usize::from(u8::MAX);
+    let held = &counted.held[..counted.held.len().min(most)];
+    let parts = held.len().div_ceil(ANNOUNCED).max(1);
+    let part = |part: usize| {
+        let some = &held[part * ANNOUNCED..held.len().min((part + 1) * ANNOUNCED)];
+        *nonce = nonce.wrapping_add(1);
+        let begins = Announcement {
+            header: Header {
+                magic: MAGIC,
+                kind: message_kind::ANNOUNCE,
+                count: u8::try_from(some.len()).expect("at most ANNOUNCED"),
+                key: keys.first.id,
+                nonce: *nonce,
+                tag: 0,
+            },
+            node: number(node),
+            turn: counted.turn,
+            age: u32::try_from(counted.age.as_millis()).unwrap_or(u32::MAX),
+            part: u8::try_from(part).expect("at most 255 parts"),
+            parts: u8::try_from(parts).expect("as before"),
+            whole: (counted.whole && held.len() == counted.held.len()).into(),
+            padding: 0,
+        };
+        let mut words = begins.words().to_vec();
+        words.extend(some.iter().flat_map(Announced::words));
+        sealed(&mut words, keys.first)
+    };
+    (0..parts).map(part).collect()
+}
+
+/// A node as messages name it.
+fn number((cluster, node): &NodeId) -> u64 {
+    Stable::new(0).bytes(cluster.as_bytes()).bytes(&[0]).bytes(node.as_bytes()).finish()
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Announcements {
+    nodes: BTreeMap<u64, Node>,
+}
+
+/// The last that a node has told.
+#[derive(Debug, Default)]
+struct Node {
+    /// When anything came.
+    heard: Duration,
+    /// The last count that has come whole.
+    last: Option<Told>,
+    /// One of which parts are missing yet.
+    coming: Option<(Told, BTreeMap<u8, Vec<Announced>>)>,
+}
+
+#[derive(Debug)]
+struct Told {
+    turn: u64,
+    at: Duration,
+    whole: bool,
+    held: Vec<Announced>,
+}
+
+impl Announcements {
+    /// Takes a message at `now`, if it has the tag of one of these `keys`.
+    pub(super) fn received<'a>(
+        &mut self,
+        words: &[u64],
+        header: &Header,
+        keys: impl Iterator<Item = &'a Keys>,
+        now: Duration,
+    ) -> Result<(), Refusal> {
+        let (begins, rest) = words.split_first_chunk::<ANNOUNCEMENT_WORDS>().ok_or(Refusal::Malformed)?;
+        let begins = Announcement::of(*begins);
+        let (held, []) = rest.as_chunks::<ANNOUNCED_WORDS>() else { return Err(Refusal::Malformed) };
+        if held.len() != usize::from(header.count) || begins.part >= begins.parts {
+            return Err(Refusal::Malformed);
+        }
+        let key = keys.filter_map(|keys| keys.get(header.key)).next().ok_or(Refusal::Stranger)?;
+        if message_tag(key.key, words) != header.tag {
+            return Err(Refusal::Forged);
+        }
+        self.forget(now);
+        if self.nodes.len() >= MOST_NODES && !self.nodes.contains_key(&begins.node) {
+            return Err(Refusal::Stranger);
+        }
+        let node = self.nodes.entry(begins.node).or_default();
+        node.told(&begins, held.iter().map(|&words| Announced::of(words)).collect(), now);
+        Ok(())
+    }
+
+    /// What endpoints hold, and when that was counted.
+    pub(super) fn all(&self) -> impl Iterator<Item = (ServiceKey, Address, u32, Duration)> {
+        let told = self.nodes.values().filter_map(|node| node.last.as_ref());
+        told.flat_map(|told| {
+            let one = |held: &Announced| Some((held.about.service()?, held.about.outer, held.flows, told.at));
+            told.held.iter().filter_map(one)
+        })
+    }
+
+    /// Whether all nodes that announce have done so since, and these are among them.
+    pub(super) fn whole_since(
+        &self,
+        since: Duration,
+        nodes: impl Iterator<Item = NodeId>,
+        now: Duration,
+    ) -> bool {
+        let is_whole = |node: &Node| node.last.as_ref().is_some_and(|told| told.whole && told.at >= since);
+        let lives = |node: &&Node| now < node.heard + FORGOTTEN_AFTER;
+        self.nodes.values().filter(lives).all(is_whole)
+            && nodes.map(|id| number(&id)).all(|number| self.nodes.get(&number).is_some_and(is_whole))
+    }
+
+    fn forget(&mut self, now: Duration) {
+        self.nodes.retain(|_, node| now < node.heard + FORGOTTEN_AFTER);
+    }
+}
+
+impl Node {
+    fn told(&mut self, part: &Announcement, held: Vec<Announced>, now: Duration) {
+        // An old one again, or late.
+        if self.last.as_ref().is_some_and(|last| part.turn <= last.turn) {
+            return;
+        }
+        self.heard = now;
+        if self.coming.as_ref().is_none_or(|(coming, _)| part.turn > coming.turn) {
+            let at = now.saturating_sub(Duration::from_millis(part.age.into()));
+            let told = Told { turn: part.turn, at, whole: part.whole == 1, held: Vec::new() };
+            self.coming = Some((told, BTreeMap::new()));
+        }
+        let Some((told, parts)) = &mut self.coming else { return };
+        if part.turn == told.turn {
+            parts.insert(part.part, held);
+        }
+        if parts.len() == usize::from(part.parts) {
+            let held = std::mem::take(parts).into_values().flatten().collect();
+            self.last = self.coming.take().map(|(told, _)| Told { held, ..told });
+        }
+    }
+}
+
+/// The nodes of backends that take new connections: they have receivers, and those announce.
+pub(super) fn nodes(backends: &[Backend]) -> impl Iterator<Item = NodeId> {
+    backends.iter().filter(|backend| !backend.leaving).map(Backend::node_id)
+}

@@ -1,0 +1,78 @@
+//! Announcements of what this node's endpoints hold, to all gateways.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
+
+use fairlead_abi::Announced;
+use fairlead_core::asks::{Counted, Keys, NodeId, announcements};
+use ipnet::IpNet;
+
+use super::{OwnCount, claimer::control_address};
+
+/// What they are made with.
+#[derive(Debug)]
+pub(super) struct Announcer {
+    node: NodeId,
+    gateways: BTreeSet<IpAddr>,
+    nonce: u64,
+}
+
+impl Announcer {
+    /// Of this `node`, to gateways with these tunnel prefixes but its `own`; `random` has to differ at each start.
+    pub(super) fn new(node: NodeId, gateways: &[IpNet], own: &[IpNet], random: u64) -> Self {
+        let others = gateways.iter().filter(|prefix| !own.contains(prefix));
+        Self { node, gateways: others.map(control_address).collect(), nonce: random }
+    }
+
+    /// The messages, and where they go, of what was counted; `now` is the time since the agent's start.
+    pub(super) fn announce(
+        &mut self,
+        count: &OwnCount,
+        keys: &Keys,
+        now: Duration,
+    ) -> Vec<(IpAddr, Vec<u8>)> {
+        let held = count.held.iter().filter(|&(_, &flows)| flows > 0);
+        let age = now.saturating_sub(count.at);
+        let turn = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().saturating_sub(age).as_millis();
+        let counted = Counted {
+            turn: u64::try_from(turn).unwrap_or(u64::MAX),
+            age,
+            whole: count.whole,
+            held: held.map(|(&about, &flows)| Announced { about, flows, padding: 0 }).collect(),
+        };
+        let messages = announcements(&self.node, &counted, keys, &mut self.nonce);
+        let to_all = |message: Vec<u8>| self.gateways.iter().map(move |&gateway| (gateway, message.clone()));
+        messages.into_iter().flat_map(to_all).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fairlead_abi::{DeliveryKey, message::ANNOUNCED};
+    use fairlead_core::asks::Secrets;
+
+    #[test]
+    fn all_other_gateways_hear_of_endpoints_that_hold_flows() {
+        let prefixes: Vec<IpNet> = ["198.51.100.1/32", "198.51.100.2/32", "2001:db8:f::/96"]
+            .map(|prefix| prefix.parse().expect("a prefix"))
+            .into();
+        let node = ("eu".into(), "node-1".into());
+        let mut announcer = Announcer::new(node, &prefixes, &prefixes[..1], 7);
+        let keys = Secrets::parse(&"ab".repeat(32)).expect("a secret").keys("eu");
+        let delivery = |port: u16| DeliveryKey { port: port.to_be_bytes(), ..DeliveryKey::default() };
+        let mut count = OwnCount::default();
+        count.held.extend((0..30).map(|port| (delivery(port), u32::from(port > 3))));
+        let messages = announcer.announce(&count, &keys, Duration::from_secs(1));
+        let told: Vec<String> =
+            messages.iter().map(|(to, message)| format!("{to} {}", message.len())).collect();
+        let sizes = [48 + ANNOUNCED * 48, 48 + (26 - ANNOUNCED) * 48];
+        let both = |size| ["198.51.100.2", "2001:db8:f::"].map(|to| format!("{to} {size}"));
+        assert_eq!(told, sizes.map(both).concat());
+        let nothing = announcer.announce(&OwnCount::default(), &keys, Duration::ZERO);
+        assert_eq!(nothing.len(), 2, "that there is nothing is told, too");
+    }
+}
