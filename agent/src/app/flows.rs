@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fairlead_abi::{Flow, ServiceKey, flow_hash};
+use fairlead_abi::{Flow, ServiceKey, slot_hash};
 use fairlead_core::planner::{Action, Plan, learn};
 
 use super::start::Stages;
@@ -24,7 +24,7 @@ impl Stages {
     fn carry_finding_out(&mut self, finding: &Finding) -> Result<(), Error> {
         match *finding {
             Finding::Claimed { service, flow, outer, asked } => {
-                let hash = self.hash(&flow);
+                let hash = self.hash(&service, &flow);
                 let Some(place) = self.installed.place(&service, hash, Some(outer)) else { return Ok(()) };
                 self.remember((service, flow), place, asked)?;
                 if asked
@@ -37,7 +37,7 @@ impl Stages {
                 Ok(())
             }
             Finding::Nobodys { service, flow } => {
-                let Some(place) = self.installed.place(&service, self.hash(&flow), None) else {
+                let Some(place) = self.installed.place(&service, self.hash(&service, &flow), None) else {
                     return Ok(());
                 };
                 self.remember((service, flow), place, true)
@@ -62,8 +62,9 @@ impl Stages {
         }
     }
 
-    fn hash(&self, flow: &Flow) -> u32 {
-        flow_hash(self.config.seed.0, flow)
+    /// By what the flow's slot is found.
+    fn hash(&self, service: &ServiceKey, flow: &Flow) -> u32 {
+        slot_hash(self.config.seed.0, flow, self.installed.flags(service))
     }
 
     /// After a plan was carried out: what the cache says must mean the same as before.
@@ -75,12 +76,14 @@ impl Stages {
                     | Action::PublishEntry { .. }
                     | Action::UnpublishEntry { .. }
                     | Action::ClearBackend { .. }
+                    | Action::SetEntryFlags { .. }
             )
         };
         let Some(cache) = self.cache.as_mut().filter(|_| plan.actions.iter().any(moves)) else { return };
         let (installed, seed) = (&self.installed, self.config.seed.0);
         let followed = cache.replace(|(service, flow), known| {
-            let (id, slot, _) = installed.place(service, flow_hash(seed, flow), None)?;
+            let hash = slot_hash(seed, flow, installed.flags(service));
+            let (id, slot, _) = installed.place(service, hash, None)?;
             // An index that is another endpoint's now makes a wrong guess, no more.
             Some(Place { service: id, slot, backend: known.backend })
         });

@@ -2,7 +2,7 @@
 //!
 //! Multiply and xor-shift only: BPF has 64-bit multiplication but not its upper half.
 
-use crate::{Address, ServiceKey};
+use crate::{Address, ServiceEntry, ServiceKey};
 
 const K1: u64 = 0x9e37_79b9_7f4a_7c15;
 const K2: u64 = 0xd6e8_feb8_6659_fd93;
@@ -29,6 +29,17 @@ pub const fn flow_hash(seed: u64, flow: &Flow) -> u32 {
     h ^= h >> 32;
     h = h.wrapping_mul(K3);
     (h >> 32) as u32
+}
+
+/// By what a flow's slot is found in a service with these [`flags`](crate::ServiceEntry::flags): its own hash, or one that all
+/// flows of its client share.
+#[inline(always)]
+#[must_use]
+pub const fn slot_hash(seed: u64, flow: &Flow, flags: u32) -> u32 {
+    if flags & ServiceEntry::BY_CLIENT == 0 {
+        return flow_hash(seed, flow);
+    }
+    flow_hash(seed, &Flow { client: flow.client, ports: [0; 4] })
 }
 
 /// The slot of a hash in a ring of `size` slots.
@@ -61,3 +72,17 @@ pub const fn prefix_of(seed: u64, client: &Address) -> u32 {
 
 const V4_PREFIX: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0]);
 const V6_PREFIX: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0]);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_clients_are_kept_only_their_address_counts() {
+        let flow = |host, port| Flow { client: Address::v4([192, 0, 2, host]), ports: [9, port, 0, 80] };
+        let hash = |flow: &Flow| slot_hash(7, flow, ServiceEntry::BY_CLIENT);
+        assert_eq!(hash(&flow(1, 1)), hash(&flow(1, 2)));
+        assert_ne!(hash(&flow(1, 1)), hash(&flow(2, 1)));
+        assert_eq!(slot_hash(7, &flow(1, 1), ServiceEntry::RECENT), flow_hash(7, &flow(1, 1)));
+    }
+}

@@ -28,7 +28,7 @@ pub use address::{Address, Family};
 pub use cache::{CACHE_ENTRIES, CacheBucket, CacheTag, Cached};
 pub use counters::{BackendCounters, Counter, FlowEvent, Limit, RateLimit, ServiceCounters};
 pub use encap::{Encap, GUE_PORT, Hop, PROBE_MARK, PROBE_MARK_MASK, ProbeTarget, overhead};
-pub use hash::{Flow, bucket_of, flow_hash, prefix_of, slot_of};
+pub use hash::{Flow, bucket_of, flow_hash, prefix_of, slot_hash, slot_of};
 pub use mark::{is_bounced, kind, mark, read_mark};
 pub use message::{Announced, Announcement, Ask, AskedFlow, CONTROL_PORT, Claim, Count, Header};
 pub use reason::DropReason;

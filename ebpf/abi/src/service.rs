@@ -80,7 +80,7 @@ pub struct ServiceEntry {
     pub ring: Ring,
     /// Index in `BACKENDS` of its backend 0; never changes in place.
     pub backends: u32,
-    /// [`ServiceEntry::PASS_UNSERVED`], [`ServiceEntry::RECENT`].
+    /// [`ServiceEntry::PASS_UNSERVED`], [`ServiceEntry::RECENT`], [`ServiceEntry::BY_CLIENT`].
     pub flags: u32,
 }
 
@@ -90,6 +90,8 @@ impl ServiceEntry {
     /// On a service over UDP: its slots have changed lately, so that packets of flows that began before may be for
     /// former backends.
     pub const RECENT: u32 = 2;
+    /// All flows of a client have the same slot.
+    pub const BY_CLIENT: u32 = 4;
 
     /// The key, or `None` where the entry is free.
     #[must_use]

@@ -2,7 +2,7 @@
 
 use fairlead_abi::{
     Address, BUCKET_ENTRIES, Backend, DropReason, Family, Flow, FlowEvent, MAX_PROBE, NO_BACKEND, Ring,
-    ServiceEntry, ServiceKey, Slot, bucket_of, flow_hash, kind, mark, slot_of,
+    ServiceEntry, ServiceKey, Slot, bucket_of, flow_hash, kind, mark, slot_hash, slot_of,
 };
 
 use crate::{
@@ -152,7 +152,12 @@ fn find_slot(service: &ServiceEntry, flow: &Flow) -> Result<(Slot, u32, u32), Dr
         return Err(DropReason::NoBackend);
     }
     let hash = flow_hash(setting!(seed), flow);
-    let at = ring.first_slot + slot_of(hash, ring.size);
+    let place = if service.flags & ServiceEntry::BY_CLIENT == 0 {
+        hash
+    } else {
+        slot_hash(setting!(seed), flow, ServiceEntry::BY_CLIENT)
+    };
+    let at = ring.first_slot + slot_of(place, ring.size);
     let Some(slot) = SLOTS.get(at) else {
         return Err(DropReason::Inconsistent);
     };

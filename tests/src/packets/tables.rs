@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use fairlead_abi::{
     Address, BUCKET_ENTRIES, Backend, Bucket, Delivery, DeliveryKey, Encap, Family, Flow, Hop, MAX_PROBE,
-    NO_BACKEND, ProbeTarget, Ring, ServiceEntry, ServiceKey, Slot, bucket_of, flow_hash, slot_of,
+    NO_BACKEND, ProbeTarget, Ring, ServiceEntry, ServiceKey, Slot, bucket_of, slot_hash, slot_of,
 };
 use ipnet::IpNet;
 
@@ -137,7 +137,7 @@ impl Tables {
         self.cache.iter().map(move |(key, flow, _)| {
             let (service, first) = places.iter().find(|(service, _)| service.key == *key).expect("a service");
             let size = u32::try_from(service.slots.len()).expect("a ring");
-            first + slot_of(flow_hash(seed, flow), size)
+            first + slot_of(slot_hash(seed, flow, service.flags), size)
         })
     }
 

@@ -6,10 +6,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use fairlead_tests::world::{Federation, Plan, Pod};
+use fairlead_tests::world::{Federation, Plan, Pod, ServiceSpec};
 use nix::sys::signal::Signal;
 
-use crate::served::{PATIENCE, Served, pod_of};
+use crate::served::{PATIENCE, Served, pod_of, wait};
 
 /// A connection that is kept, by whom it is answered.
 struct Kept {
@@ -86,5 +86,26 @@ fn an_endpoint_that_a_new_gateway_cant_know_is_heard_of_and_asked() {
     gateway.process().start_again().unwrap();
     for kept in &mut kept {
         assert_eq!(ask(&mut kept.stream), Ok(kept.pod.clone()));
+    }
+}
+
+#[test]
+fn a_client_is_kept_at_one_endpoint_and_turning_that_on_or_off_breaks_no_connection() {
+    let served = Served::build(&Plan::default().region("us-central1", &["a"], 3), &Federation::default());
+    served.wait_until_served();
+    let all = served.pods();
+    assert_eq!(served.answering(), all);
+    let mut kept: Vec<Kept> = (0..4).flat_map(|_| Kept::open(&served)).collect();
+    for by_client in [true, false] {
+        let service = ServiceSpec { by_client, ..served.service.clone() };
+        served.world.manifests("us-central1-a").add_service(&service).unwrap();
+        // One endpoint for each of the client's addresses, or all of them.
+        wait("the change", || {
+            let answering = served.answering();
+            if by_client { answering.len() <= 2 } else { answering == all }
+        });
+        for kept in kept.iter_mut().chain(&mut Kept::open(&served)) {
+            assert_eq!(ask(&mut kept.stream), Ok(kept.pod.clone()));
+        }
     }
 }

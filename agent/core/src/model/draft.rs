@@ -20,6 +20,7 @@ pub(crate) struct Draft {
     pub(super) v4: Wish,
     pub(super) v6: Wish,
     pub(super) pass_unserved: bool,
+    pub(super) by_client: bool,
     /// When the oldest of its objects was made.
     created: Option<i64>,
     pub(super) problems: Vec<Problem>,
@@ -74,6 +75,7 @@ impl Draft {
         Self {
             v4: wish(name, Family::V4, sources, declared, &mut problems),
             v6: wish(name, Family::V6, sources, declared, &mut problems),
+            by_client: by_client(name, sources, &mut problems),
             pass_unserved: sources.iter().any(|source| source.spec.options.pass_unserved_ports),
             created: sources.iter().filter_map(|source| source.spec.created).min(),
             ports,
@@ -218,4 +220,20 @@ fn wish(
         }
         None => Wish::None,
     }
+}
+
+/// Whether each client stays at one endpoint: where clusters say different things, it does, so that none of them breaks
+/// what it promised.
+fn by_client(name: &ObjectName, sources: &[Source<'_>], problems: &mut Vec<Problem>) -> bool {
+    let is = |by_client: bool| sources.iter().find(|source| source.spec.by_client == by_client);
+    if let (Some(_), Some(other)) = (is(true), is(false)) {
+        problems.push(Problem {
+            object: Some(name.clone()),
+            cluster: Some(Arc::clone(other.cluster)),
+            field: "spec.sessionAffinity".to_owned(),
+            what: "is None here and ClientIP in another cluster, which counts".to_owned(),
+            hint: Some("say the same in all clusters".to_owned()),
+        });
+    }
+    is(true).is_some()
 }

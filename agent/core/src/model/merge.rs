@@ -104,6 +104,7 @@ fn service(drafted: Drafted<'_>, outcome: Outcome) -> Arc<Service> {
         ports: draft.ports.clone(),
         denied: outcome.denied,
         pass_unserved: draft.pass_unserved,
+        by_client: draft.by_client,
         shards: Arc::clone(&draft.shards),
         problems,
         draft,

@@ -47,6 +47,8 @@ pub struct Service {
     pub denied: Vec<(IpAddr, u16, Protocol)>,
     /// Ports of the VIP that are not served go up to the gateway's own stack.
     pub pass_unserved: bool,
+    /// Each client stays at one endpoint.
+    pub by_client: bool,
     /// By cluster name.
     pub shards: Arc<Vec<Shard>>,
     /// What was rejected of it; also in [`Model::problems`].

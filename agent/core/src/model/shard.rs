@@ -32,6 +32,9 @@ pub struct ShardSpec {
     pub ports: Vec<ServicePort>,
     /// From annotations.
     pub options: ServiceOptions,
+    /// Each client stays at one endpoint (`spec.sessionAffinity`).
+    #[serde(default)]
+    pub by_client: bool,
     /// When the object was made (`metadata.creationTimestamp`), in seconds since 1970; none where it doesn't say.
     #[serde(default)]
     pub created: Option<i64>,

@@ -30,6 +30,12 @@ impl Installed {
         Some((self.entry(live.spot).id, ring.first_slot + slot_of(hash, ring.size), backend))
     }
 
+    /// The flags of a service's entry; 0 where there is none.
+    #[must_use]
+    pub fn flags(&self, key: &ServiceKey) -> u32 {
+        self.live.get(key).map_or(0, |live| self.entry(live.spot).flags)
+    }
+
     /// The number of a backend in its service's own list.
     fn number(&self, live: &Live, outer: Address) -> Option<u16> {
         let is_sought = |&at: &u32| {

@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fairlead_abi::ServiceEntry;
+
 use super::candidates::{Candidate, Target, candidates};
 use super::history::{Entry, History};
 use super::lingering::Lingering;
@@ -54,7 +56,7 @@ pub(super) fn table<'t>(
         vip: target.vip,
         port: target.port.port,
         protocol: Some(target.port.protocol),
-        flags: 0,
+        flags: if target.service.by_client { ServiceEntry::BY_CLIENT } else { 0 },
         backends: Vec::with_capacity(candidates.len()),
         ring: Arc::from([]),
         ring_hash: 0,

@@ -347,6 +347,23 @@ fn every_vip_has_an_entry_of_its_own() {
 }
 
 #[test]
+fn a_service_that_keeps_clients_says_so_in_its_ports_entries() {
+    let mut keeping = shard(0, 1);
+    keeping.by_client = true;
+    let model = merged(&declared(), &services([(0, "web", keeping), (1, "web", shard(1, 1))]), None);
+    let tables = planned(&model, &Health::default());
+    let flags = |table: &Arc<ServiceTable>| (table.protocol.is_some(), table.flags);
+    let all: Vec<_> = tables.services.values().map(flags).collect();
+    assert_eq!(all, [(false, 0), (true, ServiceEntry::BY_CLIENT)]);
+    let problems: Vec<String> = model.problems.iter().map(ToString::to_string).collect();
+    let [problem] = &problems[..] else { panic!("{problems:?}") };
+    assert!(
+        problem.contains("spec.sessionAffinity: is None here and ClientIP in another cluster"),
+        "{problem}"
+    );
+}
+
+#[test]
 fn services_that_share_a_vip_share_its_entry() {
     let asking = |number: u16, pass: bool| {
         let mut spec = shard(0, 1);

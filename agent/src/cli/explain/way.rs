@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use fairlead_abi::{DropReason, Flow, ServiceEntry, flow_hash, slot_of};
+use fairlead_abi::{DropReason, Flow, ServiceEntry, slot_hash, slot_of};
 use fairlead_core::{model::Protocol, planner::ShardReport};
 
 use super::meant::{Found, find};
@@ -46,7 +46,8 @@ pub(super) fn explanation(
     let endpoints = BackendRow::all(picture, service, numbers)?;
     let refused = (!can_be_client(client.ip, vip.ip)).then_some(DropReason::BadSource);
     let has_slot = refused.is_none() && entry.ring.size > 0;
-    let to_slot = |port| slot_of(flow_hash(seed, &flow(client.ip, port, service.key.port)), entry.ring.size);
+    let hash = |port| slot_hash(seed, &flow(client.ip, port, service.key.port), entry.flags);
+    let to_slot = |port| slot_of(hash(port), entry.ring.size);
     let slot = client.port.filter(|_| has_slot).map(to_slot);
     let chosen = slot.map(|slot| at(picture, service, &entry, &endpoints, slot));
     let no_ring = (entry.ring.size == 0).then_some(DropReason::NoBackend);
@@ -187,7 +188,7 @@ mod tests {
         let sample = Sample::new();
         let found = explained(&sample, "192.0.2.7:43210", "203.0.113.10:80").unwrap();
         let flow = Flow { client: found.client.into(), ports: [0xa8, 0xca, 0, 80] };
-        let slot = slot_of(flow_hash(SEED, &flow), 251);
+        let slot = slot_of(slot_hash(SEED, &flow, 0), 251);
         assert_eq!((found.slot, found.ring_size), (Some(slot), 251));
         let picture = sample.picture();
         let services = picture.services();

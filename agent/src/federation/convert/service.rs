@@ -25,6 +25,7 @@ pub fn service(service: &Service, defaults: Defaults) -> (Option<ShardSpec>, Vec
         wants_v6,
         ports: ports(spec, &mut faults),
         options: read.options,
+        by_client: by_client(spec, &mut faults),
         created: service.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
         endpoints: Arc::default(),
     };
@@ -67,6 +68,18 @@ fn families(spec: &ServiceSpec, vips: &[IpAddr], faults: &mut Faults) -> (bool, 
     }
     let v6_only = !vips.is_empty() && vips.iter().all(IpAddr::is_ipv6);
     (!v6_only, vips.iter().any(IpAddr::is_ipv6))
+}
+
+fn by_client(spec: &ServiceSpec, faults: &mut Faults) -> bool {
+    match spec.session_affinity.as_deref() {
+        None | Some("" | "None") => false,
+        Some("ClientIP") => true,
+        Some(other) => {
+            let message = format!("{other:?} is neither None nor ClientIP");
+            faults.reject(field(&["spec", "sessionAffinity"]), message);
+            false
+        }
+    }
 }
 
 fn ports(spec: &ServiceSpec, faults: &mut Faults) -> Vec<ServicePort> {

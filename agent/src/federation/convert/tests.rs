@@ -91,6 +91,24 @@ fn annotations_set_options() {
 }
 
 #[test]
+fn session_affinity_is_that_of_kubernetes() {
+    let spec = |affinity: &str| {
+        let spec = format!(
+            "spec: {{type: LoadBalancer, loadBalancerClass: fairlead.io/vip, {affinity} ports: [{{port: 80}}]}}"
+        );
+        service(&read(&format!("metadata: {{name: web}}\n{spec}\n")), Defaults::default())
+    };
+    for (affinity, by_client) in
+        [("", false), ("sessionAffinity: None,", false), ("sessionAffinity: ClientIP,", true)]
+    {
+        assert_eq!(spec(affinity).0.unwrap().by_client, by_client, "{affinity}");
+    }
+    let (shard, faults) = spec("sessionAffinity: Cookie,");
+    assert!(shard.is_none());
+    assert!(format!("{faults:?}").contains("\\\"Cookie\\\" is neither None nor ClientIP"), "{faults:?}");
+}
+
+#[test]
 fn a_bad_annotation_rejects_the_service_and_says_what_would_be_right() {
     let rows = [
         (

@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::IpAddr};
 
 use fairlead_abi::{
     Address, Backend, Delivery, DeliveryKey, DropReason, Family, Flow, Hop, ServiceKey, Slot, flow_hash,
-    kind, slot_of,
+    kind, slot_hash, slot_of,
 };
 use ipnet::IpNet;
 
@@ -94,7 +94,8 @@ impl Lookup {
         }
         let hash = flow_hash(seed, flow);
         let size = u32::try_from(service.slots.len()).expect("a ring");
-        let slot = *service.slots.get(slot_of(hash, size) as usize).ok_or(DropReason::NoBackend)?;
+        let place = slot_of(slot_hash(seed, flow, service.flags), size);
+        let slot = *service.slots.get(place as usize).ok_or(DropReason::NoBackend)?;
         Ok(Place {
             service: service.id,
             is_udp: key.protocol == 17,

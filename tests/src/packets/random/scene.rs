@@ -135,10 +135,14 @@ fn add_services(tables: &mut Tables, vip: IpAddr, id: u32) {
     give_formers(tables, 3, 0);
     add(tables, 1, 53, UDP, far);
     // Half of these have changed lately.
-    give_formers(tables, 3, if id.is_multiple_of(20) { ServiceEntry::RECENT } else { 0 });
+    give_formers(
+        tables,
+        3,
+        if id.is_multiple_of(20) { ServiceEntry::RECENT } else { ServiceEntry::BY_CLIENT },
+    );
     if id % 20 == 10 {
         add(tables, 2, 443, TCP, odd);
-        give_formers(tables, 2, 0);
+        give_formers(tables, 2, ServiceEntry::BY_CLIENT);
         add(tables, 3, 443, UDP, vec![]);
     } else {
         add(tables, 2, 443, TCP, vec![backend(ip("192.0.2.107"), Encap::Ipip, 2, 1400)]);

@@ -39,6 +39,8 @@ pub struct ServiceSpec {
     pub http_port: u16,
     /// Port of the VIP for UDP, served by the echo.
     pub udp_port: u16,
+    /// Each client stays at one endpoint.
+    pub by_client: bool,
     /// Annotations besides the VIPs'.
     pub annotations: BTreeMap<String, String>,
 }
@@ -54,6 +56,7 @@ impl ServiceSpec {
             vips: vec![IpAddr::from([203, 0, 113, number]), v6.into()],
             http_port: 80,
             udp_port: 7,
+            by_client: false,
             annotations: BTreeMap::new(),
         }
     }

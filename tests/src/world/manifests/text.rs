@@ -124,7 +124,8 @@ fn endpoint(pod: &Pod, condition: Condition, v4: bool, namespace: &str, zone: &s
 }
 
 pub(super) fn service_manifest(service: &ServiceSpec, version: u64) -> String {
-    let ServiceSpec { namespace, name, vips, http_port, udp_port, annotations } = service;
+    let ServiceSpec { namespace, name, vips, http_port, udp_port, by_client, annotations } = service;
+    let affinity = if *by_client { "ClientIP" } else { "None" };
     let vips = vips.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let mut all = annotations.clone();
     if !vips.is_empty() {
@@ -160,7 +161,7 @@ spec:
     targetPort: echo
   selector:
     app: {name}
-  sessionAffinity: None
+  sessionAffinity: {affinity}
   type: LoadBalancer
 status:
   loadBalancer: {{}}
