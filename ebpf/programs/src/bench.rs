@@ -23,19 +23,21 @@ use aya_ebpf::{
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
-use fairlead_abi::{Backend, DropReason, Hop};
+use fairlead_abi::{Address, Backend, DropReason, Flow, Hop, flow_hash, mark as mark_of};
 use fairlead_ebpf::{
     encap::{self, Tags, Way},
     fast::{L3, Step, fast, transport},
     headers::ethertype,
     maps::PROGRAMS,
     packet::Packet,
-    parse,
+    parse, setting,
     verdict::{self, Verdict},
 };
 
 /// Words of headers that are written for each packet.
 const WORDS: usize = 10;
+/// The same of a packet in a tunnel.
+const TUNNEL_WORDS: usize = 16;
 /// Where the last four bytes of the source stand.
 const V4_ENDS: usize = 26;
 /// As [`V4_ENDS`].
@@ -45,8 +47,8 @@ const V6_ENDS: usize = 34;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Bench {
-    /// Ethernet, IP and transport header.
-    pub headers: [u64; WORDS],
+    /// Ethernet, IP and transport header, and before the inner ones those of a tunnel; some payload.
+    pub headers: [u64; TUNNEL_WORDS],
     /// Number of flows less one; a power of two less one.
     pub flow_mask: u32,
     /// Number of services that packets go to.
@@ -75,6 +77,14 @@ pub struct Bench {
     pub marked: u64,
     /// The least time that a block took; 0: there was none yet.
     pub fastest: u64,
+    /// In a tunnel: the ports of the packet within.
+    pub ports: [u8; 4],
+    /// What the mark says: a [`kind`](fairlead_abi::kind).
+    pub kind: u8,
+    /// Not 0: the packet comes back to its gateway.
+    pub bounced: u8,
+    /// Zero.
+    pub padding: u16,
 }
 
 /// Packets that arrive at the sink are timed by so many, a power of two: long enough that how they are bundled doesn't
@@ -95,6 +105,15 @@ fn bench() -> Option<&'static mut Bench> {
 pub fn bench_ingress(ctx: XdpContext) -> u32 {
     let Some(bench) = bench() else { return xdp_action::XDP_ABORTED };
     let before = prepare(&ctx, bench);
+    let action = measured(&ctx);
+    settle(&ctx, bench, before, action)
+}
+
+/// As [`bench_ingress`], for packets in a tunnel: of a receiver, and back at a gateway.
+#[xdp(frags)]
+pub fn bench_tunnel(ctx: XdpContext) -> u32 {
+    let Some(bench) = bench() else { return xdp_action::XDP_ABORTED };
+    let before = prepare_tunnel(&ctx, bench);
     let action = measured(&ctx);
     settle(&ctx, bench, before, action)
 }
@@ -225,7 +244,35 @@ fn prepare(ctx: &XdpContext, bench: &mut Bench) -> usize {
     packet.len()
 }
 
-/// Takes off what was put on, and counts.
+/// As [`prepare`], of a packet in a tunnel: its mark is that of the flow.
+#[inline(always)]
+fn prepare_tunnel(ctx: &XdpContext, bench: &mut Bench) -> usize {
+    let packet = Packet::new(ctx);
+    bench.runs += 1;
+    let spread = bench.runs.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    let client = (bench.source + (spread as u32 & bench.flow_mask)).to_be_bytes();
+    let Some(start) = packet.at::<[u64; TUNNEL_WORDS]>(0) else { return packet.len() };
+    // SAFETY: within the words of the packet that were asked for; the machine takes words at any address.
+    unsafe {
+        for word in 0..TUNNEL_WORDS {
+            *start.cast::<u64>().add(word) = bench.headers[word];
+        }
+        let start = start.cast::<u8>();
+        let (address, mark_at) = if bench.v6 == 0 {
+            *start.add(20 + V4_ENDS).cast() = client;
+            (Address::v4(client), L3 + 4)
+        } else {
+            *start.add(40 + V6_ENDS).cast() = client;
+            (Address { bytes: *start.add(40 + V6_ENDS - 12).cast() }, L3 + 2)
+        };
+        let hash = flow_hash(setting!(seed), &Flow { client: address, ports: bench.ports });
+        let mark = mark_of(hash, bench.kind, bench.bounced != 0);
+        *start.add(mark_at).cast() = mark.to_be_bytes();
+    }
+    packet.len()
+}
+
+/// Takes off what was put on, puts on what was taken off, and counts.
 #[inline(always)]
 fn settle(ctx: &XdpContext, bench: &mut Bench, before: usize, action: u32) -> u32 {
     let grown = Packet::new(ctx).len().wrapping_sub(before);

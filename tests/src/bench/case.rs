@@ -1,17 +1,20 @@
 //! The kinds of packets that are measured, as bytes.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
 use fairlead_abi::protocol;
 
 use super::fleet::{PORT, vip_v4, vip_v6};
+use super::records::HEADERS;
 
 /// Every frame is this long: as much as a wrapper writes anew for each packet.
 pub(super) const FRAME: usize = 80;
 /// Clients count up from these.
 const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 0);
 const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 0, 0, 0, 0);
+/// From this port.
+const CLIENT_PORT: u16 = 40_000;
 /// And these are nobody's VIPs.
 const STRANGER: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 0);
 
@@ -44,6 +47,56 @@ const CASES: [Case; 9] = [
     case("icmp6", true, protocol::ICMPV6, 0),
     Case { stranger: true, ..case("not_a_vip", false, protocol::TCP, ACK) },
 ];
+
+/// The tunnel that a packet comes in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tunnel {
+    pub(super) from: IpAddr,
+    pub(super) to: IpAddr,
+    /// What its mark says: a [`kind`](fairlead_abi::kind).
+    pub(super) kind: u8,
+    /// It comes back to its gateway.
+    pub(super) bounced: bool,
+}
+
+impl Tunnel {
+    /// The headers around those of `case`, whose own Ethernet header it takes, and some bytes after its end; the mark is
+    /// still to be written.
+    pub(super) fn frame(&self, case: Case) -> [u8; 8 * HEADERS] {
+        let inner = case.frame();
+        let mut frame = [0; 8 * HEADERS];
+        let (mac, packet) = inner.split_at(14);
+        frame[..14].copy_from_slice(mac);
+        let length =
+            |outer: usize| u16::try_from(packet.len() + outer).expect("a frame is short").to_be_bytes();
+        let within = match (self.from, self.to) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                let header = &mut frame[14..34];
+                header[0] = 0x45;
+                header[2..4].copy_from_slice(&length(20));
+                header[6] = 0x40;
+                header[8] = 64;
+                header[9] = 4;
+                header[12..16].copy_from_slice(&from.octets());
+                header[16..20].copy_from_slice(&to.octets());
+                34
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                let header = &mut frame[14..54];
+                header[0] = 0x60;
+                header[4..6].copy_from_slice(&length(0));
+                header[6] = 41;
+                header[7] = 64;
+                header[8..24].copy_from_slice(&from.octets());
+                header[24..40].copy_from_slice(&to.octets());
+                54
+            }
+            _ => panic!("a tunnel has one IP version"),
+        };
+        frame[within..within + packet.len()].copy_from_slice(packet);
+        frame
+    }
+}
 
 /// Those with these names; all, if there are no names.
 pub(super) fn named(names: &[String]) -> Result<Vec<Case>> {
@@ -82,6 +135,26 @@ impl Case {
     /// The packet of TCP that the floor wraps where this one is not one to be wrapped.
     pub(super) fn as_tcp(self) -> Self {
         Self { protocol: protocol::TCP, tcp_flags: ACK, ..self }
+    }
+
+    /// A case of TCP, with ACK.
+    pub(super) const fn tcp(v6: bool) -> Self {
+        if v6 { CASES[1] } else { CASES[0] }
+    }
+
+    /// The client of its flow with this number.
+    pub(super) fn client(self, flow: u32) -> IpAddr {
+        if self.v6 {
+            Ipv6Addr::from_bits(CLIENT_V6.to_bits() + u128::from(flow)).into()
+        } else {
+            Ipv4Addr::from_bits(CLIENT_V4.to_bits() + flow).into()
+        }
+    }
+
+    /// Source and destination port, as they stand in the packet.
+    pub(super) fn ports(self) -> [u8; 4] {
+        let ([a, b], [c, d]) = (CLIENT_PORT.to_be_bytes(), PORT.to_be_bytes());
+        [a, b, c, d]
     }
 
     /// The last four bytes of source and destination, from which flows and services are counted up.
@@ -133,8 +206,7 @@ impl Case {
             protocol::ICMP => header[0] = 8,
             protocol::ICMPV6 => header[0] = 128,
             _ => {
-                header[..2].copy_from_slice(&40_000_u16.to_be_bytes());
-                header[2..4].copy_from_slice(&PORT.to_be_bytes());
+                header[..4].copy_from_slice(&self.ports());
             }
         }
         match self.protocol {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::agent;
 use super::fleet::{Fleet, Kind};
 use super::packets::rounded;
-use super::plane::Plane;
+use super::plane::{Plane, Sizes};
 use crate::world::Footprint;
 
 /// Numbers of services.
@@ -69,7 +69,7 @@ pub(super) fn child(id: &str, elf: &Path, services: u32, changes: u32) -> Result
 
 fn in_this_process(instance: &Instance, elf: &Path, services: u32, changes: u32) -> Result<Times> {
     let mut fleet = Fleet::new(services, Kind::Plain, super::ROUTE)?;
-    let mut plane = Plane::load(instance, elf, services, Kind::Plain)?;
+    let mut plane = Plane::load(instance, elf, (services, Kind::Plain), Sizes::SMALL)?;
     let (planning, applying) = plane.turn(&fleet)?;
     plane.check(services, Kind::Plain)?;
     eprintln!("  {services} services: planned in {planning:.1?}, carried out in {applying:.1?}");

@@ -21,7 +21,7 @@ use super::case::{Case, FRAME};
 use super::fleet::{Fleet, Kind};
 use super::link::{self, FAR, NEAR, xdp};
 use super::packets::rounded;
-use super::plane::Plane;
+use super::plane::{Plane, Sizes};
 use super::records::{BLOCK, Record};
 use crate::world::Footprint;
 
@@ -80,7 +80,7 @@ impl Link {
     fn new(instance: &Instance, elf: &Path) -> Result<Self> {
         let far = if_nametoindex(FAR)?;
         let route = Route { hop: Hop { ifindex: far, ..super::HOP }, ..super::ROUTE };
-        let mut plane = Plane::load(instance, elf, SERVICES, Kind::Everything)?;
+        let mut plane = Plane::load(instance, elf, (SERVICES, Kind::Everything), Sizes::SMALL)?;
         plane.turn(&Fleet::new(SERVICES, Kind::Everything, route)?)?;
         plane.check(SERVICES, Kind::Everything)?;
         xdp(&mut plane.dataplane, "live_sink")?.attach(NEAR, XdpMode::Driver)?;

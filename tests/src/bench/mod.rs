@@ -6,6 +6,7 @@
 
 mod agent;
 mod case;
+mod connections;
 mod control;
 mod fleet;
 mod link;
@@ -29,7 +30,7 @@ use serde::Serialize;
 use crate::world::Footprint;
 use case::Case;
 use fleet::{Fleet, Kind};
-use plane::Plane;
+use plane::{Plane, Sizes};
 
 /// How the bench is to be run.
 #[derive(Clone, Debug)]
@@ -40,7 +41,7 @@ pub struct Options {
     pub quick: bool,
     /// Standard output is one JSON document.
     pub json: bool,
-    /// Only one of the three parts.
+    /// Only one of the parts.
     pub part: Option<Part>,
     /// Only these cases; all, if empty.
     pub cases: Vec<String>,
@@ -53,6 +54,8 @@ pub struct Options {
 pub enum Part {
     /// Nanoseconds per packet.
     Packets,
+    /// The same of packets whose endpoint has to be found or to know them.
+    Connections,
     /// Packets per second over a link.
     Live,
     /// Planning.
@@ -63,6 +66,7 @@ pub enum Part {
 #[derive(Debug, Default, Serialize)]
 struct Results {
     packets: Vec<packets::Row>,
+    connections: Vec<connections::Row>,
     live: Vec<live::Row>,
     control: Vec<control::Row>,
 }
@@ -99,6 +103,9 @@ pub fn run(options: &Options) -> Result<()> {
     if wanted(Part::Packets) {
         measure_packets(&footprint, options, &cases, &mut results.packets)?;
     }
+    if wanted(Part::Connections) {
+        measure_connections(&footprint, options, &mut results.connections)?;
+    }
     if wanted(Part::Live) {
         eprintln!("live frames on a veth pair");
         let (rounds, turn) = if options.quick { (5, 100) } else { (12, 250) };
@@ -126,16 +133,36 @@ fn measure_packets(
     cases: &[Case],
     rows: &mut Vec<packets::Row>,
 ) -> Result<()> {
-    let (passes, packets) = if options.quick { (8, 20_000) } else { (20, 50_000) };
+    let (passes, packets) = if options.quick { (6, 20_000) } else { (20, 50_000) };
     let effort = packets::Effort { passes, turns: 4, packets };
     let namespace = link::pair(footprint, "packets")?;
     for services in SERVICES.into_iter().filter(|&n| options.services.is_none_or(|only| n == only)) {
         eprintln!("packets, {services} services");
         let instance = Instance::new(&format!("{}-packets", footprint.id()));
-        let mut plane = Plane::load(&instance, &options.elf, services, Kind::Everything)?;
+        let mut plane = Plane::load(&instance, &options.elf, (services, Kind::Everything), Sizes::SMALL)?;
         plane.turn(&Fleet::new(services, Kind::Everything, ROUTE)?)?;
         plane.check(services, Kind::Everything)?;
         rows.extend(namespace.run(|| packets::measure(&mut plane.dataplane, cases, services, effort))?);
+        drop(plane);
+        instance.remove()?;
+    }
+    Ok(())
+}
+
+fn measure_connections(
+    footprint: &Footprint,
+    options: &Options,
+    rows: &mut Vec<connections::Row>,
+) -> Result<()> {
+    let (passes, packets) = if options.quick { (4, 20_000) } else { (20, 50_000) };
+    let effort = packets::Effort { passes, turns: 4, packets };
+    eprintln!("packets of connections that have moved, and a receiver's");
+    let namespace = link::pair(footprint, "connections")?;
+    let instance = Instance::new(&format!("{}-connections", footprint.id()));
+    for connections::Part { sizes, measure } in connections::PARTS {
+        let mut plane = Plane::load(&instance, &options.elf, (1, Kind::Everything), sizes)?;
+        plane.turn(&Fleet::new(1, Kind::Everything, ROUTE)?)?;
+        rows.extend(namespace.run(|| measure(&mut plane, effort))?);
         drop(plane);
         instance.remove()?;
     }

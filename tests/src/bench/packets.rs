@@ -15,7 +15,8 @@ use super::records::{Record, check};
 /// Flows that packets come from.
 pub(super) const FLOWS: [u32; 4] = [1, 1024, 131_072, 1_048_576];
 
-const INGRESS: &str = "bench_ingress";
+/// The gateway's `ingress` in its wrapper.
+pub(super) const INGRESS: &str = "bench_ingress";
 const FLOOR: &str = "bench_floor";
 
 /// How long to measure.
@@ -78,10 +79,7 @@ pub(super) fn measure(
     services: u32,
     effort: Effort,
 ) -> Result<Vec<Row>> {
-    // The kernel patches code, and waits, at each run of a program that is attached nowhere.
-    for (program, end) in [(INGRESS, NEAR), (FLOOR, FAR)] {
-        xdp(dataplane, program)?.attach(end, XdpMode::Driver)?;
-    }
+    attach(dataplane, INGRESS)?;
     let mut busy = vec![1, services];
     busy.dedup();
     let of_case = |&case: &Case| {
@@ -101,67 +99,118 @@ pub(super) fn measure(
     Ok(combinations.into_iter().map(|combination| combination.row(services)).collect())
 }
 
+/// Attaches a program and the floor: the kernel patches code, and waits, at each run of a program that is attached nowhere.
+pub(super) fn attach(dataplane: &mut Dataplane, program: &str) -> Result<()> {
+    for (program, end) in [(program, NEAR), (FLOOR, FAR)] {
+        xdp(dataplane, program)?.attach(end, XdpMode::Driver)?;
+    }
+    Ok(())
+}
+
 /// One kind of packets, and what was measured of them.
 struct Combination {
     case: Case,
     flows: u32,
     busy: u32,
-    ours: Side,
-    floor: Side,
-}
-
-/// One of the two programs.
-struct Side {
-    program: &'static str,
-    verdict: usize,
-    record: Record,
-    packets: u64,
-    /// Nanoseconds per packet in each turn.
-    times: Vec<f64>,
+    turns: Turns,
 }
 
 impl Combination {
     fn new(case: Case, flows: u32, busy: u32) -> Self {
-        let side = |program, verdict, case| {
-            let record = Record::new(case, flows, busy);
-            Side { program, verdict, record, packets: 0, times: Vec::new() }
-        };
-        let of_floor = if case.is_forwarded() { case } else { case.as_tcp() };
-        let (ours, floor) = (side(INGRESS, case.verdict(), case), side(FLOOR, TRANSMIT, of_floor));
-        Self { case, flows, busy, ours, floor }
+        let ours = Side::new(INGRESS, case.verdict(), Record::new(case, flows, busy), &case.frame());
+        Self { case, flows, busy, turns: Turns::new(ours, case, flows, busy) }
     }
 
-    /// Both programs in turns.
     fn measure(&mut self, dataplane: &mut Dataplane, effort: Effort) -> Result<()> {
-        for _ in 0..effort.turns {
-            for side in [&mut self.ours, &mut self.floor] {
-                side.turn(dataplane, self.case, effort.packets).context(side.program)?;
-            }
-        }
-        Ok(())
+        self.turns.measure(dataplane, effort)
     }
 
-    fn row(mut self, services: u32) -> Row {
-        self.ours.times.sort_by(f64::total_cmp);
-        let ns_min = self.ours.times[0];
-        let floor_ns_min = self.floor.times.into_iter().fold(f64::INFINITY, f64::min);
+    fn row(self, services: u32) -> Row {
+        let Times { ns_min, ns_median, floor_ns_min, ratio_min } = self.turns.times();
         Row {
             case: self.case.name,
             flows: self.flows,
             services,
             busy: self.busy,
+            ns_min,
+            ns_median,
+            floor_ns_min,
+            ratio_min,
+        }
+    }
+}
+
+/// A program in turns with the floor.
+pub(super) struct Turns {
+    ours: Side,
+    floor: Side,
+}
+
+/// Nanoseconds per packet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    pub(super) ns_min: f64,
+    pub(super) ns_median: f64,
+    pub(super) floor_ns_min: f64,
+    pub(super) ratio_min: f64,
+}
+
+/// One of the two programs.
+pub(super) struct Side {
+    program: &'static str,
+    verdict: usize,
+    record: Record,
+    frame: Vec<u8>,
+    packets: u64,
+    /// Nanoseconds per packet in each turn.
+    times: Vec<f64>,
+}
+
+impl Turns {
+    /// `ours` beside the floor of as many packets of `case`.
+    pub(super) fn new(ours: Side, case: Case, flows: u32, busy: u32) -> Self {
+        let of_floor = if case.is_forwarded() { case } else { case.as_tcp() };
+        let record = Record::new(of_floor, flows, busy);
+        Self { ours, floor: Side::new(FLOOR, TRANSMIT, record, &of_floor.frame()) }
+    }
+
+    /// Both programs in turns.
+    pub(super) fn measure(&mut self, dataplane: &mut Dataplane, effort: Effort) -> Result<()> {
+        for _ in 0..effort.turns {
+            for side in [&mut self.ours, &mut self.floor] {
+                side.turn(dataplane, effort.packets).context(side.program)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn times(mut self) -> Times {
+        self.ours.times.sort_by(f64::total_cmp);
+        let ns_min = self.ours.times[0];
+        let floor_ns_min = self.floor.times.into_iter().fold(f64::INFINITY, f64::min);
+        Times {
             ns_min: rounded(ns_min),
             ns_median: rounded(self.ours.times[self.ours.times.len() / 2]),
             floor_ns_min: rounded(floor_ns_min),
             ratio_min: rounded(ns_min / floor_ns_min),
         }
     }
+
+    /// Packets that the program was given.
+    pub(super) fn packets(&self) -> u64 {
+        self.ours.packets
+    }
 }
 
 impl Side {
-    fn turn(&mut self, dataplane: &mut Dataplane, case: Case, packets: u32) -> Result<()> {
+    /// Of `program`, on frames like this one, all of which get this verdict.
+    pub(super) fn new(program: &'static str, verdict: usize, record: Record, frame: &[u8]) -> Self {
+        Self { program, verdict, record, frame: frame.to_vec(), packets: 0, times: Vec::new() }
+    }
+
+    fn turn(&mut self, dataplane: &mut Dataplane, packets: u32) -> Result<()> {
         self.record.write(dataplane)?;
-        self.times.push(run(dataplane, self.program, case, packets)?);
+        self.times.push(run(dataplane, self.program, &self.frame, packets)?);
         self.record = Record::read(dataplane, super::current_cpu()?)?;
         self.packets += u64::from(packets);
         check(&self.record, self.packets, self.verdict)
@@ -174,10 +223,9 @@ pub(super) fn rounded(value: f64) -> f64 {
 }
 
 /// Nanoseconds of this thread's own time per packet.
-fn run(dataplane: &mut Dataplane, name: &str, case: Case, packets: u32) -> Result<f64> {
+fn run(dataplane: &mut Dataplane, name: &str, frame: &[u8], packets: u32) -> Result<f64> {
     let program = xdp(dataplane, name)?;
-    let frame = case.frame();
-    let options = TestRunOptions { data_in: Some(&frame), repeat: packets, ..TestRunOptions::default() };
+    let options = TestRunOptions { data_in: Some(frame), repeat: packets, ..TestRunOptions::default() };
     let before = own_time()?;
     program.test_run(options).context("BPF_PROG_TEST_RUN")?;
     let spent = own_time()?.saturating_sub(before);

@@ -1,20 +1,26 @@
 //! The BPF programs on tables that the planner filled: what an agent does, without its other stages.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use fairlead::dataplane::{Capacities, Dataplane, Instance, Programs};
-use fairlead_abi::{Address, Roles, Settings, TunnelSource};
+use fairlead_abi::{Roles, Settings, TunnelSource};
 use fairlead_core::model::{Demand, Health, Held, Model, merge};
 use fairlead_core::planner::{self, Inputs, Installed, Planner, diff};
 
 use super::fleet::{CLUSTERS, ENDPOINTS, Fleet, Kind};
 
 /// Slots of a ring for 27 backends, and the spare room of a service's region among the backends.
-const RING: u32 = 1021;
+pub(super) const RING: u32 = 1021;
 const ROOM: u32 = CLUSTERS as u32 * ENDPOINTS as u32 * 2;
+/// Seed of the flows' hash.
+pub(super) const SEED: u64 = 0x3c6e_f372_fe94_f82b;
+/// Where this gateway's tunnel packets come from.
+pub(super) const OWN: (Ipv4Addr, Ipv6Addr) =
+    (Ipv4Addr::new(192, 0, 2, 1), Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 1));
 /// Rings that are written while those before them cool.
 const COOLING: u32 = 4096;
 
@@ -22,15 +28,33 @@ const COOLING: u32 = 4096;
 pub(super) struct Plane {
     pub(super) dataplane: Dataplane,
     planner: Planner,
-    installed: Installed,
+    pub(super) installed: Installed,
     model: Option<Model>,
     started: Instant,
 }
 
+/// Sizes of tables that depend on connections.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    pub(super) flows: u32,
+    /// Buckets of the flow cache, a power of two.
+    pub(super) cache: u32,
+}
+
+impl Sizes {
+    /// For traffic that leaves no trace.
+    pub(super) const SMALL: Self = Self { flows: 1024, cache: 16 };
+}
+
 impl Plane {
     /// Loads the programs of `elf` on empty tables with room for `services`.
-    pub(super) fn load(instance: &Instance, elf: &Path, services: u32, kind: Kind) -> Result<Self> {
-        let capacities = capacities(services, kind);
+    pub(super) fn load(
+        instance: &Instance,
+        elf: &Path,
+        (services, kind): (u32, Kind),
+        sizes: Sizes,
+    ) -> Result<Self> {
+        let capacities = capacities(services, kind, sizes);
         let programs = Programs::File(elf.to_owned());
         let settings = settings(&capacities);
         let dataplane = Dataplane::load(instance, &programs, &settings, &capacities).map_err(with_log)?;
@@ -84,7 +108,7 @@ impl Plane {
     }
 }
 
-fn capacities(services: u32, kind: Kind) -> Capacities {
+fn capacities(services: u32, kind: Kind, sizes: Sizes) -> Capacities {
     let entries = services * kind.entries();
     let rings = services * kind.rings();
     Capacities {
@@ -98,24 +122,24 @@ fn capacities(services: u32, kind: Kind) -> Capacities {
             deliveries: 64,
             gateways: 64,
         },
-        flows: 1024,
+        flows: sizes.flows,
         half_open: 1024,
-        cache: 16,
+        cache: sizes.cache,
         probes: 64,
     }
 }
 
 fn settings(capacities: &Capacities) -> Settings {
-    let tunnel = |address| TunnelSource { address, ..TunnelSource::default() };
+    let tunnel = |address: IpAddr| TunnelSource { address: address.into(), ..TunnelSource::default() };
     Settings {
-        seed: 0x3c6e_f372_fe94_f82b,
+        seed: SEED,
         roles: Roles::GATEWAY | Roles::RECEIVER,
         bucket_mask: capacities.tables.buckets - 1,
-        tunnel_v4: tunnel(Address::v4([192, 0, 2, 1])),
-        tunnel_v6: tunnel(Address::v6([0x20, 1, 0xd, 0xb8, 0, 0xf, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])),
+        tunnel_v4: tunnel(IpAddr::V4(OWN.0)),
+        tunnel_v6: tunnel(IpAddr::V6(OWN.1)),
         // What is measured is answering, not refusing to.
         icmp_per_second: 1_000_000_000,
-        cache_mask: 15,
+        cache_mask: capacities.cache - 1,
         bounces_per_second: 1_000_000_000,
         bounces_per_prefix: 1_000_000_000,
         reports_per_second: 1_000_000_000,

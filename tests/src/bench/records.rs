@@ -6,16 +6,16 @@ use aya::util::nr_cpus;
 use fairlead::dataplane::Dataplane;
 use fairlead_abi::{Backend, Encap, Hop};
 
-use super::case::{Case, FRAME};
+use super::case::{Case, FRAME, Tunnel};
 
-const WORDS: usize = FASTEST + 1;
+const WORDS: usize = TUNNEL + 1;
 const MAP: &str = "BENCH";
 
 /// Offsets, in words, of what follows the headers.
-const FLOWS: usize = 10;
-const ENDS: usize = 11;
-const V6: usize = 12;
-const BACKEND: usize = 13;
+const FLOWS: usize = HEADERS;
+const ENDS: usize = FLOWS + 1;
+const V6: usize = FLOWS + 2;
+const BACKEND: usize = FLOWS + 3;
 const HOP: usize = BACKEND + size_of::<Backend>() / 8;
 const RUNS: usize = HOP + size_of::<Hop>() / 8;
 const VERDICTS: usize = RUNS + 1;
@@ -23,6 +23,9 @@ const LENGTH: usize = VERDICTS + 5;
 const ARRIVED: usize = LENGTH + 1;
 const STRANGE: usize = ARRIVED + 1;
 const FASTEST: usize = STRANGE + 2;
+const TUNNEL: usize = FASTEST + 1;
+/// Words of headers at most.
+pub(super) const HEADERS: usize = 16;
 
 /// Packets that the sink times together.
 pub(super) const BLOCK: u64 = 4096;
@@ -46,6 +49,18 @@ impl Record {
         words[HOP..HOP + 2].copy_from_slice(&[0x0200_0100_0000_0002, 0x0000_0001_0200_0000]);
         words[LENGTH] = (FRAME + if case.is_v6() { 40 } else { 20 }) as u64;
         Self(words)
+    }
+
+    /// Packets of `case` in `tunnel`, of `flows` flows.
+    pub(super) fn in_tunnel(case: Case, tunnel: &Tunnel, flows: u32) -> Self {
+        let mut record = Self::new(case, flows, 1);
+        let frame = tunnel.frame(case);
+        for (word, bytes) in record.0.iter_mut().zip(frame.chunks_exact(8)) {
+            *word = u64::from_ne_bytes(bytes.try_into().expect("chunks of eight bytes"));
+        }
+        let [a, b, c, d] = case.ports();
+        record.0[TUNNEL] = u64::from_ne_bytes([a, b, c, d, tunnel.kind, u8::from(tunnel.bounced), 0, 0]);
+        record
     }
 
     pub(super) fn runs(&self) -> u64 {

@@ -1,6 +1,6 @@
 //! The results as tables, against the targets.
 
-use super::{Results, control, live, packets};
+use super::{Results, connections, control, live, packets};
 
 /// What is aimed at: a description, the worst that was measured, and the most (or least) that it should be.
 struct Target {
@@ -19,6 +19,9 @@ pub(super) fn text(results: &Results) -> String {
     let mut text = String::new();
     let head = ["case", "flows", "services", "busy", "ns min", "ns median", "floor ns", "ratio"];
     text += &table(&head, results.packets.iter().map(packets::Row::columns));
+    text += "\n";
+    let head = ["connections", "flows", "marked %", "ns min", "ns median", "floor ns", "ratio"];
+    text += &table(&head, results.connections.iter().map(connections::Row::columns));
     text += "\n";
     let live = |row: &live::Row| {
         [
@@ -69,6 +72,13 @@ fn targets(results: &Results) -> Vec<Target> {
         let of_case = |row: &&packets::Row| cases.contains(&row.case()) && (row.busy() == 1) != all;
         results.packets.iter().filter(of_case).map(packets::Row::ratio).reduce(f64::max)
     };
+    // `u32::MAX`: of any number of flows.
+    let worst = |case: &str, flows: u32| {
+        let of_case = |row: &&connections::Row| {
+            row.case().starts_with(case) && (row.flows() == flows || flows == u32::MAX)
+        };
+        results.connections.iter().filter(of_case).map(connections::Row::ratio).reduce(f64::max)
+    };
     let at = |services: u32| results.control.iter().find(|row| row.services == services);
     let most = |what, worst, most| Target { what, worst, goal: Goal::AtMost(most) };
     let share = results.live.iter().map(|row| 100.0 * row.mpps / row.floor_mpps).reduce(f64::min);
@@ -82,6 +92,10 @@ fn targets(results: &Results) -> Vec<Target> {
             ratio(&["tcp4", "udp4", "tcp6", "udp6", "syn4", "syn6"], true),
             2.5,
         ),
+        most("cache_hit4, cache_hit6 at 1,024: times the floor", worst("cache_hit", 1024), 2.2),
+        most("cache_hit4, cache_hit6 at 1,048,576: times the floor", worst("cache_hit", 1_048_576), 4.0),
+        most("cache_miss4, cache_miss6: times the floor", worst("cache_miss", u32::MAX), 2.2),
+        most("receiver_known4, receiver_known6: times the floor", worst("receiver_known", u32::MAX), 5.0),
         Target { what: "live: per cent of the floor's rate", worst: share, goal: Goal::AtLeast(85.0) },
         most("one change at 1,000 services, ms", at(1000).map(|row| row.one_change_ms), 5.0),
         most("full plan of 10,000 services, ms", at(10_000).map(|row| row.full_plan_ms), 2000.0),

@@ -47,6 +47,7 @@ enum Command {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
     Packets,
+    Connections,
     Live,
     Control,
 }
@@ -80,6 +81,7 @@ fn perform(arguments: Arguments) -> Result<()> {
         services: arguments.services,
         part: arguments.part.map(|part| match part {
             Part::Packets => bench::Part::Packets,
+            Part::Connections => bench::Part::Connections,
             Part::Live => bench::Part::Live,
             Part::Control => bench::Part::Control,
         }),
