@@ -17,6 +17,9 @@ struct Arguments {
     /// Connections of each protocol that are open before an event, at least
     #[arg(long, default_value_t = 1000)]
     connections: usize,
+    /// Packets of each flood
+    #[arg(long, default_value_t = 200_000)]
+    flood: u64,
     /// Of the random mix; without it, another one each time
     #[arg(long)]
     seed: Option<u64>,
@@ -32,9 +35,9 @@ enum Output {
 }
 
 fn main() -> Result<ExitCode> {
-    let Arguments { events, connections, seed, output } = Arguments::parse();
+    let Arguments { events, connections, flood, seed, output } = Arguments::parse();
     let seed = seed.unwrap_or_else(|| u64::from(survive::clock::now().subsec_nanos()));
-    let options = Options { events, connections, seed, json: output == Output::Json };
+    let options = Options { events, connections, flood, seed, json: output == Output::Json };
     let kept = survive::run(&options)?;
     Ok(if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

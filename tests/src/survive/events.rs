@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::fleet::Fleet;
+use super::flood;
 use super::random;
 use super::stage::{ABROAD, GATEWAYS, NEAR_NODES, SERVING, SPARE, Stage};
 use crate::world::Condition::{Ready, Terminating};
@@ -34,6 +35,8 @@ pub(super) enum Action {
     Fleet(fn(&Stage, &Fleet) -> Result<()>),
     /// Something else for each seed.
     Seeded(fn(&Stage, u64) -> Result<()>),
+    /// So many packets of somebody else.
+    Flood(fn(&Stage, u64) -> Result<()>),
 }
 
 impl Event {
@@ -51,7 +54,7 @@ const FLAP: Duration = Duration::from_millis(50);
 /// How often an endpoint flaps: 3 s.
 const FLAPS: usize = 30;
 
-/// All of them, in order. Missing yet: the flow cache wiped, which only a new agent does.
+/// All of them, in order.
 pub(super) fn events() -> Vec<Event> {
     let mut events = vec![Event::new("nothing", "nothing happens", |_| Ok(()))];
     events.extend(endpoints());
@@ -59,6 +62,7 @@ pub(super) fn events() -> Vec<Event> {
     events.extend(gateways());
     events.extend(opinions());
     events.extend(agents());
+    events.extend(floods());
     events.push(Event {
         name: "port_reused",
         told: "slots move; connections are closed, and opened from the same ports",
@@ -169,6 +173,10 @@ fn agents() -> Vec<Event> {
                 s.start_agents(&GATEWAYS)
             },
         ),
+        Event::new("cache_wiped", "slots move, then all gateways' flow caches are wiped", |s| {
+            move_slots(s)?;
+            s.wipe_caches()
+        }),
         Event::new("agent_upgraded", "slots move, then every agent gets other programs", |s| {
             move_slots(s)?;
             s.upgrade(true)?;
@@ -183,6 +191,20 @@ fn agents() -> Vec<Event> {
                 s.start_agents(&NEAR_NODES)
             },
         ),
+    ]
+}
+
+/// While slots have former backends.
+fn floods() -> Vec<Event> {
+    let flood = |name, told, action| Event {
+        before: move_slots,
+        action: Action::Flood(action),
+        ..Event::new(name, told, |_| Ok(()))
+    };
+    vec![
+        flood("syn_flood", "SYNs come, some of the ports of living connections", flood::syns),
+        flood("ack_flood", "packets of no connection come, some of the ports of living ones", flood::acks),
+        flood("forged_flood", "marks and claims come that no gateway or receiver has made", flood::forged),
     ]
 }
 

@@ -7,6 +7,7 @@
 pub mod clock;
 mod events;
 pub mod fleet;
+mod flood;
 pub mod identity;
 pub mod judge;
 pub mod logs;
@@ -38,6 +39,8 @@ pub struct Options {
     pub connections: usize,
     /// Of the random mix.
     pub seed: u64,
+    /// Packets of each flood.
+    pub flood: u64,
     /// Standard output is one JSON document.
     pub json: bool,
 }
@@ -76,7 +79,7 @@ pub fn run(options: &Options) -> Result<bool> {
 /// Plays one event in a world of its own, with so many connections of each protocol.
 pub fn play_alone(event: &str, connections: usize) -> Result<Played> {
     let events = chosen(&[event.to_owned()])?;
-    let options = Options { events: Vec::new(), connections, seed: 0, json: false };
+    let options = Options { events: Vec::new(), connections, seed: 0, flood: 20_000, json: false };
     play(&Stage::build()?, &events[0], &options, &mut Ports::default())
 }
 
@@ -118,6 +121,7 @@ fn play(stage: &Stage, event: &Event, options: &Options, ports: &mut Ports) -> R
         Action::World(action) => action(stage)?,
         Action::Fleet(action) => action(stage, &fleet)?,
         Action::Seeded(action) => action(stage, options.seed)?,
+        Action::Flood(action) => action(stage, options.flood)?,
     }
     stage.wait_until_calm()?;
     let record = fleet.end()?;

@@ -12,9 +12,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use fairlead::dataplane::Instance;
-use fairlead_abi::{FlowEntry, FlowKey, map};
+use fairlead_abi::{CacheBucket, FlowEntry, FlowKey, map};
 
 #[cfg(doc)]
 use super::Manifests;
@@ -202,6 +202,13 @@ impl Agent {
             known.iter().for_each(|(key, _)| drop(table.remove(key)));
         }
         Ok(())
+    }
+
+    /// Empties this host's flow cache, as if it had never heard of anything.
+    pub fn wipe_cache(&self) -> Result<()> {
+        let pin = Instance::new(&self.instance).maps().join(map::CACHE);
+        let mut cache = Array::<_, CacheBucket>::try_from(Map::from_map_data(MapData::from_pin(pin)?)?)?;
+        (0..cache.len()).try_for_each(|bucket| Ok(cache.set(bucket, CacheBucket::default(), 0)?))
     }
 
     /// Where its agent keeps what it knows.

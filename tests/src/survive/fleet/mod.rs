@@ -86,7 +86,7 @@ impl Mix {
 pub struct Ports(BTreeMap<String, u16>);
 
 /// Below those that the kernel takes by itself.
-const PORTS: std::ops::Range<u16> = 10_000..32_000;
+pub(super) const PORTS: std::ops::Range<u16> = 10_000..32_000;
 
 impl Ports {
     /// The first of so many ports of a client.
