@@ -104,7 +104,7 @@ pub struct FlowEntry {
     pub padding: u8,
     /// When it was last claimed, in units of 2^[`FlowEntry::CLAIM_SHIFT`] nanoseconds of the kernel's clock.
     pub claimed: u16,
-    /// Of the client's last packet, host byte order.
+    /// What the client sends next, as the endpoint last acknowledged it; before that, of the client's first packet.
     pub client_sequence: u32,
     /// `jiffies64` of its last packet in either direction.
     pub seen: u64,

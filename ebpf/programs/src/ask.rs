@@ -136,9 +136,7 @@ fn judge(ctx: &XdpContext, scratch: &mut Scratch, count: u32) -> u32 {
                 protocol: scratch.delivery.protocol,
                 padding: [0; 3],
             };
-            if reply::holds(&scratch.flow, &scratch.delivery, &flow) {
-                said = answer::MINE;
-            }
+            said = reply::holds(&scratch.flow, &scratch.delivery, &flow);
         }
         let _ = packet.write(at + core::mem::offset_of!(AskedFlow, answer), said);
     }

@@ -87,8 +87,10 @@ fn find_flow(ctx: &TcContext, scratch: &mut Scratch) -> Option<u32> {
         protocol: carried.protocol,
         padding: [0; 3],
     };
-    let sequence = if carried.protocol == protocol::TCP { packet.read(carried.l4 + 4).ok()? } else { [0; 4] };
-    reply::find(scratch, u32::from_be_bytes(sequence)).map(|()| REPLY)
+    let numbers =
+        if carried.protocol == protocol::TCP { packet.read(carried.l4 + 4).ok()? } else { [[0; 4]; 2] };
+    let [sequence, acknowledged] = numbers.map(u32::from_be_bytes);
+    reply::find(scratch, sequence, acknowledged).map(|()| REPLY)
 }
 
 /// Whether `scratch.inner` is an ICMP error to a client about a packet of a flow; if so, how to rewrite it stands in

@@ -5,7 +5,9 @@
 //! that never evicts. A lost entry is made again by the client's next packet.
 
 use aya_ebpf::helpers::bpf_jiffies64;
-use fairlead_abi::{AskedFlow, DeliveryKey, DropReason, FlowEntry, FlowKey, FlowState, kind};
+use fairlead_abi::{
+    AskedFlow, DeliveryKey, DropReason, FlowEntry, FlowKey, FlowState, kind, message::answer,
+};
 
 use crate::{
     headers::{protocol, tcp},
@@ -43,8 +45,11 @@ pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16, kind: u8) -> Resul
     {
         // SAFETY: as above.
         let known = unsafe { &mut *known };
-        known.seen = entry.seen;
-        known.client_sequence = entry.client_sequence;
+        // Of TCP only the endpoint's word counts: numbers that fit by chance, sent by somebody else, must not lead away from
+        // the client's.
+        if carried.protocol != protocol::TCP {
+            known.seen = entry.seen;
+        }
         // One that ended may be followed by a connection of the same ports, which has to take its place.
         if known.state != FlowState::Closing as u8 || HALF_OPEN.get_ptr_mut(&*key).is_none() {
             return Ok(true);
@@ -90,8 +95,6 @@ fn go_on(
     left: bool,
 ) -> Result<bool, DropReason> {
     if is_proven(half) && numbers.fit(half, carried) {
-        half.seen = entry.seen;
-        half.client_sequence = entry.client_sequence;
         return Ok(true);
     }
     if carried.tcp_flags & tcp::RST != 0 {
@@ -119,22 +122,28 @@ pub fn is_known(key: &FlowKey) -> bool {
     FLOWS.get_ptr(key).is_some() || HALF_OPEN.get_ptr(key).is_some()
 }
 
-/// Whether the flow that a gateway asks about is an established one of this service.
+/// Whether the flow that a gateway asks about is an established one of this service: an [`answer`]. Of a living one that a packet
+/// with other numbers is asked for nothing is said: who made that packet may want it to be nobody's.
 #[inline(always)]
 #[must_use]
-pub fn holds(key: &FlowKey, about: &DeliveryKey, asked: &AskedFlow) -> bool {
-    let Some(known) = FLOWS.get_ptr(key).or_else(|| HALF_OPEN.get_ptr(key)) else { return false };
+pub fn holds(key: &FlowKey, about: &DeliveryKey, asked: &AskedFlow) -> u8 {
+    let Some(known) = FLOWS.get_ptr(key).or_else(|| HALF_OPEN.get_ptr(key)) else { return answer::NOT_MINE };
     // SAFETY: an entry of the map; fields are plain numbers.
     let known = unsafe { &*known };
-    if !is_proven(known) {
-        return false;
+    if !is_proven(known) || known.vip.words() != about.vip.words() || known.port != about.port {
+        return answer::NOT_MINE;
     }
     let numbers = Numbers {
         sequence: u32::from_be_bytes(asked.sequence),
         acknowledged: u32::from_be_bytes(asked.acknowledgement),
     };
-    let of_service = known.vip.words() == about.vip.words() && known.port == about.port;
-    of_service && (key.protocol != protocol::TCP || numbers.are_near(known, asked.flags))
+    if key.protocol != protocol::TCP || numbers.are_near(known, asked.flags) {
+        answer::MINE
+    } else if known.state == FlowState::Closing as u8 {
+        answer::NOT_MINE
+    } else {
+        answer::CANT_SAY
+    }
 }
 
 /// TCP's numbers in a packet of a client; zero for others.
@@ -195,10 +204,11 @@ fn establish(key: &FlowKey, entry: &FlowEntry) -> Result<(), DropReason> {
 }
 
 /// Finds how to rewrite a reply of the flow `scratch.flow`, and puts it into `scratch.reverse`, whose TCP flags
-/// are set; `None`: it belongs to no flow of a service. `sequence` is the reply's own sequence number.
+/// are set; `None`: it belongs to no flow of a service. `sequence` is the reply's own sequence number, and `acknowledged` the
+/// one that the client's next byte has.
 #[inline(always)]
 #[must_use]
-pub fn find(scratch: &mut Scratch, sequence: u32) -> Option<()> {
+pub fn find(scratch: &mut Scratch, sequence: u32, acknowledged: u32) -> Option<()> {
     let Scratch { flow: key, reverse, .. } = scratch;
     let key = &*key;
     let tcp_flags = reverse.tcp_flags;
@@ -215,6 +225,9 @@ pub fn find(scratch: &mut Scratch, sequence: u32) -> Option<()> {
         let known = unsafe { &mut *known };
         known.seen = now();
         known.sequence = sequence;
+        if tcp_flags & tcp::ACK != 0 {
+            known.client_sequence = acknowledged;
+        }
         if tcp_flags & (tcp::FIN | tcp::RST) != 0 {
             known.state = FlowState::Closing as u8;
         }
@@ -227,6 +240,9 @@ pub fn find(scratch: &mut Scratch, sequence: u32) -> Option<()> {
         let state = if tcp_flags & tcp::FIN != 0 { FlowState::Closing } else { FlowState::Established };
         half.state = state as u8;
         half.sequence = sequence;
+        if tcp_flags & tcp::ACK != 0 {
+            half.client_sequence = acknowledged;
+        }
         half.seen = now();
         // Where the table is full the entry stays where it is, and the reply is still rewritten.
         let _ = establish(key, half);

@@ -91,7 +91,7 @@ fn whose_flows_are_is_said_of_each() {
             ask.flows[2] = asked(client, 1 << 30, said[2]);
             sealed(ask.words().to_vec())
         };
-        let said = [answer::MINE, answer::NOT_MINE, answer::NOT_MINE];
+        let said = [answer::MINE, answer::NOT_MINE, answer::CANT_SAY];
         let question = message(message_kind::ASK, [answer::NONE; 3], 0);
         let (frame, out) = packets(vip, &question, &message(message_kind::ANSWER, said, u32::MAX));
         node.row("an ask", &frame, Then::Transmit(out), Counts::default());

@@ -59,7 +59,8 @@ impl Story {
     }
 
     fn answers_tcp(&mut self, tcp_flags: u8, sequence: u32) -> bool {
-        self.answers(|from| Tcp { sequence, ..tcp(from, CLIENT_PORT, tcp_flags) }.into())
+        let acknowledged = tcp(0, 0, 0).sequence;
+        self.answers(|from| Tcp { sequence, acknowledged, ..tcp(from, CLIENT_PORT, tcp_flags) }.into())
     }
 
     fn key(&self, protocol: u8) -> FlowKey {
@@ -175,6 +176,24 @@ fn a_clients_reset_begins_nothing() {
     assert!(story.answers_tcp(flags::SYN_ACK, SEQUENCE));
     story.arrives(story.segment(flags::RST | flags::ACK, SEQUENCE.wrapping_add(1)));
     story.holds(Some(story.entry(FlowState::HalfOpen, SEQUENCE)), None, TCP);
+}
+
+#[test]
+fn only_the_endpoint_says_which_number_comes_next() {
+    let mut story = Story::new(VIPS[0]);
+    story.connects();
+    let next = |story: &Story| story.lab.flows().unwrap()[&story.key(TCP)].client_sequence;
+    let before = next(&story);
+    // A number that fits, from whomever.
+    let lie = Tcp { sequence: before + (1 << 26), ..story.segment(flags::ACK, SEQUENCE) };
+    assert_eq!(story.arrives(lie), PASS);
+    assert_eq!(next(&story), before);
+    let word = |from| Tcp { acknowledged: 7777, ..tcp(from, CLIENT_PORT, flags::ACK) }.into();
+    assert!(story.answers(word));
+    assert_eq!(next(&story), 7777);
+    let silent = |from| Tcp { acknowledged: 9, ..tcp(from, CLIENT_PORT, flags::RST) }.into();
+    assert!(story.answers(silent));
+    assert_eq!(next(&story), 7777, "without ACK the number says nothing");
 }
 
 #[test]

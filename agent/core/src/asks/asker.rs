@@ -151,7 +151,7 @@ impl Asker {
             self.counters.no_backends += 1;
             return;
         };
-        match self.pending.standing(&id, &served, now) {
+        match self.pending.standing(&id, &flow, &served, now) {
             Standing::Asked | Standing::Settled => self.counters.already_asked += 1,
             Standing::NoRoom => self.counters.no_room += 1,
             Standing::Ask { missing, again } => self.ask((id, flow), &served.backends, &missing, again, now),

@@ -108,8 +108,12 @@ pub(super) struct Pending {
 
 impl Pending {
     /// A packet of a flow came, and these may hold it.
-    pub(super) fn standing(&mut self, id: &Id, served: &Served, now: Duration) -> Standing {
+    pub(super) fn standing(&mut self, id: &Id, flow: &AskedFlow, served: &Served, now: Duration) -> Standing {
         let backends = &served.backends;
+        // Asked for because of somebody else's packet, or of a connection before.
+        if self.cases.get(id).is_some_and(|case| !are_near(&case.flow, flow)) {
+            self.remove(id);
+        }
         if self.settled.get(id).is_some_and(|&(until, _)| now < until) {
             return Standing::Settled;
         }
@@ -171,8 +175,13 @@ impl Pending {
         while self.refused.first().is_some_and(|&(at, _)| at <= now) {
             let (_, id) = self.refused.pop_first()?;
             // Others may have come meanwhile, who have not said anything yet.
-            if let Some(case) = self.cases.get(&id).filter(|case| case.missing == 0 && !case.last) {
-                self.refused.insert((now + LOOK_AGAIN, id));
+            let Some(case) = self.cases.get(&id).filter(|case| case.missing == 0 && !case.last) else {
+                continue;
+            };
+            // A case of another packet began meanwhile.
+            let early = now < case.began + SURE_AFTER;
+            self.refused.insert((if early { case.began + SURE_AFTER } else { now + LOOK_AGAIN }, id));
+            if !early {
                 return Some((id, case.flow, case.began));
             }
         }
@@ -285,6 +294,13 @@ impl Case {
     fn place(&self, outer: Address) -> Option<usize> {
         self.backends.binary_search_by_key(&outer, |backend| backend.outer).ok()
     }
+}
+
+/// Whether two packets may be of the same connection: their numbers are within the largest window.
+fn are_near(a: &AskedFlow, b: &AskedFlow) -> bool {
+    const WINDOW: u32 = 1 << 27;
+    let [a, b] = [a, b].map(|flow| u32::from_be_bytes(flow.sequence));
+    a.wrapping_sub(b).wrapping_add(WINDOW) < 2 * WINDOW
 }
 
 fn has(bits: &[u64], place: usize) -> bool {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fairlead_abi::message::{ASK_FLOWS, CLAIMS};
-use fairlead_abi::{Address, Announced, Claim, kind};
+use fairlead_abi::{Address, Announced, AskedFlow, Claim, kind};
 
 use super::asker::about;
 use super::world::*;
@@ -60,6 +60,18 @@ fn nobodys_once_all_have_said_so_again_after_all_were_heard_of_and_for_a_while()
     assert_eq!(run(&mut asker, &receivers, 20_000, 25_000), [(22_014, forget(1))]);
     asker.event(service(), asked(1), ms(25_000));
     assert_eq!(run(&mut asker, &receivers, 25_000, 36_000), [(35_004, nobodys(1))]);
+}
+
+#[test]
+fn a_strangers_packet_of_the_same_ports_holds_up_nobody() {
+    let (mut asker, mut receivers) = setup(3);
+    let strange = AskedFlow { sequence: [0x80, 0, 0, 0], ..asked(1) };
+    asker.event(service(), strange, ms(10));
+    assert_eq!(run(&mut asker, &receivers, 10, 50), []);
+    // They all have said no to that one.
+    receivers.owners.insert(flow(1), outer(2));
+    asker.event(service(), asked(1), ms(50));
+    assert_eq!(run(&mut asker, &receivers, 50, 60), [(52, mine(1, 2))]);
 }
 
 #[test]

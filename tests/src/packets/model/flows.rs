@@ -46,8 +46,7 @@ impl Flows {
         }
         let half_open = self.half_open.contains_key(key);
         let fits = |entry: &FlowEntry| unmarked || key.protocol != 6 || of_connection(entry, &sent);
-        if let Some(entry) = self.established.get_mut(key).filter(|entry| same(entry) && fits(entry)) {
-            entry.client_sequence = client_sequence;
+        if let Some(entry) = self.established.get(key).filter(|entry| same(entry) && fits(entry)) {
             // After the end, another connection of the same ports may have begun.
             if entry.state != FlowState::Closing as u8 || !half_open {
                 return true;
@@ -73,7 +72,18 @@ impl Flows {
     }
 
     /// An endpoint's packet leaves: what it is rewritten by.
-    pub(super) fn endpoint_sent(&mut self, key: &FlowKey, tcp_flags: u8, sequence: u32) -> Option<FlowEntry> {
+    pub(super) fn endpoint_sent(
+        &mut self,
+        key: &FlowKey,
+        tcp_flags: u8,
+        [sequence, acknowledged]: [u32; 2],
+    ) -> Option<FlowEntry> {
+        // Where it acknowledges, it says what the client sends next; what a client's packet says may be a lie.
+        let acknowledge = |entry: &mut FlowEntry| {
+            if tcp_flags & 0x10 != 0 {
+                entry.client_sequence = acknowledged;
+            }
+        };
         let (ends, resets) = (tcp_flags & 0x05 != 0, tcp_flags & 0x04 != 0);
         if tcp_flags & 0x02 != 0
             && let Some(half) = self.half_open.get_mut(key)
@@ -83,6 +93,7 @@ impl Flows {
         }
         if let Some(entry) = self.established.get_mut(key) {
             entry.sequence = sequence;
+            acknowledge(entry);
             if ends {
                 entry.state = FlowState::Closing as u8;
             }
@@ -91,7 +102,9 @@ impl Flows {
         let half = *self.half_open.get(key)?;
         // An answer proves the flow; a refusal proves nothing.
         if !resets {
-            self.half_open.get_mut(key)?.sequence = sequence;
+            let half = self.half_open.get_mut(key)?;
+            half.sequence = sequence;
+            acknowledge(half);
             self.promote(key, if ends { FlowState::Closing } else { FlowState::Established });
         }
         Some(half)

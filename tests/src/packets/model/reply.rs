@@ -29,9 +29,9 @@ impl Model {
             padding: [0; 3],
         };
         let tcp = payload.protocol == 6;
-        let sequence = frame[payload.at + 4..payload.at + 8].try_into().ok()?;
-        let sequence = if tcp { u32::from_be_bytes(sequence) } else { 0 };
-        let entry = self.flows.endpoint_sent(&key, payload.tcp_flags, sequence)?;
+        let number = |at: usize| Some(u32::from_be_bytes(frame.get(at..at + 4)?.try_into().ok()?));
+        let numbers = if tcp { [number(payload.at + 4)?, number(payload.at + 8)?] } else { [0; 2] };
+        let entry = self.flows.endpoint_sent(&key, payload.tcp_flags, numbers)?;
         let mut reply = frame.to_vec();
         let (source, vip) = (octets(ip.source, ip.family), octets(entry.vip, ip.family));
         let at = ip.at + if ip.family == Family::V4 { 12 } else { 8 };
