@@ -31,6 +31,8 @@ mod places;
 mod served;
 #[path = "steering/serving.rs"]
 mod serving;
+#[path = "steering/swapped.rs"]
+mod swapped;
 #[path = "steering/tables.rs"]
 mod tables;
 #[path = "steering/upgrade.rs"]
