@@ -126,7 +126,13 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let keeper = tokio::spawn(crate::status::keep(config.state_directory(), status_seen, ended));
     let then = if options.detach { "forwarding ends too" } else { "forwarding goes on" };
     tokio::select! {
-        outcome = steer(&mut stages) => outcome?,
+        outcome = steer(&mut stages) => if let Err(error) = outcome {
+            // What was loaded for nothing goes; what packets are steered by stays.
+            if stages.dataplane.linked() == dataplane::Linked::Nowhere {
+                stages.dataplane.instance().remove()?;
+            }
+            return Err(error);
+        },
         _ = terminate.recv() => tracing::info!("SIGTERM: ending; {then}"),
         _ = interrupt.recv() => tracing::info!("SIGINT: ending; {then}"),
     }

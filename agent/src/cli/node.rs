@@ -25,9 +25,7 @@ pub(super) enum Error {
     Config(Vec<ConfigProblem>),
     #[error("no tables of instance {instance} under {folder}: is bpffs mounted, has an agent run?{others}")]
     NoTables { instance: String, folder: String, others: Others },
-    #[error(
-        "the tables under {folder} can't be opened: not permitted; run this as root, or with CAP_BPF and CAP_NET_ADMIN"
-    )]
+    #[error("the tables under {folder} can't be opened: not permitted; run this as root")]
     NotPermitted { folder: String },
     #[error(transparent)]
     Dataplane(#[from] dataplane::Error),

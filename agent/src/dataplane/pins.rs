@@ -107,6 +107,11 @@ impl Instance {
         Ok(self.entries()?.iter().filter_map(|name| LinkPin::parse(name)).collect())
     }
 
+    /// The interfaces that programs are attached to.
+    pub fn interfaces(&self) -> Result<BTreeSet<String>, Error> {
+        Ok(self.links()?.into_iter().map(|link| link.interface.replace('%', ".")).collect())
+    }
+
     /// Where the table of programs is pinned while they are loaded.
     pub(super) fn next_programs(&self) -> PathBuf {
         self.root.join(PROGRAMS_NEXT)

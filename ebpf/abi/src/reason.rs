@@ -70,7 +70,7 @@ reasons! {
     NoHeadroom = 17, "no_headroom";
     /// A table held an index outside its bounds; the agent repairs it.
     Inconsistent = 18, "inconsistent";
-    /// A broadcast, multicast or loopback address where only a host can stand.
+    /// A broadcast, multicast or loopback address, or the VIP itself, where only a client's can stand.
     BadSource = 19, "bad_source";
     /// Our own encapsulated packet came back.
     Looped = 20, "looped";

@@ -138,4 +138,13 @@ fn only_with_detach_does_an_agent_take_its_programs_along() {
     wait("an interface without a program", || !link().contains("prog/xdp"));
     let [vip, _] = served.service.vips[..] else { panic!("two VIPs") };
     assert!(!served.client().namespace.connects((vip, 80).into(), Duration::from_millis(300)));
+    let status = agent.ask_in_vain(&["status"]).unwrap();
+    assert_eq!((&status["forwards"], &status["interfaces"][0]["attached"]), (&json!(false), &json!(false)));
+
+    // One that can't attach leaves nothing behind that it has loaded.
+    let text = fs::read_to_string(agent.configuration()).unwrap();
+    fs::write(agent.configuration(), text.replace("[eth0]", "[eth9]")).unwrap();
+    agent.process().start_again().unwrap();
+    assert_eq!(agent.process().wait(PATIENCE).unwrap().code(), Some(1));
+    assert!(!pins(agent).exists(), "{}", agent.process().log());
 }

@@ -106,7 +106,13 @@ pub(super) fn explain(node: &Node, client: Client, vip: Vip, output: Output) -> 
     let picture = node.picture(&view)?;
     let seed = match node.seed {
         Some(seed) => seed,
-        None => node.whole_config()?.seed.0,
+        None => match &node.config {
+            Ok(config) => config.seed.0,
+            Err(_) => bail!(
+                "the seed of the flows' hash is not known: no agent has left it in the state directory, and the configuration \
+                 doesn't hold"
+            ),
+        },
     };
     let explanation = explanation(&picture, seed, client, vip, &numbers)?;
     let document = Document { freshness: node.freshness(), explanation, notes: notes(node) };

@@ -31,6 +31,8 @@ struct Report {
     /// The kernel's tag of the program that the agent loaded.
     program: Option<String>,
     interfaces: Vec<InterfaceStatus>,
+    /// Programs are attached.
+    forwards: bool,
     fingerprint: Fingerprint,
     clusters: Vec<Cluster>,
     problems: Vec<Problem>,
@@ -113,6 +115,13 @@ impl Report {
         let said = node.status.as_ref().ok();
         let list = |list: fn(&Status) -> Vec<String>| said.map(list).unwrap_or_default();
         let (name, roles) = names(node);
+        // What the agent said last may not hold any more; the pins do.
+        let linked = node.instance.interfaces().ok();
+        let now = |told: &InterfaceStatus| InterfaceStatus {
+            attached: told.attached && linked.as_ref().is_none_or(|linked| linked.contains(&told.name)),
+            ..told.clone()
+        };
+        let interfaces = said.map(|status| status.interfaces.iter().map(now).collect());
         Self {
             agent: Agent {
                 running: node.running,
@@ -129,7 +138,8 @@ impl Report {
             ready: said.map(Status::is_ready),
             unready: list(|status| status.unready.clone()),
             program: said.and_then(|status| status.program.clone()),
-            interfaces: said.map(|status| status.interfaces.clone()).unwrap_or_default(),
+            interfaces: interfaces.unwrap_or_default(),
+            forwards: linked.as_ref().is_none_or(|linked| !linked.is_empty()),
             fingerprint: Fingerprint {
                 wanted: said.and_then(|status| status.fingerprint.clone()),
                 installed,

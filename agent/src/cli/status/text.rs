@@ -69,14 +69,12 @@ impl Report {
 
     fn agent_line(&self) -> (String, Style) {
         let Agent { running, pid, version, state_age_seconds } = &self.agent;
-        let mut text = if *running {
-            "running".to_owned()
-        } else {
-            "not running; forwarding goes on without it".to_owned()
-        };
-        if !*running && self.tables.is_some() {
-            text = "not running".to_owned();
+        let mut text = match (running, self.forwards && self.tables.is_none()) {
+            (true, _) => "running",
+            (false, true) => "not running; forwarding goes on without it",
+            (false, false) => "not running",
         }
+        .to_owned();
         if let Some(pid) = pid {
             text += &format!(", pid {pid}");
         }
@@ -170,7 +168,7 @@ mod tests {
             },
             configuration: None,
             instance: "default".to_owned(),
-            pins: "/sys/fs/bpf/fairlead/default/v1".to_owned(),
+            pins: "/sys/fs/bpf/fairlead/default/v2".to_owned(),
             node: "gw-eu-1".to_owned(),
             roles: vec!["gateway".to_owned(), "receiver".to_owned()],
             group: Some("eu".to_owned()),
@@ -181,6 +179,7 @@ mod tests {
                 interface("eth0", true, None),
                 interface("eth1", false, Some("the interface is gone")),
             ],
+            forwards: true,
             fingerprint: Fingerprint { wanted: Some("aa".to_owned()), installed: Some("aa".to_owned()) },
             clusters: vec![cluster("eu-b", true, None), cluster("us-a", false, Some(600))],
             problems: vec![Problem {
@@ -204,7 +203,7 @@ mod tests {
             report().text(false),
             "\
 agent       running, pid 4711, version 0.1.0, its state is 3 s old
-instance    default, pinned under /sys/fs/bpf/fairlead/default/v1
+instance    default, pinned under /sys/fs/bpf/fairlead/default/v2
 node        gw-eu-1, gateway and receiver, group eu
 ready       yes
 programs    tag 0011223344556677
