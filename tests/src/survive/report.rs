@@ -17,6 +17,9 @@ pub(super) struct Teller {
 const HEAD: [&str; 7] =
     ["event", "protocol", "connections", "broken", "endpoint died", "asked", "longest stall ms"];
 
+/// Packets of a flood, where none are left out.
+const WHOLE_FLOOD: u64 = 4_000_000;
+
 impl Teller {
     pub(super) fn new(to_error: bool) -> Self {
         let terminal =
@@ -37,7 +40,13 @@ impl Teller {
             took.as_secs_f64(),
             options.connections,
         ));
-        self.say("left out: quic, which has no server here yet; the flow cache wiped, which only a new agent does yet");
+        self.say("left out: quic, which has no server here yet");
+        if options.flood < WHOLE_FLOOD {
+            self.say(&format!(
+                "left out (more packets with --full): {} of {WHOLE_FLOOD} of each flood",
+                WHOLE_FLOOD - options.flood
+            ));
+        }
         self.say("");
         self.say(&self.bold(&table_line(&HEAD.map(str::to_owned))));
     }

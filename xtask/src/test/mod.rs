@@ -36,10 +36,7 @@ pub(crate) struct Choice {
 /// Sets up, builds and runs what was chosen; an error if anything failed.
 pub(crate) fn test(workspace: &Workspace, choice: Choice) -> Result<()> {
     if choice.part == Some(Part::Survive) {
-        if choice.full {
-            bail!("`survive` leaves nothing out that --full could add");
-        }
-        return survive::run(workspace, choice.output);
+        return survive::run(workspace, choice.full, choice.output);
     }
     let metadata = metadata(workspace)?;
     let forgotten = parts::forgotten(&metadata);

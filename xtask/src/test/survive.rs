@@ -8,10 +8,16 @@ use crate::handover;
 use crate::output::Output;
 use crate::workspace::Workspace;
 
+/// Packets of each flood, where nothing is to be left out.
+const WHOLE_FLOOD: &str = "4000000";
+
 /// Builds what it needs and runs it; standard output is the report's own.
-pub(super) fn run(workspace: &Workspace, output: Output) -> Result<()> {
+pub(super) fn run(workspace: &Workspace, full: bool, output: Output) -> Result<()> {
     handover::build(workspace)?;
     let mut survive = Command::new(handover::program(workspace, "fairlead-survive"));
     survive.env("FAIRLEAD_BPF_ELF", workspace.elves().join("fairlead.bpf.o"));
+    if full {
+        survive.args(["--flood", WHOLE_FLOOD]);
+    }
     handover::run(&mut survive, output)
 }
