@@ -64,6 +64,7 @@ pub(crate) fn endpoint(cluster: u8, n: u16) -> Endpoint {
         ports: Arc::new(TargetPorts::from([(Arc::from("http"), 8080)])),
         conditions: Conditions::READY,
         receiver: true,
+        drained: false,
     }
 }
 

@@ -171,6 +171,7 @@ fn pod(cluster: u8, number: u8) -> Endpoint {
         ports: Arc::new(TargetPorts::from([(Arc::from("http"), 8080)])),
         conditions: Conditions::READY,
         receiver: number != 5,
+        drained: false,
     }
 }
 

@@ -56,7 +56,7 @@ impl Names {
                     same(&mut self.ports, &mut endpoint.ports);
                 }
             }
-            Object::Node { .. } => {}
+            Object::Node { .. } | Object::Drains(_) => {}
         }
     }
 
@@ -93,6 +93,7 @@ mod tests {
             ports: Arc::new(TargetPorts::from([(Arc::from("http"), 8080)])),
             conditions: fairlead_core::model::Conditions::READY,
             receiver: false,
+            drained: false,
         };
         let identity = Identity::Pod(Arc::from(name));
         let endpoints = vec![SliceEndpoint { identity, endpoint }];

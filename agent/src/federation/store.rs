@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use fairlead_core::model::{Conditions, Endpoint, ObjectName, ShardSpec};
 
-use super::convert::{Identity, Kind, Object, ObjectKey, Slice};
+use super::convert::{Drains, Identity, Kind, Object, ObjectKey, Slice};
 
 /// All objects of one cluster that are read.
 #[derive(Debug, Default)]
@@ -22,6 +22,8 @@ pub struct Store {
     slices_of: HashMap<ObjectName, Vec<ObjectName>>,
     /// Names of the nodes with a receiver.
     receivers: HashSet<Arc<str>>,
+    /// What is drained. Before it was read after a restart: the pods that were drained then.
+    drains: Arc<Drains>,
     /// As last built.
     shards: BTreeMap<ObjectName, Arc<ShardSpec>>,
     /// What has to be built anew.
@@ -31,6 +33,8 @@ pub struct Store {
     restored: BTreeMap<ObjectName, Arc<ShardSpec>>,
     /// Nodes that had a receiver before a restart and have not been read since.
     restored_receivers: HashSet<Arc<str>>,
+    /// What is drained has not been read since a restart.
+    restored_drains: bool,
 }
 
 impl Store {
@@ -39,9 +43,12 @@ impl Store {
     pub fn new(restored: BTreeMap<ObjectName, Arc<ShardSpec>>) -> Self {
         let endpoints = restored.values().flat_map(|spec| &*spec.endpoints);
         let receivers = endpoints.filter(|endpoint| endpoint.receiver);
+        let drains = Drains { pods: drained(&restored).collect(), ..Drains::default() };
         Self {
             stale: restored.keys().cloned().collect(),
             restored_receivers: receivers.map(|endpoint| Arc::clone(&endpoint.node)).collect(),
+            restored_drains: !drains.is_empty(),
+            drains: Arc::new(drains),
             restored,
             ..Self::default()
         }
@@ -49,6 +56,10 @@ impl Store {
 
     /// Every object that there is has been read: what isn't here is gone.
     pub fn forget_restored(&mut self) {
+        if std::mem::take(&mut self.restored_drains) {
+            self.drains = Arc::default();
+            self.all_stale();
+        }
         if !self.restored.is_empty() || !self.restored_receivers.is_empty() {
             self.stale.extend(std::mem::take(&mut self.restored).into_keys());
             self.stale.extend(self.services.keys().cloned());
@@ -83,6 +94,14 @@ impl Store {
             }
             Kind::Node => {
                 self.set_receiver(&key.name.name, matches!(object, Some(Object::Node { receiver: true })));
+            }
+            Kind::Drains => {
+                self.drains = match object {
+                    Some(Object::Drains(drains)) => Arc::clone(drains),
+                    _ => Arc::default(),
+                };
+                self.restored_drains = false;
+                self.all_stale();
             }
         }
     }
@@ -132,6 +151,17 @@ impl Store {
         }
     }
 
+    /// Each is built anew, and stays the same where nothing of it is another.
+    fn all_stale(&mut self) {
+        self.stale.extend(self.services.keys().chain(self.restored.keys()).cloned());
+    }
+
+    /// What is drained now.
+    #[must_use]
+    pub fn drains(&self) -> &Arc<Drains> {
+        &self.drains
+    }
+
     fn has_receiver(&self, node: &Arc<str>) -> bool {
         self.receivers.contains(node) || self.restored_receivers.contains(node)
     }
@@ -159,7 +189,10 @@ impl Store {
         let restored = self.restored.get(name);
         let service = self.services.get(name).or(restored)?;
         let slices = self.slices_of.get(name).into_iter().flatten().map(|slice| &*self.slices[slice]);
-        let as_known = |endpoint: &Endpoint| endpoint.receiver == self.has_receiver(&endpoint.node);
+        let as_known = |endpoint: &Endpoint| {
+            endpoint.receiver == self.has_receiver(&endpoint.node)
+                && endpoint.drained == self.drains.concern(&name.namespace, endpoint)
+        };
         if let Some(restored) = restored.filter(|spec| spec.endpoints.iter().all(as_known))
             && slices.clone().next().is_none()
         {
@@ -172,11 +205,23 @@ impl Store {
         }
         for endpoint in &mut endpoints {
             endpoint.receiver = self.has_receiver(&endpoint.node);
+            endpoint.drained = self.drains.concern(&name.namespace, endpoint);
         }
         endpoints.shrink_to_fit();
         endpoints.sort_by(|a, b| (&a.pod, a.v4, a.v6).cmp(&(&b.pod, b.v4, b.v6)));
         Some(Arc::new(ShardSpec { endpoints: Arc::new(endpoints), ..(**service).clone() }))
     }
+}
+
+/// The pods that are drained in shards.
+fn drained(shards: &BTreeMap<ObjectName, Arc<ShardSpec>>) -> impl Iterator<Item = ObjectName> {
+    shards.iter().flat_map(|(name, spec)| {
+        let drained = spec.endpoints.iter().filter(|endpoint| endpoint.drained);
+        drained.map(|endpoint| ObjectName {
+            namespace: Arc::clone(&name.namespace),
+            name: Arc::clone(&endpoint.pod),
+        })
+    })
 }
 
 /// What is left of `restored` for what a slice that was read doesn't name: all of a pod, or its address of the other

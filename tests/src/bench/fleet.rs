@@ -140,6 +140,7 @@ fn endpoint(cluster: u16, number: u32, v6: bool, ports: &Arc<TargetPorts>) -> Re
         ports: Arc::clone(ports),
         conditions: Conditions::READY,
         receiver: true,
+        drained: false,
     })
 }
 

@@ -134,7 +134,7 @@ fn held(
     if ports.is_empty() {
         return None;
     }
-    let stays = |endpoint: &&Endpoint| endpoint.conditions.takes_new() && !fails(endpoint, &ports, health);
+    let stays = |endpoint: &&Endpoint| endpoint.takes_new() && !fails(endpoint, &ports, health);
     let kept: Vec<Endpoint> = before.endpoints.iter().filter(stays).cloned().collect();
     if kept.is_empty() {
         return None;

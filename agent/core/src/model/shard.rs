@@ -73,9 +73,18 @@ pub struct Endpoint {
     pub conditions: Conditions,
     /// Its node has a receiver.
     pub receiver: bool,
+    /// Somebody drains it, whatever its conditions: it takes no new connections, and keeps those that it has.
+    #[serde(default)]
+    pub drained: bool,
 }
 
 impl Endpoint {
+    /// Whether it may take new connections.
+    #[must_use]
+    pub const fn takes_new(&self) -> bool {
+        self.conditions.takes_new() && !self.drained
+    }
+
     /// Its address in a family.
     #[must_use]
     pub fn address(&self, family: Family) -> Option<IpAddr> {

@@ -27,7 +27,7 @@ pub(super) struct Candidate<'a> {
     pub(super) endpoint: IpAddr,
     pub(super) port: u16,
     pub(super) encap: Encap,
-    /// The API server's word.
+    /// The API server's word, unless somebody drains it.
     pub(super) ready: bool,
     /// The probes' word: false only where they fail.
     pub(super) passes: bool,
@@ -95,7 +95,7 @@ fn candidate<'a>(
         endpoint: of_family.unwrap_or(outer),
         port,
         encap: if here { Encap::Local } else { declared.here.tunnel.encap() },
-        ready: endpoint.conditions.takes_new(),
+        ready: endpoint.takes_new(),
         passes: !(probed && fails(target, endpoint, health)),
     })
 }

@@ -241,7 +241,7 @@ fn backends(
 
 fn verdict(candidate: &Candidate<'_>, tally: &Tally, shard: &ShardReport, panic: bool) -> Verdict {
     if !candidate.ready {
-        let leaving = candidate.of.conditions.terminating;
+        let leaving = candidate.of.drained || candidate.of.conditions.terminating;
         return if leaving { Verdict::Draining } else { Verdict::NotReady };
     }
     if !candidate.passes && !panic {

@@ -31,7 +31,7 @@ pub enum Verdict {
     Standby,
     /// The API server says that it is not ready.
     NotReady,
-    /// The API server says that it is terminating.
+    /// The API server says that it is terminating, or somebody drains it.
     Draining,
     /// It has left its EndpointSlices, and may hold connections yet.
     Lingering,

@@ -38,6 +38,7 @@ pub(crate) fn endpoint(outer: IpAddr, ready: bool) -> Endpoint {
         ports: Arc::new(TargetPorts::from([(Arc::from("http"), 8080)])),
         conditions: Conditions { ready, ..Conditions::READY },
         receiver: true,
+        drained: false,
     }
 }
 

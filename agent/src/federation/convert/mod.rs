@@ -5,6 +5,7 @@
 //! the others that a part of it was left out. No file and no clock is touched here.
 
 mod annotations;
+mod drains;
 mod service;
 mod slice;
 
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use fairlead_core::model::{ObjectName, ShardSpec};
 use k8s_openapi::api::core::v1::Node;
 
+pub use drains::{DRAINS_NAME, DRAINS_NAMESPACE, Drains, drains, drains_key};
 pub use service::service;
 pub use slice::{Identity, Slice, SliceEndpoint, slice};
 
@@ -35,6 +37,8 @@ pub struct Defaults {
 pub enum Kind {
     /// A core/v1 Node.
     Node,
+    /// The core/v1 ConfigMap that says what is drained.
+    Drains,
     /// A core/v1 Service.
     Service,
     /// A discovery.k8s.io/v1 EndpointSlice.
@@ -49,6 +53,7 @@ impl Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Node => "Node",
+            Self::Drains => "ConfigMap",
         }
     }
 }
@@ -74,6 +79,8 @@ pub enum Object {
         /// It runs a receiver.
         receiver: bool,
     },
+    /// What is drained.
+    Drains(Arc<Drains>),
 }
 
 /// Something in an object that is wrong.
@@ -120,7 +127,7 @@ pub fn node(node: &Node) -> Object {
 pub fn key(kind: Kind, namespace: Option<&str>, name: &str) -> ObjectKey {
     let namespace = match kind {
         Kind::Node => "",
-        Kind::Service | Kind::EndpointSlice => namespace.filter(|name| !name.is_empty()).unwrap_or("default"),
+        Kind::Drains | Kind::Service | Kind::EndpointSlice => namespace.filter(|name| !name.is_empty()).unwrap_or("default"),
     };
     ObjectKey { kind, name: ObjectName::new(namespace, name) }
 }

@@ -157,6 +157,7 @@ fn endpoint(
             terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
         },
         receiver: false,
+        drained: false,
     };
     SliceEndpoint { identity, endpoint }
 }

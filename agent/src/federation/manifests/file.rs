@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node as KubernetesNode, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node as KubernetesNode, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
 
@@ -64,6 +64,12 @@ impl Parsed {
         match (version, kind) {
             ("v1", "Node") => self
                 .read(node, Kind::Node, |object: &KubernetesNode| (Some(convert::node(object)), Vec::new())),
+            ("v1", "ConfigMap") if is_drains(node) => {
+                self.read(node, Kind::Drains, |object: &ConfigMap| {
+                    let (drains, faults) = convert::drains(object);
+                    (drains.map(|drains| Object::Drains(Arc::new(drains))), faults)
+                });
+            }
             ("v1", "Service") => self.read(node, Kind::Service, |object: &Service| {
                 let (spec, faults) = convert::service(object, defaults);
                 (spec.map(|spec| Object::Service(Arc::new(spec))), faults)
@@ -130,6 +136,13 @@ impl Parsed {
             self.ignored += 1;
         }
     }
+}
+
+/// Whether a ConfigMap is the one that says what is drained.
+fn is_drains(node: &Node<'_>) -> bool {
+    let metadata = node.get("metadata");
+    let text = |field| metadata.and_then(|metadata| metadata.text(field));
+    text("namespace") == Some(convert::DRAINS_NAMESPACE) && text("name") == Some(convert::DRAINS_NAME)
 }
 
 /// What a fault that rejects comes to.

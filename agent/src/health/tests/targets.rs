@@ -52,6 +52,7 @@ fn pod(n: u8) -> Endpoint {
         ])),
         conditions: Conditions::READY,
         receiver: true,
+        drained: false,
     }
 }
 

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod drains;
 mod faults;
 
 const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {type: LoadBalancer, loadBalancerClass: fairlead.io/vip, ports: [{port: 80}]}\n";
