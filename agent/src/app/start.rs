@@ -29,7 +29,7 @@ use crate::{
     dataplane::{Dataplane, FlowCache, Instance, Lock, Sweep, routes},
     federation::{Federation, LastGood},
     health::{self, Deriver, ProbeTable, Prober, Targets},
-    status::Status,
+    status::{self, Status},
 };
 
 /// How long sources may take until what was last known of them counts.
@@ -138,7 +138,10 @@ impl Stages {
         let (tell_own, own_count) = watch::channel(Arc::default());
         let (find, findings) = mpsc::channel(FINDINGS);
         let (count, counted) = watch::channel(Counters::default());
-        let ends = asks::Ends { findings: find, heard: tell, counted: count };
+        let (flows, flows_told) = watch::channel(Arc::default());
+        let ends = asks::Ends { findings: find, heard: tell, counted: count, flows };
+        let counts = (flows_told, own_count.clone());
+        tokio::spawn(status::keep_counts(config.state_directory(), counts, started));
         let cache = if config.has(Role::Gateway) { dataplane.take_cache(config.seed.0)? } else { None };
         if let Some(parts) = asks(config, &mut dataplane, (asked, own_count.clone(), ends), started)? {
             let task = asks::Task::new(parts);

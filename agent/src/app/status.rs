@@ -46,6 +46,7 @@ impl Stages {
             reachable: state.reachable,
             shards: state.shards.len(),
             restored: self.federation.restored(name),
+            drained: self.federation.drained(name),
         });
         let usage = self.installed.usage().into_iter().map(|(map, used, size)| (map.to_string(), used, size));
         let status = Status {

@@ -1,10 +1,9 @@
 //! One turn: inputs to model, model to tables, tables to plan, plan to kernel.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use fairlead_abi::{DeliveryKey, ServiceKey};
 use fairlead_core::{
-    model::{Holding, merge},
+    model::merge,
     planner::{Full, Inputs, Installed, Plan, PlanError, diff},
 };
 
@@ -83,7 +82,7 @@ impl Stages {
         let now = self.now();
         let heard = Arc::clone(&self.heard.borrow_and_update());
         let mut held = heard.held.clone();
-        held.reports.extend(reports(&self.own_count.borrow_and_update()));
+        held.reports.extend(self.own_count.borrow_and_update().reports());
         let inputs = Inputs {
             model: &model,
             health: &health,
@@ -194,15 +193,6 @@ impl Stages {
             tracing::error!(%error, "flows can't be swept");
         }
     }
-}
-
-/// Counts of this node's own endpoints, as other nodes' are told.
-fn reports(count: &OwnCount) -> impl Iterator<Item = ((ServiceKey, IpAddr), Holding)> {
-    let report = |(key, &flows): (&DeliveryKey, &u32)| {
-        let holding = Holding { flows: flows.into(), at: count.at };
-        Some(((key.service()?, IpAddr::from(key.outer)), holding))
-    };
-    count.held.iter().filter_map(report)
 }
 
 /// Replaces a snapshot where it differs.

@@ -7,6 +7,7 @@
 
 mod announcer;
 mod claimer;
+mod counts;
 mod socket;
 mod task;
 
@@ -18,8 +19,12 @@ use std::{
     time::Duration,
 };
 
-use fairlead_abi::{Flow, ServiceKey};
-use fairlead_core::{asks::Secrets, model::Held, planner::ServiceTable};
+use fairlead_abi::{DeliveryKey, Flow, ServiceKey};
+use fairlead_core::{
+    asks::Secrets,
+    model::{Held, Holding},
+    planner::ServiceTable,
+};
 
 use crate::dataplane::HeldHere;
 
@@ -43,6 +48,17 @@ pub struct OwnCount {
     pub at: Duration,
     /// No flows can be missing.
     pub whole: bool,
+}
+
+impl OwnCount {
+    /// As other nodes' are told.
+    pub fn reports(&self) -> impl Iterator<Item = ((ServiceKey, IpAddr), Holding)> + '_ {
+        let report = |(key, &flows): (&DeliveryKey, &u32)| {
+            let holding = Holding { flows: flows.into(), at: self.at };
+            Some(((key.service()?, IpAddr::from(key.outer)), holding))
+        };
+        self.held.iter().filter_map(report)
+    }
 }
 
 /// What was found out about a flow.

@@ -24,10 +24,11 @@ use super::{
     Finding, Heard, OwnCount, Served,
     announcer::Announcer,
     claimer::{Claimer, control_address},
+    counts::{all_counts, counted},
     read_secrets,
     socket::Sockets,
 };
-use crate::dataplane::{COUNTED_FOR, MessageKeys, Reports};
+use crate::dataplane::{MessageKeys, Reports};
 
 /// Reports that are taken at a time.
 const REPORTS: usize = 256;
@@ -76,6 +77,8 @@ pub struct Ends {
     pub heard: watch::Sender<Arc<Heard>>,
     /// For metrics.
     pub counted: watch::Sender<Counters>,
+    /// Flows of all endpoints, for people. No plan depends on them: they change all the time.
+    pub flows: watch::Sender<Arc<Held>>,
 }
 
 /// See the module.
@@ -274,6 +277,7 @@ impl Task {
             self.read = changed;
         }
         self.tell();
+        self.parts.ends.flows.send_replace(Arc::new(all_counts(&self.asker)));
     }
 
     fn read_again(&mut self) {
@@ -315,10 +319,7 @@ impl Task {
             // Only of those that may have to go anybody needs to know.
             for backend in table.backends.iter().filter(|backend| backend.verdict == Verdict::Lingering) {
                 let said = self.asker.holding(*key, Address::from(backend.outer));
-                // A receiver that hasn't counted lately says the most there is.
-                if let Some(said) = said.filter(|said| said.flows != u32::MAX) {
-                    let holding =
-                        Holding { flows: said.flows.into(), at: said.at.saturating_sub(COUNTED_FOR) };
+                if let Some(holding) = said.and_then(counted) {
                     held.reports.insert((*key, backend.outer), holding);
                 }
             }
@@ -333,9 +334,7 @@ impl Task {
             changed
         });
     }
-}
 
-impl Task {
     /// Adds the endpoints that receivers announce of services that are served here, and that these may lack.
     fn add_announced(&self, held: &mut Held) {
         for (key, outer, flows, at) in self.asker.announcements() {

@@ -159,6 +159,12 @@ impl Federation {
         source.seen.last_read.or(source.restored).filter(|_| !source.seen.state.reachable)
     }
 
+    /// What is drained of a cluster, in words.
+    #[must_use]
+    pub fn drained(&self, cluster: &str) -> Vec<String> {
+        self.sources.get(cluster).map(|source| source.seen.drains.told()).unwrap_or_default()
+    }
+
     /// Everything that is wrong with the sources, by cluster.
     #[must_use]
     pub fn problems(&self) -> Vec<SourceProblem> {

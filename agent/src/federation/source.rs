@@ -12,7 +12,7 @@ use fairlead_core::model::{ClusterState, ObjectName, ShardSpec};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 
-use super::convert::Defaults;
+use super::convert::{Defaults, Drains};
 use super::last_good::Shards;
 use super::located::Located;
 use super::manifests::{Manifests, is_manifest};
@@ -39,6 +39,8 @@ pub struct SourceState {
     pub problems: Vec<SourceProblem>,
     /// Which files hold what belongs to each service.
     pub located: Arc<Located>,
+    /// What is drained of it.
+    pub drains: Arc<Drains>,
     /// Objects of kinds that are not read, or not for us.
     pub ignored: usize,
     /// The source was read at least once; else `state` is what was known before the start.
@@ -250,6 +252,7 @@ fn snapshot(manifests: &mut Manifests, begun: SystemTime) -> SourceState {
         state: ClusterState { reachable, shards },
         problems: manifests.problems(),
         located: manifests.located(),
+        drains: Arc::clone(manifests.store().drains()),
         ignored: manifests.ignored(),
         read: true,
         last_read: reachable.then_some(begun),

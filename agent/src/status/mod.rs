@@ -1,6 +1,7 @@
 //! What an agent says of itself, in one document: it keeps it on disk for the commands and for the agent after it, and
 //! shows it on the admin address.
 
+mod counts;
 mod file;
 mod moment;
 mod seed;
@@ -16,6 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, types::Role};
 
+pub(crate) use counts::keep_counts;
+pub use counts::{Counts, Found, read_counts};
 pub use file::{STATUS_FILE, read_status};
 pub(crate) use file::{keep, keep_last};
 pub use moment::Moment;
@@ -98,6 +101,9 @@ pub struct ClusterStatus {
     pub shards: usize,
     /// Where the source can't be read: when that was last known which counts.
     pub restored: Option<SystemTime>,
+    /// What is drained of it.
+    #[serde(default)]
+    pub drained: Vec<String>,
 }
 
 impl Status {

@@ -217,6 +217,11 @@ impl Asker {
         self.announcements.all()
     }
 
+    /// The same of all backends that have said something.
+    pub fn holdings(&self) -> impl Iterator<Item = (ServiceKey, Address, Holding)> + '_ {
+        self.polls.holdings().map(|((service, outer), holding)| (service, outer, holding))
+    }
+
     /// The outer addresses of all backends whose node is silent.
     #[must_use]
     pub fn silent(&self) -> BTreeSet<Address> {

@@ -162,6 +162,11 @@ impl Polls {
         self.pairs.get(&pair)?.holding
     }
 
+    /// What is known of all backends.
+    pub(super) fn holdings(&self) -> impl Iterator<Item = (Pair, Holding)> + '_ {
+        self.pairs.iter().filter_map(|(&pair, polled)| Some((pair, polled.holding?)))
+    }
+
     /// Outer addresses of backends whose node is silent.
     pub(super) fn silent(&self) -> BTreeSet<Address> {
         let silent = self.nodes.values().filter(|node| node.silent);

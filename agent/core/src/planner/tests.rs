@@ -140,6 +140,19 @@ fn no_endpoint_at_all_is_an_empty_ring() {
 }
 
 #[test]
+fn who_is_drained_takes_nothing_new_whatever_its_conditions() {
+    let mut spec = shard(0, 3);
+    let endpoints = Arc::make_mut(&mut spec.endpoints);
+    endpoints[0].drained = true;
+    (endpoints[1].drained, endpoints[1].conditions.ready) = (true, false);
+    let tables = planned(&merged(&declared(), &states([(0, spec)]), None), &Health::default());
+    let table = web(&tables);
+    let expected = [("p1", Verdict::Draining), ("p2", Verdict::Draining), ("p3", Verdict::Taken)];
+    assert_eq!(verdicts(table), expected);
+    assert_eq!((slots(table).len(), table.shards[0].ready), (1, 1));
+}
+
+#[test]
 fn min_healthy() {
     let mut near = shard(0, 3);
     near.options.min_healthy = 3;

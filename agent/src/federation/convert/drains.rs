@@ -51,6 +51,14 @@ impl Drains {
         *self == Self::default()
     }
 
+    /// What is drained, in words: all of it, `node n1`, `pod shop/web-1`.
+    #[must_use]
+    pub fn told(&self) -> Vec<String> {
+        let all = self.cluster.then(|| "all of it".to_owned());
+        let nodes = self.nodes.iter().map(|node| format!("node {node}"));
+        all.into_iter().chain(nodes).chain(self.pods.iter().map(|pod| format!("pod {pod}"))).collect()
+    }
+
     /// As the ConfigMap's `data` has it: one name a line, sorted.
     #[must_use]
     pub fn data(&self) -> BTreeMap<&'static str, String> {
@@ -151,9 +159,9 @@ mod tests {
         );
         assert_eq!(faults, Vec::<String>::new());
         let drains = drains.unwrap();
-        let expected =
-            [("cluster", "drained"), ("nodes", "node-1\nnode-2\n"), ("pods", "a/b\nshop/web-1\n")];
+        let expected = [("cluster", "drained"), ("nodes", "node-1\nnode-2\n"), ("pods", "a/b\nshop/web-1\n")];
         assert_eq!(drains.data(), expected.map(|(key, value)| (key, value.to_owned())).into());
+        assert_eq!(drains.told(), ["all of it", "node node-1", "node node-2", "pod a/b", "pod shop/web-1"]);
         assert!(drains.data().keys().all(|key| Drains::has_key(key)) && !drains.is_empty());
         for nothing in ["{}", "data: {}", "data: {cluster: '', nodes: '', pods: ' '}"] {
             let (drains, faults) = read(nothing);

@@ -127,7 +127,9 @@ pub fn node(node: &Node) -> Object {
 pub fn key(kind: Kind, namespace: Option<&str>, name: &str) -> ObjectKey {
     let namespace = match kind {
         Kind::Node => "",
-        Kind::Drains | Kind::Service | Kind::EndpointSlice => namespace.filter(|name| !name.is_empty()).unwrap_or("default"),
+        Kind::Drains | Kind::Service | Kind::EndpointSlice => {
+            namespace.filter(|name| !name.is_empty()).unwrap_or("default")
+        }
     };
     ObjectKey { kind, name: ObjectName::new(namespace, name) }
 }

@@ -18,7 +18,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::convert::{Defaults, Object, ObjectKey};
+use super::convert::{Defaults, Kind, Object, ObjectKey};
 use super::located::Located;
 use super::names::Names;
 use super::problem::SourceProblem;
@@ -99,6 +99,23 @@ impl Manifests {
     /// The objects as they now are.
     pub fn store(&mut self) -> &mut Store {
         &mut self.store
+    }
+
+    /// The file whose version of an object counts.
+    #[must_use]
+    pub fn file_of(&self, key: &ObjectKey) -> Option<&Path> {
+        self.holders.get(key).map(|holders| &**holders.first())
+    }
+
+    /// The names of all Nodes, and of those that endpoints of our services are on.
+    pub fn nodes(&mut self) -> BTreeSet<Arc<str>> {
+        let endpoints = self.store.shards().values().flat_map(|spec| &*spec.endpoints);
+        let of_endpoints =
+            endpoints.map(|endpoint| Arc::clone(&endpoint.node)).filter(|node| !node.is_empty());
+        let mut nodes: BTreeSet<Arc<str>> = of_endpoints.collect();
+        let objects = self.holders.keys().filter(|key| key.kind == Kind::Node);
+        nodes.extend(objects.map(|key| Arc::clone(&key.name.name)));
+        nodes
     }
 
     /// Whether the directory could be read.

@@ -55,7 +55,11 @@ fn pods_nodes_and_clusters_are_drained_and_come_back() {
     assert_eq!(world.shard("web").unwrap(), before);
     let another = drains("{cluster: drained}").replace("namespace: fairlead", "namespace: shop");
     world.write("another.yaml", &another);
-    assert_eq!((drained(&mut world).len(), world.manifests.ignored()), (0, 1), "another namespace's is nothing");
+    assert_eq!(
+        (drained(&mut world).len(), world.manifests.ignored()),
+        (0, 1),
+        "another namespace's is nothing"
+    );
 }
 
 #[test]
