@@ -13,6 +13,8 @@ mod clocks;
 mod cni;
 #[path = "steering/commands.rs"]
 mod commands;
+#[path = "steering/drained.rs"]
+mod drained;
 #[path = "steering/explained.rs"]
 mod explained;
 #[path = "steering/full.rs"]

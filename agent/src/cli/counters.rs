@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use fairlead_abi::DropReason;
 use serde::Serialize;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::node::{Freshness, Node};
 use super::output::Output;
+use super::pause::Pause;
 use super::picture::{Numbers, Picture};
 use super::table::{Cell, Style, Table};
 
@@ -81,29 +81,10 @@ pub(super) fn counters(node: &mut Node, all: bool, watch: bool, output: Output) 
         last = Some((at, reading));
         node.read_again();
         due += PERIOD;
+        // That is how it is meant to end, so it is no failure.
         if pause.is_interrupted_before(due) {
             return Ok(());
         }
-    }
-}
-
-/// Waits from one reading to the next. Ctrl-C is how it is meant to end, so that is no failure.
-struct Pause {
-    runtime: tokio::runtime::Runtime,
-    interrupt: Signal,
-}
-
-impl Pause {
-    fn new() -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let interrupt = runtime.block_on(async { signal(SignalKind::interrupt()) })?;
-        Ok(Self { runtime, interrupt })
-    }
-
-    /// Until `due`, or until somebody presses Ctrl-C.
-    fn is_interrupted_before(&mut self, due: Instant) -> bool {
-        let interrupted = async { tokio::time::timeout_at(due.into(), self.interrupt.recv()).await.is_ok() };
-        self.runtime.block_on(interrupted)
     }
 }
 

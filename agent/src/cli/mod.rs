@@ -1,15 +1,18 @@
 //! The `fairlead` command.
 //!
-//! `run` is the agent; every other command reads: numbers from the pinned maps, names and reasons from what the agent
-//! last wrote to its state directory. They need no running agent and change nothing. Exit codes: 0 done, 1 failed,
-//! 2 wrong usage.
+//! `run` is the agent. `drain` writes to the clusters' manifests. Every other command reads: numbers from the pinned maps,
+//! names and reasons from what the agent last wrote to its state directory. They need no running agent and change nothing.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 mod address;
 mod config;
 mod counters;
+mod drain;
 mod explain;
+mod flows;
 mod node;
 mod output;
+mod pause;
 mod picture;
 mod plan;
 mod row;
@@ -87,6 +90,18 @@ enum Command {
     /// What an agent that started now would change in the maps
     #[command(after_help = "Example:\n  fairlead plan --config new.yaml")]
     Plan,
+    /// Connections that their slots don't lead to: slots with former backends, what became of packets, who holds how many
+    #[command(after_help = "Example:\n  fairlead flows shop/web")]
+    Flows {
+        /// Only of this service: a name, namespace/name, VIP, or VIP:PORT with /tcp or /udp if need be
+        service: Option<String>,
+    },
+    /// Let a pod, node, cluster or zone take no new connections; it keeps those that it has
+    #[command(
+        after_help = "Examples:\n  fairlead drain node node-7 --wait\n  fairlead drain pod eu-b/shop/web-1\n  \
+        fairlead drain zone europe-west1-b --undo"
+    )]
+    Drain(drain::Arguments),
     /// What was forwarded and what was dropped
     #[command(after_help = "Example:\n  fairlead counters --watch")]
     Counters {
@@ -143,6 +158,8 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Services => services::services(&node()?, output),
         Command::Backends { service } => services::backends(&node()?, service.as_deref(), output),
         Command::Explain { client, vip } => explain::explain(&node()?, client, vip, output),
+        Command::Flows { service } => flows::flows(&node()?, service.as_deref(), output),
+        Command::Drain(arguments) => drain::drain(read()?, &arguments, output),
         Command::Plan => plan::plan(&read()?, output),
         Command::Counters { watch, all } => counters::counters(&mut node()?, all, watch, output),
         Command::Completion { shell } => {

@@ -2,21 +2,24 @@
 //!
 //! Nothing here writes, takes a lock or needs a running agent.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use aya::maps::MapData;
+use fairlead_abi::ServiceKey;
 use nix::sys::stat::{major, minor};
 use serde::Serialize;
 
 use super::picture::{Picture, Places};
 use crate::config::{self, Config, ConfigProblem, Essentials};
 use crate::dataplane::{self, Counters, Instance, View};
-use crate::status::{Status, read_seed, read_status};
+use crate::status::{Found, Status, read_counts, read_seed, read_status};
 
 /// Why a command can't tell anything.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +145,11 @@ impl Node {
         self.running = is_locked(&self.state_directory.join("lock"));
     }
 
+    /// The flows that endpoints hold, by service and outer destination, as far as the agent has heard lately.
+    pub(super) fn counts(&self) -> BTreeMap<(ServiceKey, IpAddr), Found> {
+        read_counts(&self.state_directory).map(|counts| counts.found()).unwrap_or_default()
+    }
+
     /// How the configuration file differs from what packets are steered by.
     pub(super) fn departures(&self) -> Vec<String> {
         let mut departures = Vec::new();
@@ -179,7 +187,9 @@ impl Node {
     /// What `view` holds, with the agent's names and reasons.
     pub(super) fn picture<'a>(&'a self, view: &'a View) -> Result<Picture<'a>, Error> {
         let tables = self.status.iter().flat_map(|status| &status.services).map(|table| &**table);
-        Ok(Picture::new(&view.observe()?, view.capacities(), tables, self.places()))
+        let mut picture = Picture::new(&view.observe()?, view.capacities(), tables, self.places());
+        picture.cache = view.flow_cache();
+        Ok(picture)
     }
 
     fn places(&self) -> Places {

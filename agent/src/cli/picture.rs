@@ -12,14 +12,14 @@ use std::time::Duration;
 use anyhow::Result;
 use aya::maps::MapData;
 use fairlead_abi::{
-    Backend, BackendCounters, Counter, DropReason, Encap, Hop, NO_BACKEND, ServiceCounters, ServiceEntry,
-    ServiceKey, Slot,
+    Backend, BackendCounters, Counter, DropReason, Encap, FlowEvent, Hop, NO_BACKEND, ServiceCounters,
+    ServiceEntry, ServiceKey, Slot,
 };
 use fairlead_core::model::Protocol;
 use fairlead_core::planner::{Capacities, Installed, NotTaken, Raw, ReadSlots, ServiceTable, WantedBackend};
 
 use crate::config::Config;
-use crate::dataplane::Counters;
+use crate::dataplane::{CacheView, Counters};
 use crate::text::counted;
 
 /// A reader of counters.
@@ -27,6 +27,7 @@ pub(super) trait Numbers {
     fn service(&self, id: u32) -> Result<ServiceCounters>;
     fn backend(&self, index: u32) -> Result<BackendCounters>;
     fn drops(&self, reason: DropReason) -> Result<Counter>;
+    fn events(&self, event: FlowEvent) -> Result<u64>;
 }
 
 impl Numbers for Counters<MapData> {
@@ -40,6 +41,10 @@ impl Numbers for Counters<MapData> {
 
     fn drops(&self, reason: DropReason) -> Result<Counter> {
         Ok(Self::drops(self, reason)?)
+    }
+
+    fn events(&self, event: FlowEvent) -> Result<u64> {
+        Ok(Self::events(self, event)?)
     }
 }
 
@@ -79,6 +84,8 @@ pub(super) struct Picture<'a> {
     hops: &'a [Hop],
     tables: BTreeMap<ServiceKey, &'a ServiceTable>,
     pub(super) places: Places,
+    /// Nothing where it was not read.
+    pub(super) cache: CacheView<'a>,
 }
 
 /// One port of a VIP.
@@ -120,6 +127,7 @@ impl<'a> Picture<'a> {
             hops: raw.hops,
             tables: tables.into_iter().map(|table| (table.key(), table)).collect(),
             places,
+            cache: CacheView::default(),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use fairlead_abi::{
-    Backend, BackendCounters, Bucket, Counter, Delivery, DropReason, Hop, ServiceCounters, Slot,
+    Backend, BackendCounters, Bucket, Counter, Delivery, DropReason, FlowEvent, Hop, ServiceCounters, Slot,
 };
 use fairlead_core::model::*;
 use fairlead_core::planner::*;
@@ -31,6 +31,10 @@ impl Numbers for Fixed {
     fn drops(&self, reason: DropReason) -> Result<Counter> {
         let packets = u64::from(reason == DropReason::PortNotServed) * 7;
         Ok(Counter { packets, bytes: packets * 60 })
+    }
+
+    fn events(&self, event: FlowEvent) -> Result<u64> {
+        Ok(u64::from(event as u32) * 10)
     }
 }
 

@@ -148,7 +148,7 @@ impl Backed {
 }
 
 /// Those of a name, `namespace/name`, VIP, or VIP and port; all where nothing is said.
-fn chosen<'s, 'a>(all: &'s [Service<'a>], filter: Option<&str>) -> Result<Vec<&'s Service<'a>>> {
+pub(super) fn chosen<'s, 'a>(all: &'s [Service<'a>], filter: Option<&str>) -> Result<Vec<&'s Service<'a>>> {
     let Some(filter) = filter else { return Ok(all.iter().collect()) };
     let vip = filter.parse::<Vip>().ok();
     let is_meant = |service: &&Service<'_>| {

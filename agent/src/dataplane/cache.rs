@@ -162,6 +162,41 @@ impl FlowCache {
     }
 }
 
+/// The flow cache as the programs see it, to read only.
+#[derive(Clone, Copy, Default)]
+pub struct CacheView<'a> {
+    /// All buckets.
+    pub buckets: &'a [CacheBucket],
+    /// Which slots it may hold flows of.
+    pub marks: &'a [Cached],
+}
+
+impl CacheView<'_> {
+    /// Whether it may hold flows of the slot with this index in `SLOTS`.
+    #[must_use]
+    pub fn may_hold(&self, slot: u32) -> bool {
+        let block = self.marks.get(Cached::element(slot) as usize);
+        block.is_some_and(|block| block.slots[slot as usize % Cached::SLOTS] != 0)
+    }
+
+    /// What it says of a flow of the service with this id: the backend's number in the service's own list.
+    #[must_use]
+    pub fn find(&self, seed: u64, service: u32, flow: &Flow) -> Option<u16> {
+        let mask = u32::try_from(self.buckets.len().checked_sub(1)?).ok()?;
+        let tag = CacheTag::new(seed, service, flow);
+        let bucket = self.buckets.get(tag.bucket(mask) as usize)?;
+        let entry = bucket.entries.iter().find(|entry| tag.is_of(**entry))?;
+        let [low, high, ..] = entry.to_le_bytes();
+        Some(u16::from_le_bytes([low, high]))
+    }
+
+    /// How many flows it holds.
+    #[must_use]
+    pub fn flows(&self) -> usize {
+        self.buckets.iter().flat_map(|bucket| bucket.entries).filter(|entry| *entry != 0).count()
+    }
+}
+
 impl Dataplane {
     /// Takes the flow cache; `None` when it was taken before.
     pub fn take_cache(&mut self, seed: u64) -> Result<Option<FlowCache>, Error> {

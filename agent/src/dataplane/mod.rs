@@ -27,7 +27,7 @@ mod usage;
 mod window;
 
 pub use attach::{Attached, Linked, Mode};
-pub use cache::{CachedFlow, FlowCache, Place, is_own, nobodys};
+pub use cache::{CacheView, CachedFlow, FlowCache, Place, is_own, nobodys};
 pub use capacities::Capacities;
 pub use carry::Carried;
 pub use counters::Counters;

@@ -6,11 +6,11 @@ use std::{
 };
 
 use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError};
-use fairlead_abi::{Address, Backend, Bucket, Delivery, DeliveryKey, Hop, Slot, map};
+use fairlead_abi::{Address, Backend, Bucket, CacheBucket, Cached, Delivery, DeliveryKey, Hop, Slot, map};
 use fairlead_core::planner::{Capacities, Raw, ReadSlots};
 use ipnet::IpNet;
 
-use super::{Dataplane, Error, Instance, mapped::Mapped};
+use super::{CacheView, Dataplane, Error, Instance, mapped::Mapped};
 
 impl Dataplane {
     /// The slots of all rings.
@@ -41,6 +41,8 @@ pub struct View {
     slots: Mapped<Slot>,
     backends: Mapped<Backend>,
     hops: Mapped<Hop>,
+    cache_buckets: Mapped<CacheBucket>,
+    cache_marks: Mapped<Cached>,
     deliveries: HashMap<MapData, DeliveryKey, Delivery>,
     gateways: LpmTrie<MapData, [u8; 16], u32>,
     limits: (u32, u32, u32),
@@ -59,6 +61,8 @@ impl View {
             slots: Mapped::new(map::SLOTS, &pinned(map::SLOTS)?, false)?,
             backends: Mapped::new(map::BACKENDS, &pinned(map::BACKENDS)?, false)?,
             hops: Mapped::new(map::HOPS, &pinned(map::HOPS)?, false)?,
+            cache_buckets: Mapped::new(map::CACHE, &pinned(map::CACHE)?, false)?,
+            cache_marks: Mapped::new(map::CACHED, &pinned(map::CACHED)?, false)?,
             deliveries: table(map::DELIVERIES)?.try_into().map_err(Error::map(map::DELIVERIES))?,
             gateways: table(map::GATEWAYS)?.try_into().map_err(Error::map(map::GATEWAYS))?,
             limits,
@@ -75,6 +79,12 @@ impl View {
             deliveries: read_deliveries(&self.deliveries)?,
             gateways: read_gateways(&self.gateways)?,
         })
+    }
+
+    /// The flow cache.
+    #[must_use]
+    pub fn flow_cache(&self) -> CacheView<'_> {
+        CacheView { buckets: self.cache_buckets.elements(), marks: self.cache_marks.elements() }
     }
 
     /// How large they are.

@@ -6,9 +6,11 @@
 mod deserialize;
 mod objects;
 mod path;
+mod text;
 mod tree;
 
 pub use deserialize::{DeserializeError, from_node};
 pub use objects::{Objects, YamlError};
 pub use path::{Path, Step};
+pub use text::to_text;
 pub use tree::{Node, Place, Scalar, Value};

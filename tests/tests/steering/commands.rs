@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::served::{PATIENCE, Served, wait};
 
 /// What is asked; `explain` has its flow.
-const QUESTIONS: [&[&str]; 7] = [
+const QUESTIONS: [&[&str]; 8] = [
     &["status"],
     &["services"],
     &["backends"],
@@ -18,6 +18,7 @@ const QUESTIONS: [&[&str]; 7] = [
     &["explain", "192.0.2.1:40000", "203.0.113.1:80"],
     &["plan"],
     &["counters"],
+    &["flows"],
 ];
 
 fn text(agent: &Agent, question: &[&str]) -> String {
@@ -236,12 +237,19 @@ fn a_configuration_is_checked_and_described() {
 fn bash_completes_commands() {
     let (code, script, _) = fairlead(&["completion", "bash"]);
     assert_eq!(code, Some(0));
-    let ask = format!(
-        "{script}\nCOMP_WORDS=(fairlead co); COMP_CWORD=1; _fairlead fairlead co fairlead; echo ${{COMPREPLY[@]}}"
-    );
-    let output = Command::new("bash").args(["--norc", "-c", &ask]).output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(said, "config counters completion\n", "{}", String::from_utf8_lossy(&output.stderr));
+    let said = |words: &str, at: usize| {
+        let ask = format!(
+            "{script}\nCOMP_WORDS=({words}); COMP_CWORD={at}; _fairlead fairlead \"${{COMP_WORDS[{at}]}}\" \"${{COMP_WORDS[{}]}}\"; \
+             echo ${{COMPREPLY[@]}}",
+            at - 1
+        );
+        let output = Command::new("bash").args(["--norc", "-c", &ask]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(said("fairlead co", 1), "config counters completion\n");
+    assert!(said("fairlead drain ''", 2).ends_with(" pod node cluster zone\n"));
+    assert_eq!(said("fairlead drain node n1 --w", 4), "--wait\n");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod meant;
 mod text;
+mod tries;
 mod way;
 
 use std::net::IpAddr;
@@ -20,6 +21,7 @@ use super::node::{Freshness, Node};
 use super::output::{Format, Output};
 use super::row::BackendRow;
 use super::table::Style;
+use tries::{Cache, Try, Way};
 use way::explanation;
 
 /// Everything about one connection, or about all of one client.
@@ -40,6 +42,12 @@ struct Explanation {
     slot: Option<u32>,
     /// Where that slot's connections go.
     backend: Option<BackendRow>,
+    /// Backends that held the slot before and exist yet, the newest first.
+    formers: Vec<Try>,
+    /// What the flow cache has of the flow.
+    cache: Option<Cache>,
+    /// Where each kind of packet goes.
+    ways: Vec<Way>,
     /// Why the packet is dropped instead.
     drop: Option<Drop>,
     /// Where the client's port is not known: how many of its ports go to which backend, most first.
@@ -137,6 +145,11 @@ fn notes(node: &Node) -> Vec<String> {
         notes.push(
             "the seed of the programs in use is not known: the slot is by that of the configuration"
                 .to_owned(),
+        );
+    }
+    if node.config.as_ref().is_ok_and(|config| config.secrets_file.is_none()) {
+        notes.push(
+            "without a secretsFile no backend is asked: what none of these knows is dropped".to_owned(),
         );
     }
     notes

@@ -14,6 +14,12 @@ impl Explanation {
         let name = self.service.as_deref().unwrap_or("(the agent's state doesn't know it)");
         let mut text = format!("{client} to {vip}/{} is service {name}\n", self.protocol);
         text += &self.way(colour);
+        for way in &self.ways {
+            text += &format!("  {}: {}\n", way.packets, way.text());
+        }
+        if let Some(cache) = &self.cache {
+            text += &format!("  {}\n", cache.text());
+        }
         for difference in &self.differences {
             text += &Style::Warning
                 .paint(&format!("the maps and the agent's state differ: {difference}\n"), colour);
@@ -127,13 +133,16 @@ mod tests {
             lines[1],
             format!("slot {slot} of 251 goes to {address} (pod {pod}, cluster eu-b, same zone), ipip")
         );
-        assert_eq!(lines[3], "  SHARD  ZONE  DISTANCE   ENDPOINTS  READY  USABLE  CAPACITY    SHARE  STATE");
+        assert_eq!(lines[2], format!("  SYN: current {address} ({pod})"));
+        assert!(lines[3].starts_with(&format!("  other packets: current {address} ({pod}); then dropped")));
+        assert_eq!(lines[4], "  the flow cache has no flow of this slot");
+        assert_eq!(lines[6], "  SHARD  ZONE  DISTANCE   ENDPOINTS  READY  USABLE  CAPACITY    SHARE  STATE");
         assert_eq!(
-            lines[4],
+            lines[7],
             "  eu-b   b     same zone          4      4       3         -  100.0 %  serving"
         );
         assert_eq!(
-            lines[5],
+            lines[8],
             "  us-a   a     100 away           1      1       1         -    0.0 %  standby"
         );
     }

@@ -12,6 +12,7 @@ use fairlead_abi::{DropReason, Flow, ServiceEntry, slot_hash, slot_of};
 use fairlead_core::{model::Protocol, planner::ShardReport};
 
 use super::meant::{Found, find};
+use super::tries::{Tried, tried};
 use super::{Drop, Explanation, Ports, Shard};
 use crate::cli::address::{Client, Vip};
 use crate::cli::picture::{Numbers, Picture, Service};
@@ -50,6 +51,17 @@ pub(super) fn explanation(
     let to_slot = |port| slot_of(hash(port), entry.ring.size);
     let slot = client.port.filter(|_| has_slot).map(to_slot);
     let chosen = slot.map(|slot| at(picture, service, &entry, &endpoints, slot));
+    let port = client.port.unwrap_or_default();
+    let to_try = slot.and_then(|slot| {
+        let at = *picture.ring(&entry).get(slot as usize)?;
+        let index = entry.ring.first_slot + slot;
+        let flow = flow(client.ip, port, service.key.port);
+        Some(tried(picture, (service, &entry), (at, index), (seed, &flow)))
+    });
+    let (formers, cache, ways) = match to_try {
+        Some(Tried { formers, cache, ways }) => (formers, Some(cache), ways),
+        None => (Vec::new(), None, Vec::new()),
+    };
     let no_ring = (entry.ring.size == 0).then_some(DropReason::NoBackend);
     let drop = refused.or(no_ring).or_else(|| match chosen? {
         Ok(row) if row.hop_known => None,
@@ -74,6 +86,9 @@ pub(super) fn explanation(
         ring_size: entry.ring.size,
         slot,
         backend: chosen.and_then(Result::ok).cloned(),
+        formers,
+        cache,
+        ways,
         drop: drop.map(Drop::from),
         ports,
         shards: shards(picture, service),
@@ -164,6 +179,9 @@ impl Explanation {
             ring_size: 0,
             slot: None,
             backend: None,
+            formers: Vec::new(),
+            cache: None,
+            ways: Vec::new(),
             drop: drop.map(Drop::from),
             ports: Vec::new(),
             shards: Vec::new(),

@@ -69,6 +69,8 @@ struct Cluster {
     shards: usize,
     /// Where the source can't be read: how old that is which counts.
     restored_age_seconds: Option<u64>,
+    /// What is drained of it.
+    drained: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -175,6 +177,7 @@ fn clusters(status: &Status) -> Vec<Cluster> {
         reachable: cluster.reachable,
         shards: cluster.shards,
         restored_age_seconds: cluster.restored.map(|then: SystemTime| age(then)),
+        drained: cluster.drained.clone(),
     };
     status.clusters.iter().map(cluster).collect()
 }

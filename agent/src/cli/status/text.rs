@@ -1,6 +1,6 @@
 //! A node's state for people: one page, top down.
 
-use super::{Agent, Report};
+use super::{Agent, Cluster, Report};
 use crate::cli::node::age_text;
 use crate::cli::row::percent;
 use crate::cli::table::{Cell, Style, Table};
@@ -112,10 +112,12 @@ impl Report {
                 }
                 (false, None) => ("can't be read; what was known last counts".to_owned(), Style::Bad),
             };
+            let style =
+                if cluster.drained.is_empty() || style == Style::Bad { style } else { Style::Warning };
             table.row(vec![
                 Cell::new(&cluster.name),
                 Cell::new(cluster.shards),
-                Cell::new(source).style(style),
+                Cell::new(source + &cluster.drained()).style(style),
             ]);
         }
         if table.is_empty() { String::new() } else { table.render(colour) }
@@ -138,11 +140,28 @@ impl Report {
     }
 }
 
+/// So many drains are named in a line.
+const NAMED: usize = 3;
+
+impl Cluster {
+    /// What is drained of it, as the end of a line.
+    fn drained(&self) -> String {
+        if self.drained.is_empty() {
+            return String::new();
+        }
+        let mut named: Vec<String> = self.drained.iter().take(NAMED).cloned().collect();
+        if self.drained.len() > NAMED {
+            named.push(format!("{} more", self.drained.len() - NAMED));
+        }
+        format!("; drained: {}", named.join(", "))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use fairlead_core::model::Problem;
 
-    use super::super::{Cluster, Fingerprint, MapUse};
+    use super::super::{Fingerprint, MapUse};
     use super::*;
     use crate::status::InterfaceStatus;
 
@@ -158,6 +177,7 @@ mod tests {
             reachable,
             shards: 2,
             restored_age_seconds,
+            drained: Vec::new(),
         };
         Report {
             agent: Agent {
@@ -236,6 +256,18 @@ problems
         let text = report.text(false);
         assert!(
             text.contains("\nfile        the configuration doesn't hold: f.yaml:3:1: not YAML\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn drains_stand_beside_their_cluster() {
+        let mut report = report();
+        report.clusters[0].drained =
+            ["node a", "node b", "pod shop/c", "pod shop/d"].map(ToOwned::to_owned).into();
+        let text = report.text(false);
+        assert!(
+            text.contains("\n  eu-b          2  read; drained: node a, node b, pod shop/c, 1 more\n"),
             "{text}"
         );
     }

@@ -1,0 +1,244 @@
+//! What there is in each cluster, read from its manifests, and what a name on the command line means among it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use fairlead_core::model::{Endpoint, ObjectName, ShardSpec};
+
+use crate::config::Config;
+use crate::config::types::UnservedPorts;
+use crate::directory::Changed;
+use crate::federation::convert::{Defaults, Drains, drains_key};
+use crate::federation::{Manifests, Store};
+use crate::text::nearest;
+
+/// A message names no more things than this.
+const MOST: usize = 10;
+
+/// A cluster as its manifests have it.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    pub(super) name: Arc<str>,
+    pub(super) region: Arc<str>,
+    pub(super) zone: Arc<str>,
+    pub(super) manifests: PathBuf,
+    /// Its manifests could be read.
+    pub(super) reachable: bool,
+    /// Where the object stands that says what is drained.
+    pub(super) file: Option<PathBuf>,
+    pub(super) drains: Arc<Drains>,
+    pub(super) nodes: BTreeSet<Arc<str>>,
+    pub(super) shards: BTreeMap<ObjectName, Arc<ShardSpec>>,
+}
+
+/// What can be drained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Kind {
+    /// One pod, in all services: its name, namespace/name or cluster/namespace/name
+    Pod,
+    /// All endpoints of a node: its name or cluster/name
+    Node,
+    /// All endpoints of a cluster
+    Cluster,
+    /// All endpoints of all clusters of a zone: its name or region/name
+    Zone,
+}
+
+/// Something of one cluster that is drained as one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Target {
+    Pod(Arc<str>, ObjectName),
+    Node(Arc<str>, Arc<str>),
+    Cluster(Arc<str>),
+}
+
+impl Target {
+    pub(super) fn cluster(&self) -> &Arc<str> {
+        match self {
+            Self::Pod(cluster, _) | Self::Node(cluster, _) | Self::Cluster(cluster) => cluster,
+        }
+    }
+
+    /// As it is always understood on the command line.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Pod(cluster, pod) => format!("{cluster}/{pod}"),
+            Self::Node(cluster, node) => format!("{cluster}/{node}"),
+            Self::Cluster(cluster) => cluster.to_string(),
+        }
+    }
+
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Pod(..) => "pod",
+            Self::Node(..) => "node",
+            Self::Cluster(_) => "cluster",
+        }
+    }
+
+    /// Drains it, or undoes that.
+    pub(super) fn set(&self, drains: &mut Drains, undo: bool) {
+        match (self, undo) {
+            (Self::Pod(_, pod), false) => drop(drains.pods.insert(pod.clone())),
+            (Self::Pod(_, pod), true) => drop(drains.pods.remove(pod)),
+            (Self::Node(_, node), false) => drop(drains.nodes.insert(Arc::clone(node))),
+            (Self::Node(_, node), true) => drop(drains.nodes.remove(node)),
+            (Self::Cluster(_), undo) => drains.cluster = !undo,
+        }
+    }
+
+    /// Whether an endpoint is part of it.
+    pub(super) fn holds(&self, cluster: &str, namespace: &str, (pod, node): (&str, &str)) -> bool {
+        **self.cluster() == *cluster
+            && match self {
+                Self::Pod(_, name) => *name.namespace == *namespace && *name.name == *pod,
+                Self::Node(_, name) => **name == *node,
+                Self::Cluster(_) => true,
+            }
+    }
+}
+
+/// All clusters of the configuration.
+pub(super) fn clusters(config: &Config) -> Vec<Cluster> {
+    let defaults = Defaults { pass_unserved_ports: config.unserved_ports == UnservedPorts::Pass };
+    let read = |of: &crate::config::types::ClusterConfig| {
+        let name = Arc::clone(&of.name.0);
+        let mut manifests =
+            Manifests::new(Arc::clone(&name), of.manifests.clone(), defaults, Store::default());
+        manifests.refresh(&Changed::Anything, &|_| false);
+        Cluster {
+            name,
+            region: Arc::clone(&of.region.0),
+            zone: Arc::clone(&of.zone.0),
+            manifests: of.manifests.clone(),
+            reachable: manifests.reachable(),
+            file: manifests.file_of(&drains_key()).map(ToOwned::to_owned),
+            drains: Arc::clone(manifests.store().drains()),
+            nodes: manifests.nodes(),
+            shards: manifests.store().shards().clone(),
+        }
+    };
+    config.clusters.iter().map(read).collect()
+}
+
+impl Cluster {
+    /// Every endpoint, with its service.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = (&ObjectName, &Endpoint)> {
+        self.shards
+            .iter()
+            .flat_map(|(name, spec)| spec.endpoints.iter().map(move |endpoint| (name, endpoint)))
+    }
+
+    fn pods(&self) -> BTreeSet<ObjectName> {
+        let pod = |(service, endpoint): (&ObjectName, &Endpoint)| ObjectName {
+            namespace: Arc::clone(&service.namespace),
+            name: Arc::clone(&endpoint.pod),
+        };
+        self.endpoints().map(pod).collect()
+    }
+
+    /// What there is of a kind, or what is drained of it.
+    fn targets(&self, kind: Kind, drained: bool) -> Vec<Target> {
+        let pod = |pod| Target::Pod(Arc::clone(&self.name), pod);
+        let node = |node| Target::Node(Arc::clone(&self.name), node);
+        match kind {
+            Kind::Pod if drained => self.drains.pods.iter().cloned().map(pod).collect(),
+            Kind::Pod => self.pods().into_iter().map(pod).collect(),
+            Kind::Node if drained => self.drains.nodes.iter().cloned().map(node).collect(),
+            Kind::Node => self.nodes.iter().cloned().map(node).collect(),
+            Kind::Cluster | Kind::Zone if drained && !self.drains.cluster => Vec::new(),
+            Kind::Cluster | Kind::Zone => vec![Target::Cluster(Arc::clone(&self.name))],
+        }
+    }
+}
+
+/// What `name` means: one thing, or all clusters of a zone.
+pub(super) fn meant(clusters: &[Cluster], kind: Kind, name: &str, undo: bool) -> Result<Vec<Target>> {
+    if kind == Kind::Zone {
+        return zone(clusters, name);
+    }
+    let all = |drained| -> Vec<Target> {
+        clusters.iter().flat_map(|cluster| cluster.targets(kind, drained)).collect()
+    };
+    let there = all(false);
+    // What is undone may be gone by now; and of several of a name the one is meant that is drained.
+    let drained = if undo { all(true) } else { Vec::new() };
+    let of_name = |targets: &[Target]| -> Vec<Target> {
+        targets.iter().filter(|target| is_called(target, name)).cloned().collect()
+    };
+    let found = Some(of_name(&drained)).filter(|found| !found.is_empty()).unwrap_or_else(|| of_name(&there));
+    let word = kind_name(kind);
+    match found.len() {
+        1 => Ok(found),
+        0 => bail!("there is no {word} {name:?}{}", what_there_is(clusters, name, &there, word)),
+        _ => bail!("there are several {word}s {name:?}: name one of {}", list(&found)),
+    }
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Pod => "pod",
+        Kind::Node => "node",
+        Kind::Cluster => "cluster",
+        Kind::Zone => "zone",
+    }
+}
+
+/// By its whole name, or by the end of it.
+fn is_called(target: &Target, name: &str) -> bool {
+    let whole = target.name();
+    whole.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
+}
+
+fn what_there_is(clusters: &[Cluster], name: &str, there: &[Target], word: &str) -> String {
+    let last = |text: &str| text.rsplit('/').next().unwrap_or_default().to_owned();
+    let names: Vec<String> = there.iter().map(|target| last(&target.name())).collect();
+    let near = nearest(&last(name), names.iter().map(String::as_str));
+    let near = near.and_then(|near| there.iter().find(|target| last(&target.name()) == near));
+    let hint = near.map(|near| format!("; did you mean {}? There", near.name()));
+    let known = match there.len() {
+        0 => format!("; no cluster has any {word}"),
+        1 => format!("{} is {}", hint.as_deref().unwrap_or("; there"), list(there)),
+        _ => format!("{} are {}", hint.as_deref().unwrap_or("; there"), list(there)),
+    };
+    let unread: Vec<&str> =
+        clusters.iter().filter(|cluster| !cluster.reachable).map(|cluster| &*cluster.name).collect();
+    let unread = if unread.is_empty() {
+        String::new()
+    } else {
+        format!("; the manifests of {} can't be read", unread.join(", "))
+    };
+    known + &unread
+}
+
+fn list(targets: &[Target]) -> String {
+    let mut names: Vec<String> = targets.iter().take(MOST).map(Target::name).collect();
+    if targets.len() > MOST {
+        names.push(format!("{} more", targets.len() - MOST));
+    }
+    names.join(", ")
+}
+
+fn zone(clusters: &[Cluster], name: &str) -> Result<Vec<Target>> {
+    let whole = |cluster: &Cluster| format!("{}/{}", cluster.region, cluster.zone);
+    let of_name = |cluster: &&Cluster| *cluster.zone == *name || whole(cluster) == name;
+    let found: Vec<&Cluster> = clusters.iter().filter(of_name).collect();
+    let zones = |clusters: &[&Cluster]| -> Vec<String> {
+        clusters.iter().map(|cluster| whole(cluster)).collect::<BTreeSet<_>>().into_iter().collect()
+    };
+    match zones(&found).as_slice() {
+        [_] => Ok(found.iter().map(|cluster| Target::Cluster(Arc::clone(&cluster.name))).collect()),
+        [] => {
+            let all = zones(&clusters.iter().collect::<Vec<_>>());
+            bail!(
+                "there is no zone {name:?}; there {} {}",
+                if all.len() == 1 { "is" } else { "are" },
+                all.join(", ")
+            )
+        }
+        several => bail!("there are several zones {name:?}: name one of {}", several.join(", ")),
+    }
+}
