@@ -208,3 +208,43 @@ fn a_broken_drain_keeps_what_was_drained_and_nobody_waits_for_an_agent_that_does
     wait("both pods again", || served.is_served_by(&served.service, &served.pods()));
     assert!(!file.exists());
 }
+
+#[test]
+fn a_drained_zone_or_node_leaves_the_service_to_the_others_on_every_gateway() {
+    let plan = Plan::default().region("us-central1", &["a", "b"], 2).gateways(2);
+    let served = Served::build(&plan, &Federation::default());
+    let layout = &served.world.layout;
+    let pods_of = |cluster: &str| -> BTreeSet<String> {
+        let of_cluster = layout.pods.iter().filter(|pod| layout.nodes[pod.node].cluster == cluster);
+        of_cluster.map(|pod| pod.name.clone()).collect()
+    };
+    let [a, b] = &layout.clusters[..] else { panic!("two clusters") };
+    // Gateways are closer to the first one.
+    served.wait_until_served_by(&[&served.service], &pods_of(&a.name));
+    let draining = |expected: &BTreeSet<String>| {
+        wait("the same on both gateways", || {
+            layout.gateways.iter().all(|gateway| {
+                let told = served.agents.of(&gateway.name).ask(&["backends", "shop/web"]).unwrap();
+                let ports = told["services"].as_array().unwrap().iter();
+                let endpoints = ports.flat_map(|port| port["endpoints"].as_array().unwrap());
+                let drained = endpoints.filter(|endpoint| endpoint["verdict"] == "draining");
+                drained.map(|endpoint| endpoint["pod"].as_str().unwrap().to_owned()).collect::<BTreeSet<_>>()
+                    == *expected
+            })
+        });
+    };
+    let agent = served.gateway();
+    drain(agent, &["zone", &a.zone]);
+    draining(&pods_of(&a.name));
+    served.wait_until_served_by(&[&served.service], &pods_of(&b.name));
+    drain(agent, &["cluster", &a.name, "--undo"]);
+    draining(&BTreeSet::new());
+    served.wait_until_served_by(&[&served.service], &pods_of(&a.name));
+    let node = layout.nodes.iter().find(|node| node.cluster == a.name).unwrap();
+    drain(agent, &["node", &node.host.name]);
+    draining(&pods_of(&a.name));
+    served.wait_until_served_by(&[&served.service], &pods_of(&b.name));
+    let told = agent.ask(&["drain", "node", &node.host.name, "--undo"]).unwrap();
+    assert_eq!(told["drains"][0]["changed"], true, "{told:#}");
+    served.wait_until_served_by(&[&served.service], &pods_of(&a.name));
+}
