@@ -197,7 +197,11 @@ impl Store {
             && slices.clone().next().is_none()
         {
             let endpoints = Arc::clone(&restored.endpoints);
-            return Some(Arc::new(ShardSpec { endpoints, ..(**service).clone() }));
+            return Some(Arc::new(ShardSpec {
+                drained: self.drains.cluster,
+                endpoints,
+                ..(**service).clone()
+            }));
         }
         let mut endpoints = join(slices);
         if let Some(restored) = restored {
@@ -209,7 +213,8 @@ impl Store {
         }
         endpoints.shrink_to_fit();
         endpoints.sort_by(|a, b| (&a.pod, a.v4, a.v6).cmp(&(&b.pod, b.v4, b.v6)));
-        Some(Arc::new(ShardSpec { endpoints: Arc::new(endpoints), ..(**service).clone() }))
+        let (drained, endpoints) = (self.drains.cluster, Arc::new(endpoints));
+        Some(Arc::new(ShardSpec { drained, endpoints, ..(**service).clone() }))
     }
 }
 

@@ -121,7 +121,7 @@ fn held(
     health: Option<&Arc<ServiceHealth>>,
     previous: Option<&Service>,
 ) -> Option<Arc<Vec<Endpoint>>> {
-    if !source.spec.endpoints.is_empty() {
+    if !source.spec.endpoints.is_empty() || source.spec.drained {
         return None;
     }
     let before = previous?.shards.iter().find(|shard| shard.cluster == *source.cluster)?;

@@ -389,6 +389,9 @@ fn what_is_not_held() {
     udp.ports[0].protocol = Protocol::Udp;
     assert!(!held(&states([(0, udp)])).services[&name("web")].shards[0].held, "UDP alone isn't probed");
 
+    let drained = ShardSpec { drained: true, ..shard(0, 0) };
+    assert!(!held(&states([(0, drained)])).services[&name("web")].shards[0].held, "somebody means it");
+
     let mut draining = shard(0, 3);
     for endpoint in Arc::make_mut(&mut draining.endpoints) {
         endpoint.conditions.ready = false;

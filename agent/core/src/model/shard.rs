@@ -38,6 +38,9 @@ pub struct ShardSpec {
     /// When the object was made (`metadata.creationTimestamp`), in seconds since 1970; none where it doesn't say.
     #[serde(default)]
     pub created: Option<i64>,
+    /// Somebody drains all of its cluster: no endpoint is held that the slices don't show any more.
+    #[serde(default)]
+    pub drained: bool,
     /// From EndpointSlices, in any order. Shared, so that a model doesn't copy them.
     pub endpoints: Arc<Vec<Endpoint>>,
 }

@@ -27,6 +27,7 @@ pub fn service(service: &Service, defaults: Defaults) -> (Option<ShardSpec>, Vec
         options: read.options,
         by_client: by_client(spec, &mut faults),
         created: service.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
+        drained: false,
         endpoints: Arc::default(),
     };
     (if faults.rejects() { None } else { Some(shard) }, faults.0)

@@ -49,6 +49,7 @@ fn pods_nodes_and_clusters_are_drained_and_come_back() {
     }
     world.write("fairlead-drains.yaml", &drains("{cluster: drained}"));
     let old = world.shard("web").unwrap();
+    assert!(old.drained && !before.drained);
     world.write("api.yaml", &service("api", 81));
     assert!(Arc::ptr_eq(&old, &world.shard("web").unwrap()), "nothing of it has changed");
     world.remove("fairlead-drains.yaml");
