@@ -7,6 +7,7 @@
 
 mod deaf;
 mod notices;
+mod stamp;
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -18,6 +19,7 @@ pub use deaf::tell_deaf;
 use notices::{Route, SOURCES, Sources, is_apart};
 use notify::Event;
 use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RemoveKind};
+pub use stamp::Stamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -39,6 +41,7 @@ pub enum Changed {
 
 /// Watches one directory for changes of files.
 pub struct DirectoryWatch {
+    /// From the root: what the kernel reports is told by this name.
     directory: PathBuf,
     deep: bool,
     pending: Arc<Pending>,
@@ -83,7 +86,7 @@ impl DirectoryWatch {
     /// Where the kernel grants no watch, for instance because its limit is reached. A directory that doesn't
     /// exist is not an error.
     pub fn new(directory: &Path, deep: bool, of_interest: fn(&Path) -> bool) -> notify::Result<Self> {
-        Self::with(&SOURCES, is_apart(directory), directory, deep, of_interest)
+        Self::with(&SOURCES, is_apart(&from_root(directory)?), directory, deep, of_interest)
     }
 
     /// As [`new`](Self::new), with notices from `sources`.
@@ -96,12 +99,14 @@ impl DirectoryWatch {
     ) -> notify::Result<Self> {
         let pending = Arc::new(Pending::default());
         let sink = Arc::clone(&pending);
-        let itself = directory.to_owned();
+        let asked = directory.to_owned();
+        let directory = from_root(directory)?;
+        let itself = directory.clone();
         let on_event = move |event: &notify::Result<Event>| {
             let mut changes = sink.changes.lock().unwrap_or_else(PoisonError::into_inner);
             let before = (changes.anything, changes.files.len(), changes.writing.len());
             match event {
-                Ok(event) => changes.note(event, &itself, of_interest),
+                Ok(event) => changes.note(event, (&itself, &asked), of_interest),
                 Err(_) => changes.anything = true,
             }
             if before != (changes.anything, changes.files.len(), changes.writing.len()) {
@@ -109,7 +114,7 @@ impl DirectoryWatch {
             }
         };
         let route = sources.route(apart, on_event)?;
-        let this = Self { directory: directory.to_owned(), deep, pending, route, apart };
+        let this = Self { directory, deep, pending, route, apart };
         this.renew()?;
         Ok(this)
     }
@@ -167,6 +172,12 @@ impl DirectoryWatch {
     }
 }
 
+/// A directory's name from the root; the empty one is that where the process stands.
+fn from_root(directory: &Path) -> notify::Result<PathBuf> {
+    let here = directory.as_os_str().is_empty();
+    std::path::absolute(if here { Path::new(".") } else { directory }).map_err(notify::Error::io)
+}
+
 enum Ready {
     Now,
     At(Instant),
@@ -205,7 +216,8 @@ impl Pending {
 }
 
 impl Changes {
-    fn note(&mut self, event: &Event, itself: &Path, of_interest: fn(&Path) -> bool) {
+    /// Of the directory `itself`, whose files are told by the name that it was `asked` for by.
+    fn note(&mut self, event: &Event, (itself, asked): (&Path, &Path), of_interest: fn(&Path) -> bool) {
         self.anything |= event.need_rescan();
         let closed = matches!(event.kind, EventKind::Access(AccessKind::Close(AccessMode::Write)));
         if matches!(event.kind, EventKind::Access(_)) && !closed {
@@ -214,7 +226,7 @@ impl Changes {
         for path in &event.paths {
             match path.strip_prefix(itself) {
                 Ok(inside) if !inside.as_os_str().is_empty() => {
-                    self.note_inside(event.kind, path, inside, of_interest);
+                    self.note_inside(event.kind, &asked.join(inside), inside, of_interest);
                 }
                 // The directory itself. Of what stands beside it, nothing counts.
                 Ok(_) => self.anything |= !matches!(event.kind, EventKind::Modify(ModifyKind::Metadata(_))),

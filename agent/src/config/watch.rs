@@ -12,11 +12,11 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::problem::ConfigProblem;
 use super::types::Config;
 use super::{load, parse};
-use crate::directory::{self, DirectoryWatch};
+use crate::directory::{DirectoryWatch, Stamp};
 use crate::yaml::{Objects, Path as Field, Place};
 
-/// The file is looked at this often even where no change is reported.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// The file is looked at this often even where no change is reported: what a link leads to can change elsewhere.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// What a change of the file came to.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +35,10 @@ pub struct ConfigWatch {
     current: Arc<Config>,
     /// The text that was judged last, good or bad.
     judged: Option<String>,
+    /// Of the file that was judged last: it is read again only where it is another one.
+    judged_stamp: Option<Stamp>,
+    /// Of the file as it was seen last. What still changes may be half of what it will be.
+    seen: Option<Stamp>,
     /// The last word was a refusal.
     refused: bool,
     watch: Option<DirectoryWatch>,
@@ -46,42 +50,30 @@ impl ConfigWatch {
     /// Of the file at `path`, from which `current` was read.
     #[must_use]
     pub fn new(path: &Path, current: Arc<Config>) -> Self {
-        let path = path.to_owned();
+        let seen = stamp(path);
+        // Where the kernel reports no changes, looking has to do.
+        let watch = DirectoryWatch::new(path.parent().unwrap_or(Path::new("")), false, |_| true).ok();
         // At once: it may have changed since it was read.
         let look_at = Instant::now();
-        let mut this = Self { path, current, judged: None, refused: false, watch: None, look_at };
-        this.listen();
-        this
-    }
-
-    /// Starts to listen. Where the kernel refuses, changes are seen when the file is looked at again.
-    fn listen(&mut self) {
-        let directory = match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        self.watch = match DirectoryWatch::new(directory, false, |_| true) {
-            Ok(watch) => Some(watch),
-            Err(error) => {
-                directory::tell_deaf(&error, directory, LOOK_AGAIN);
-                None
-            }
-        };
+        let path = path.to_owned();
+        Self { path, current, judged: None, judged_stamp: None, seen, refused: false, watch, look_at }
     }
 
     /// Waits until the file has changed, and judges it. The same problems are reported once. Cancelling loses nothing.
     pub async fn next(&mut self) -> Reload {
         loop {
-            match &mut self.watch {
-                Some(watch) => {
-                    let _ = timeout_at(self.look_at, watch.changed()).await;
-                }
+            let told = match &mut self.watch {
+                Some(watch) => timeout_at(self.look_at, watch.changed()).await.is_ok(),
                 None => {
                     sleep_until(self.look_at).await;
-                    self.listen();
+                    false
                 }
-            }
+            };
             self.look_at = Instant::now() + LOOK_AGAIN;
+            let settled = self.has_settled();
+            if self.is_written() || !(told || settled) {
+                continue;
+            }
             if let Some(verdict) = self.look() {
                 self.refused = matches!(verdict, Reload::Refused(_));
                 return verdict;
@@ -89,8 +81,21 @@ impl ConfigWatch {
         }
     }
 
+    /// Whether there is another file than the one that was judged, and as it was when it was looked at last.
+    fn has_settled(&mut self) -> bool {
+        let seen = stamp(&self.path);
+        let stays = std::mem::replace(&mut self.seen, seen) == seen;
+        stays && seen != self.judged_stamp
+    }
+
+    /// Whether it will be told when the file is closed.
+    fn is_written(&self) -> bool {
+        self.watch.as_ref().is_some_and(|watch| watch.writing().holds(&self.path))
+    }
+
     /// Reads the file; what came of it, if it says anything new.
     pub(super) fn look(&mut self) -> Option<Reload> {
+        self.judged_stamp = stamp(&self.path);
         match load(&self.path) {
             Ok(text) if self.judged.as_ref() == Some(&text) => None,
             Ok(text) => {
@@ -99,7 +104,10 @@ impl ConfigWatch {
                 verdict
             }
             // Editors remove the file for a moment: judged when it is there again, or still gone later.
-            Err(problem) => (self.judged.take().is_some()).then(|| Reload::Refused(vec![problem])),
+            Err(problem) => {
+                self.judged_stamp = None;
+                (self.judged.take().is_some()).then(|| Reload::Refused(vec![problem]))
+            }
         }
     }
 
@@ -129,6 +137,11 @@ impl ConfigWatch {
         problems.sort();
         Some(Reload::Refused(problems))
     }
+}
+
+/// `None` where there is no file.
+fn stamp(path: &Path) -> Option<Stamp> {
+    std::fs::metadata(path).ok().as_ref().map(Stamp::of)
 }
 
 /// The fields that differ and are fixed when the agent starts: where it keeps things, what programs are loaded with,

@@ -17,6 +17,11 @@ fn watching(directory: &Path) -> DirectoryWatch {
     DirectoryWatch::new(directory, true, yaml).expect(LACKING)
 }
 
+/// From a source of its own: in the shared one, that the directory was made may still be on its way.
+fn alone(directory: &Path) -> DirectoryWatch {
+    DirectoryWatch::with(&SOURCES, true, directory, true, yaml).expect(LACKING)
+}
+
 async fn next(watch: &mut DirectoryWatch) -> Changed {
     tokio::time::timeout(Duration::from_secs(10), watch.changed()).await.expect("a change is reported")
 }
@@ -29,7 +34,7 @@ fn files(paths: &[&Path]) -> Changed {
 async fn a_file_is_reported_when_it_is_closed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.yaml");
-    let mut watch = watching(dir.path());
+    let mut watch = alone(dir.path());
     let mut file = fs::File::create(&path).unwrap();
     file.write_all(b"half").unwrap();
     file.flush().unwrap();
@@ -45,7 +50,7 @@ async fn a_file_that_is_never_closed_is_reported_after_a_while() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.yaml");
     fs::write(&path, "").unwrap();
-    let mut watch = watching(dir.path());
+    let mut watch = alone(dir.path());
     let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
     file.write_all(b"x").unwrap();
     file.flush().unwrap();
@@ -61,7 +66,7 @@ async fn renames_removals_and_other_files() {
     let (a, b, temporary) = (dir.path().join("a.yaml"), dir.path().join("b.yaml"), dir.path().join("a.tmp"));
     let hidden = dir.path().join(".a.yaml");
     fs::write(&b, "x").unwrap();
-    let mut watch = watching(dir.path());
+    let mut watch = alone(dir.path());
     fs::write(&temporary, "x").unwrap();
     let nothing = tokio::time::timeout(Duration::from_millis(200), watch.changed()).await;
     assert!(nothing.is_err(), "a file of no interest: {nothing:?}");
@@ -142,7 +147,7 @@ async fn a_directory_with_two_names_is_heard_of_by_both() {
 async fn what_is_being_written_is_told_apart_whatever_else_changes() {
     let dir = tempfile::tempdir().unwrap();
     let (open, other) = (dir.path().join("open.yaml"), dir.path().join("other.yaml"));
-    let mut watch = watching(dir.path());
+    let mut watch = alone(dir.path());
     let mut file = fs::File::create(&open).unwrap();
     file.write_all(b"half").unwrap();
     fs::create_dir(dir.path().join("folder")).unwrap();
@@ -168,4 +173,14 @@ async fn directories_that_come_and_go_are_noticed() {
     assert_eq!(next(&mut watch).await, Changed::Anything);
     fs::remove_dir_all(&root).unwrap();
     assert_eq!(next(&mut watch).await, Changed::Anything);
+}
+
+#[tokio::test]
+async fn files_are_told_by_the_name_that_was_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let up = std::env::current_dir().unwrap().components().skip(1).map(|_| "..").collect::<PathBuf>();
+    let name = &up.join(dir.path().strip_prefix("/").unwrap());
+    let mut watch = alone(name);
+    fs::write(dir.path().join("a.yaml"), "x").unwrap();
+    assert_eq!(next(&mut watch).await, files(&[&name.join("a.yaml")]));
 }
