@@ -14,7 +14,9 @@ mod walk;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
+use std::ops::Bound;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,13 +25,13 @@ use super::located::Located;
 use super::names::Names;
 use super::problem::SourceProblem;
 use super::store::Store;
-use crate::directory::Changed;
+use crate::directory::{Changed, Stamp};
 use crate::yaml::Place;
 use file::{Note, Parsed};
 use holders::Holders;
 use located::stays;
 pub(super) use walk::is_manifest;
-use walk::{MAX_DEPTH, Stamp, Walk, is_absence};
+use walk::{Found, MAX_DEPTH, Unseen, Walk};
 
 /// Largest file that is read.
 const MAX_FILE: u64 = 64 << 20;
@@ -133,13 +135,14 @@ impl Manifests {
     /// Takes what changed into the store. Of files that are `being_written` a change will be told later.
     pub fn refresh(&mut self, changed: &Changed, being_written: &dyn Fn(&Path) -> bool) {
         let mut concerned = BTreeSet::new();
-        match changed {
+        let one_by_one = match changed {
             Changed::Files(paths) if self.reachable() && self.root.is_dir() && self.leaves_some(paths) => {
-                for path in paths {
-                    self.look(path, &mut concerned);
-                }
+                paths.iter().all(|path| self.look(path, &mut concerned))
             }
-            _ => self.scan(being_written, &mut concerned),
+            _ => false,
+        };
+        if !one_by_one {
+            self.scan(being_written, &mut concerned);
         }
         self.settle(concerned);
         let seen = self.reachable() && self.unseen.is_empty() && self.passed_over.is_empty();
@@ -171,10 +174,18 @@ impl Manifests {
         if self.unreachable.is_some() {
             return;
         }
-        let Walk { found, unseen, .. } = walk;
-        let gone = |path: &Path| {
-            !found.contains_key(path) && !unseen.iter().any(|(unseen, _)| path.starts_with(unseen))
+        let Walk { found, mut unseen, .. } = walk;
+        // A link to nowhere that has not the name of a file matters if it led to a directory with some.
+        unseen.retain(|(path, why)| {
+            !matches!(why, Unseen::Nowhere(_)) || is_manifest(path) || self.knows_below(path)
+        });
+        let hidden = |path: &Path| {
+            let hides = |(unseen, why): &(PathBuf, Unseen)| {
+                path == unseen || (why.hides_what_is_below() && path.starts_with(unseen))
+            };
+            unseen.iter().any(hides)
         };
+        let gone = |path: &Path| !found.contains_key(path) && !hidden(path);
         let gone: Vec<Arc<Path>> = self.files.keys().filter(|path| gone(path)).cloned().collect();
         for path in gone {
             self.forget(&path, concerned);
@@ -190,9 +201,9 @@ impl Manifests {
                 self.read(&path, stamp, concerned);
             }
         }
-        let unseen = unseen.into_iter().map(|(path, error)| {
-            self.problem(path, None, format!("can't be read: {error}; what was known of it stays"))
-        });
+        let unseen = unseen
+            .into_iter()
+            .map(|(path, why)| self.problem(path, None, format!("{why}; what was known of it stays")));
         self.unseen = unseen.collect();
         self.names.forget_unused();
     }
@@ -202,14 +213,29 @@ impl Manifests {
         !self.files.is_empty() || self.store.has_restored()
     }
 
-    /// Looks at one file.
-    fn look(&mut self, path: &Path, concerned: &mut BTreeSet<ObjectKey>) {
-        self.passed_over.remove(path);
-        match fs::metadata(path) {
-            Ok(metadata) if metadata.is_file() => self.read(path, Stamp::of(&metadata), concerned),
-            Err(e) if !is_absence(&e) => {}
-            _ => self.forget(path, concerned),
+    /// Looks at one file; `false`: it can't be looked at, or couldn't be before, and all is to be looked at.
+    fn look(&mut self, path: &Path, concerned: &mut BTreeSet<ObjectKey>) -> bool {
+        if self.unseen.iter().any(|problem| problem.file.as_deref() == Some(path)) {
+            return false;
         }
+        match Found::at(path) {
+            Found::File(stamp) => {
+                self.passed_over.remove(path);
+                self.read(path, stamp, concerned);
+            }
+            Found::Nothing => {
+                self.passed_over.remove(path);
+                self.forget(path, concerned);
+            }
+            Found::Directory | Found::Unseen(_) => return false,
+        }
+        true
+    }
+
+    /// Whether there were files in the directory `path`.
+    fn knows_below(&self, path: &Path) -> bool {
+        let mut from = self.files.range::<Path, _>((Bound::Excluded(path), Bound::Unbounded));
+        from.next().is_some_and(|(file, _)| file.starts_with(path))
     }
 
     fn forget(&mut self, path: &Path, concerned: &mut BTreeSet<ObjectKey>) {
@@ -373,12 +399,18 @@ fn load(path: &Path, stamp: Stamp, others: u64, defaults: Defaults) -> Result<Pa
         return Err(Refusal::Circumstances(note(message)));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(stamp.size).unwrap_or(0));
-    let read = fs::File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
+    let read = open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
     read.map_err(|e| Refusal::Circumstances(note(format!("can't be read: {e}"))))?;
     // A fault of the parser's must not end the cluster's source.
     let parsed = std::panic::catch_unwind(|| file::parse(&bytes, defaults))
         .unwrap_or_else(|_| Err(note("can't be parsed: a fault of fairlead's, please report it".to_owned())));
     parsed.map_err(Refusal::Content)
+}
+
+/// A file, never a pipe that came into its place since it was looked at: opening one waits for who writes to it.
+fn open(path: &Path) -> io::Result<fs::File> {
+    let file = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other(Unseen::Special.to_string())) }
 }
 
 #[cfg(test)]

@@ -199,3 +199,83 @@ fn the_files_of_a_service_are_known_wherever_its_parts_move() {
     world.remove("web.yaml");
     assert_eq!(files(&mut world), (Some("new.yaml".to_owned()), vec![]));
 }
+
+#[test]
+fn what_takes_the_place_of_a_file_takes_none_of_its_objects() {
+    use std::os::unix::fs::symlink;
+    type Put = fn(&Path);
+    let rows: [(Put, &str); 5] = [
+        (|path| symlink("nowhere", path).unwrap(), "is a symbolic link to nowhere, which is not there"),
+        (|path| symlink("web.yaml", path).unwrap(), "is a symbolic link to web.yaml, which is not there"),
+        (|path| symlink("/dev/null", path).unwrap(), "is a pipe, a socket or a device, not a file"),
+        (
+            |path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+            "is a pipe, a socket or a device, not a file",
+        ),
+        (|path| fs::create_dir(path).unwrap(), "is a directory, but has the name of a file: rename it"),
+    ];
+    for (put, why) in rows {
+        for beside in [false, true] {
+            let mut world = World::new();
+            let file = world.dir.path().join("web.yaml");
+            let told = [Changed::Files([file.clone()].into()), Changed::Anything];
+            for changed in &told {
+                world.write("web.yaml", &service("web", 80));
+                if beside {
+                    world.write("api.yaml", &service("api", 81));
+                }
+                fs::remove_file(&file).unwrap();
+                put(&file);
+                world.manifests.refresh(changed, &|_| false);
+                assert!(world.manifests.reachable(), "the directory can be read");
+                assert_eq!(world.port("web"), Some(80), "{why}");
+                let expected = format!("cluster c1: web.yaml: {why}; what was known of it stays");
+                assert_eq!(world.problems(), [expected]);
+                fs::remove_file(&file).or_else(|_| fs::remove_dir(&file)).unwrap();
+                fs::write(&file, service("web", 90)).unwrap();
+                world.manifests.refresh(changed, &|_| false);
+                assert_eq!((world.port("web"), world.problems()), (Some(90), vec![]), "a file again");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pipe_is_never_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("web.yaml");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(open(&pipe).unwrap_err().to_string().contains("a pipe"));
+}
+
+#[test]
+fn a_directory_with_the_name_of_a_file_is_read_all_the_same() {
+    let mut world = World::new();
+    world.write("web.yaml", &service("web", 80));
+    fs::remove_file(world.dir.path().join("web.yaml")).unwrap();
+    world.write("web.yaml/api.yaml", &service("api", 81));
+    assert_eq!((world.port("web"), world.port("api")), (Some(80), Some(81)));
+    world.remove("web.yaml/api.yaml");
+    assert_eq!((world.port("web"), world.port("api")), (Some(80), None), "what is gone in it is gone");
+}
+
+#[test]
+fn a_link_to_a_directory_that_is_gone_keeps_its_files() {
+    let mut world = World::new();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let (there, root) = (elsewhere.path().join("shop"), world.dir.path().to_owned());
+    fs::create_dir(&there).unwrap();
+    fs::write(there.join("web.yaml"), service("web", 80)).unwrap();
+    std::os::unix::fs::symlink(&there, root.join("shop")).unwrap();
+    std::os::unix::fs::symlink("nowhere", root.join("notes")).unwrap();
+    world.write("api.yaml", &service("api", 81));
+    assert_eq!((world.port("web"), world.problems()), (Some(80), vec![]));
+    fs::remove_dir_all(&there).unwrap();
+    world.manifests.refresh(&Changed::Anything, &|_| false);
+    assert_eq!(world.port("web"), Some(80));
+    let problems = world.problems();
+    assert!(problems.len() == 1 && problems[0].contains("shop: is a symbolic link to "), "{problems:?}");
+    fs::remove_file(root.join("shop")).unwrap();
+    world.manifests.refresh(&Changed::Anything, &|_| false);
+    assert_eq!((world.port("web"), world.problems()), (None, vec![]), "gone is gone");
+}

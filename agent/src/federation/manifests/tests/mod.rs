@@ -375,7 +375,9 @@ fn what_can_not_be_read_is_told_and_blocks_nothing() {
     assert_eq!(
         world.problems(),
         [
-            "cluster c1: huge.yaml:1:1: has 64 MiB, at most 64 are read: split it; the objects that the file had stay"
+            "cluster c1: dangling.yaml: is a symbolic link to nowhere, which is not there; what was known of it stays",
+            "cluster c1: huge.yaml:1:1: has 64 MiB, at most 64 are read: split it; the objects that the file had stay",
+            "cluster c1: pipe.yaml: is a pipe, a socket or a device, not a file; what was known of it stays",
         ]
     );
 }
