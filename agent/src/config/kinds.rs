@@ -232,3 +232,19 @@ impl Read for Hash {
         format!("{:#018x}", self.0).into()
     }
 }
+
+/// What is wrong with `net` wherever it stands.
+pub(super) fn unusable(net: &IpNet) -> Option<String> {
+    let address = net.addr();
+    let v4 = address.is_ipv4();
+    if net.prefix_len() == 0 {
+        let version = if v4 { "IPv4" } else { "IPv6" };
+        return Some(format!("{net} holds all addresses of {version}: write those that are meant"));
+    }
+    // 0.0.0.0/8 and ::/128 are no host's.
+    if address.is_unspecified() && net.prefix_len() < if v4 { 8 } else { 128 } {
+        return Some(format!("{net} holds addresses that no host has, such as {address}"));
+    }
+    (address.is_multicast() || address.is_loopback() || address.is_unspecified())
+        .then(|| format!("{net} has no addresses of hosts"))
+}

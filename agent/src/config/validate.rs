@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::kinds::unusable;
 use super::types::{ConfigDraft, GatewayDraft, Name, Prefix, Role};
 use crate::text::nearest;
 use crate::yaml::Path;
@@ -206,7 +207,7 @@ impl Faults {
                     let message = "a second one of the same IP version: there can be one of each";
                     self.add(path.index(i), message);
                 }
-                if net.max_prefix_len() - net.prefix_len() > 32 {
+                if net.max_prefix_len() - net.prefix_len() > 32 && unusable(net).is_none() {
                     let message = format!("{net} is too wide: at most the last 32 bits can vary, /96");
                     self.add(path.index(i), message);
                 }
@@ -289,8 +290,8 @@ impl Faults {
         cluster: Option<usize>,
     ) {
         let Some(net) = net else { return };
-        if net.addr().is_multicast() || net.addr().is_loopback() || net.addr().is_unspecified() {
-            self.add(path.clone(), format!("{net} has no addresses of hosts"));
+        if let Some(message) = unusable(&net) {
+            return self.add(path.clone(), message);
         }
         let overlaps = |other: &IpNet| other.contains(&net) || net.contains(other);
         for (other, whose, of) in taken.iter().filter(|(other, ..)| overlaps(other)) {

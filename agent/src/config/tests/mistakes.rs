@@ -60,6 +60,27 @@ fn each_mistake_is_told_with_its_place() {
             "16:14: clusters[1].podCidrs[0]: 127.0.0.0/8 has no addresses of hosts",
         ),
         (
+            "10.2.0.0/16",
+            "0.0.0.0/0",
+            "16:14: clusters[1].podCidrs[0]: 0.0.0.0/0 holds all addresses of IPv4: write those that are meant",
+        ),
+        (
+            "10.2.0.0/16",
+            "\"::/0\"",
+            "16:14: clusters[1].podCidrs[0]: ::/0 holds all addresses of IPv6: write those that are meant",
+        ),
+        (
+            "10.2.0.0/16",
+            "0.0.0.0/1",
+            "16:14: clusters[1].podCidrs[0]: 0.0.0.0/1 holds addresses that no host has, such as 0.0.0.0",
+        ),
+        (
+            "192.0.2.16/28",
+            "\"::/0\"",
+            "24:12: gateways[1].tunnel[0]: ::/0 holds all addresses of IPv6: write those that are meant",
+        ),
+        ("192.0.2.16/28", "0.0.0.0", "24:12: gateways[1].tunnel[0]: 0.0.0.0/32 has no addresses of hosts"),
+        (
             "- name: b",
             "- name: a",
             "13:9: clusters[1].name: clusters[0] is called \"a\" too: give this cluster another name",
