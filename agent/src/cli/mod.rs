@@ -23,15 +23,18 @@ mod services;
 mod status;
 mod table;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 use node::Node;
-use output::{Format, Output};
+use output::{Format, NoAnswer, Output};
 
 /// Where the configuration is looked for.
 const CONFIG: &str = "/etc/fairlead/fairlead.yaml";
@@ -117,13 +120,15 @@ enum Command {
     Completion {
         /// The shell
         shell: Shell,
+        #[command(flatten)]
+        answer: NoAnswer,
     },
 }
 
 /// The whole command; `fairlead`'s main function.
 #[must_use]
 pub fn main() -> ExitCode {
-    match execute(Cli::parse()) {
+    match execute(parse(std::env::args_os()).unwrap_or_else(|error| error.exit())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -131,6 +136,26 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The command line, where it can be done as it stands: a form is refused where there is no answer that could have it.
+fn parse(arguments: impl IntoIterator<Item: Into<OsString> + Clone>) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+    let is_given = |matches: &ArgMatches| {
+        matches.value_source("output").is_some_and(|from| from == ValueSource::CommandLine)
+    };
+    let why = match &cli.command {
+        Command::Run(_) => "`run` answers nothing; --log-format is the form of its log",
+        Command::Completion { .. } => "a script has only one form",
+        _ => return Ok(cli),
+    };
+    if is_given(&matches) || matches.subcommand().is_some_and(|(_, matches)| is_given(matches)) {
+        let message = format!("--output can't be given here: {why}");
+        return Err(command.error(ErrorKind::ArgumentConflict, message));
+    }
+    Ok(cli)
 }
 
 /// An error with its causes; many errors name theirs themselves.
@@ -162,7 +187,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Drain(arguments) => drain::drain(read()?, &arguments, output),
         Command::Plan => plan::plan(&read()?, output),
         Command::Counters { watch, all } => counters::counters(&mut node()?, all, watch, output),
-        Command::Completion { shell } => {
+        Command::Completion { shell, .. } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "fairlead", &mut script);
             Ok(output::print(&String::from_utf8(script)?)?)
@@ -195,13 +220,30 @@ mod tests {
     }
 
     #[test]
-    fn run_offers_no_form_of_an_answer() {
+    fn where_nothing_is_answered_there_is_no_form_of_an_answer() {
         let mut cli = Cli::command();
         cli.build();
         let help = |name| cli.clone().find_subcommand_mut(name).unwrap().render_long_help().to_string();
-        assert!(!help("run").contains("--output"), "{}", help("run"));
-        assert!(help("run").contains("--config"));
+        for name in ["run", "completion"] {
+            assert!(!help(name).contains("--output"), "{}", help(name));
+            assert!(help(name).contains("--config"));
+        }
         assert!(help("status").contains("--output"));
+        for line in [
+            "run -o json",
+            "run --output=table",
+            "-o json run",
+            "completion bash -o json",
+            "completion -o json bash",
+            "-o json completion bash",
+        ] {
+            let error = parse(["fairlead"].into_iter().chain(line.split(' '))).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains("--output can't be given here"), "{line}: {error}");
+        }
+        for line in ["run", "completion bash", "-o json status", "status -o json"] {
+            assert!(parse(["fairlead"].into_iter().chain(line.split(' '))).is_ok(), "{line}");
+        }
     }
 
     #[test]
@@ -238,6 +280,7 @@ mod tests {
             vec!["fairlead"],
             vec!["fairlead", "explain", "x", "y"],
             vec!["fairlead", "services", "-o", "xml"],
+            vec!["fairlead", "run", "--log", "nonsense"],
         ] {
             let error = Cli::try_parse_from(&arguments).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{arguments:?}");

@@ -16,6 +16,14 @@ pub(super) enum Format {
     Json,
 }
 
+/// Of commands that answer nothing, or in one form only. The option is global, so they hide and refuse it.
+#[derive(Debug, clap::Args)]
+pub(super) struct NoAnswer {
+    /// Not with this command
+    #[arg(short, long, hide = true, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+}
+
 /// How to print.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Output {

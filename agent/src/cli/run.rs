@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
-use super::output::Format;
+use super::output::NoAnswer;
 use crate::app;
 use crate::dataplane::Programs;
 
@@ -30,17 +31,35 @@ pub(super) struct Arguments {
     /// Load the BPF programs of this ELF file instead of those built in
     #[arg(long, value_name = "ELF")]
     programs: Option<PathBuf>,
-    /// What to log: a level, or directives such as `info,fairlead::health=debug`
-    #[arg(long, value_name = "LEVEL", env = "RUST_LOG", default_value = "info")]
+    /// What to log: off, error, warn, info, debug or trace, and TARGET=LEVEL: `info,fairlead::health=debug`
+    #[arg(long, value_name = "LEVEL", env = "RUST_LOG", default_value = "info", value_parser = levels)]
     log: String,
     /// The form of log lines; they go to standard error
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
-    // Global, but here nothing is answered: only hidden, so that a wrapper that always gives it still works. Scripts for
-    // shells show its help all the same.
-    /// Changes nothing here
-    #[arg(short, long, hide = true, value_name = "FORMAT", default_value = "table")]
-    output: Format,
+    #[command(flatten)]
+    answer: NoAnswer,
+}
+
+/// What `--log` can be. Without a level the filter would take a word for the name of a target, and log nothing else.
+fn levels(text: &str) -> Result<String, String> {
+    let is_level = |part: &str| part.parse::<LevelFilter>().is_ok();
+    let holds = |part: &str| match part.rsplit_once('=') {
+        Some((target, level)) => !target.is_empty() && is_level(level),
+        None => !part.is_empty() && is_level(part),
+    };
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    let message = match parts.iter().find(|part| !holds(part)) {
+        Some(part) => format!("{part:?} is neither a level nor TARGET=LEVEL"),
+        None => match EnvFilter::try_new(parts.join(",")) {
+            Ok(_) => return Ok(parts.join(",")),
+            Err(error) => error.to_string(),
+        },
+    };
+    Err(format!(
+        "{message}. Levels are off, error, warn, info, debug and trace; write one, or such as \
+         info,fairlead::health=debug"
+    ))
 }
 
 /// Runs the agent until it is told to end.
@@ -67,12 +86,12 @@ fn to_the_end<T>(runtime: tokio::runtime::Runtime, agent: impl Future<Output = T
 }
 
 fn log(arguments: &Arguments) -> Result<()> {
-    let filter = EnvFilter::try_new(&arguments.log).with_context(|| {
-        format!("{:?} is no level: write error, warn, info, debug or trace", arguments.log)
-    })?;
+    let filter = EnvFilter::try_new(&arguments.log).context("--log")?;
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would say so on standard error, and panic where that is a terminal that hung up.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
     match arguments.log_format {
         LogFormat::Text => subscriber.init(),
@@ -87,6 +106,29 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn what_to_log_is_levels_and_targets_with_levels() {
+        for good in ["info", "WARN", "off", "info,fairlead::health=debug"] {
+            assert_eq!(levels(good).as_deref(), Ok(good));
+        }
+        assert_eq!(levels("warn, fairlead_ebpf=debug").as_deref(), Ok("warn,fairlead_ebpf=debug"));
+        for (bad, part) in [
+            ("nonsense", "\"nonsense\""),
+            ("info,fairlead", "\"fairlead\""),
+            ("fairlead=loud", "\"fairlead=loud\""),
+            ("=info", "\"=info\""),
+            ("info,", "\"\""),
+            ("", "\"\""),
+        ] {
+            let refusal = levels(bad).unwrap_err();
+            assert!(
+                refusal.starts_with(&format!("{part} is neither a level nor TARGET=LEVEL.")),
+                "{refusal}"
+            );
+            assert!(refusal.contains("off, error, warn, info, debug and trace"), "{refusal}");
+        }
+    }
 
     #[test]
     fn what_blocks_does_not_hold_up_the_end_after_an_error() {
