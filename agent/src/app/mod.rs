@@ -20,6 +20,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{oneshot, watch},
+    task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
@@ -111,6 +112,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let config = Arc::new(config::check(&options.config).map_err(Error::Config)?);
     let mut terminate = signal(SignalKind::terminate()).map_err(system("listening for SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("listening for SIGINT"))?;
+    let hangups =
+        ignore_hangups(|| tracing::info!("SIGHUP: ignored; a changed configuration is applied without it"))?;
     let instance = Instance::new(&config.instance.0);
     // First of all: a second agent must touch nothing of the first one's.
     let lock = instance.lock(&config.state_directory())?;
@@ -137,6 +140,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
         _ = interrupt.recv() => tracing::info!("SIGINT: ending; {then}"),
     }
     admin.abort();
+    hangups.abort();
     // What it is writing is finished first: the last status comes last.
     drop(end);
     if let Err(error) = keeper.await {
@@ -151,6 +155,16 @@ pub async fn run(options: Options) -> Result<(), Error> {
         tracing::info!("programs detached, pins removed");
     }
     Ok(())
+}
+
+/// From now on SIGHUP no longer ends this process, but makes it do `each`.
+fn ignore_hangups(mut each: impl FnMut() + Send + 'static) -> Result<JoinHandle<()>, Error> {
+    let mut hangup = signal(SignalKind::hangup()).map_err(system("listening for SIGHUP"))?;
+    Ok(tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            each();
+        }
+    }))
 }
 
 /// The loop: waits for a change of any input, then takes a turn.
@@ -229,4 +243,26 @@ fn ticks(period: Duration) -> tokio::time::Interval {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.reset_at(Instant::now() + period);
     ticks
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::{
+        sys::signal::{Signal, kill},
+        unistd::Pid,
+    };
+    use tokio::{sync::mpsc, time::timeout};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_hangup_ends_nothing() {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let hangups = ignore_hangups(move || tell.send(()).unwrap()).unwrap();
+        for _ in 0..2 {
+            kill(Pid::this(), Signal::SIGHUP).unwrap();
+            assert_eq!(timeout(Duration::from_secs(10), told.recv()).await, Ok(Some(())));
+        }
+        hangups.abort();
+    }
 }
