@@ -22,6 +22,8 @@ mod egress;
 mod flows;
 #[path = "programs/forward.rs"]
 mod forward;
+#[path = "programs/fragments.rs"]
+mod fragments;
 #[path = "programs/icmp.rs"]
 mod icmp;
 #[path = "programs/node.rs"]

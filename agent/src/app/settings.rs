@@ -66,6 +66,7 @@ pub fn capacities(config: &Config) -> Capacities {
         half_open: wanted.half_open,
         probes: wanted.probes,
         cache: (wanted.cached_flows / CACHE_ENTRIES).next_power_of_two(),
+        fragments: wanted.fragments,
     }
 }
 

@@ -283,6 +283,8 @@ section! {
         /// Connections that a gateway remembers the endpoint of, because it is not the one that their hash leads to; 8
         /// bytes each. What doesn't fit costs packets an extra way, no connection.
         pub cached_flows: u32 = 1_048_576 => 8..=268_435_456,
+        /// Datagrams in fragments whose first one is remembered for the others, in either direction; the oldest are forgotten.
+        pub fragments: u32 = 16_384 => 64..=1_048_576,
         /// Prefixes of gateways.
         pub gateways: u32 = 1024 => 1..=1_048_576,
         /// Endpoints' ports that are probed.

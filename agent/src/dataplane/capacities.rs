@@ -20,11 +20,13 @@ pub struct Capacities {
     pub probes: u32,
     /// Buckets of the flow cache; a power of two.
     pub cache: u32,
+    /// Datagrams in fragments.
+    pub fragments: u32,
 }
 
 impl Capacities {
     /// Each map's name and its entries.
-    pub(super) fn entries(&self) -> [(&'static str, u32); 13] {
+    pub(super) fn entries(&self) -> [(&'static str, u32); 14] {
         let tables = &self.tables;
         [
             (map::SERVICES, tables.buckets),
@@ -40,6 +42,7 @@ impl Capacities {
             (map::PROBES, self.probes),
             (map::CACHE, self.cache),
             (map::CACHED, Cached::elements(tables.slots)),
+            (map::FRAGMENTS, self.fragments),
         ]
     }
 

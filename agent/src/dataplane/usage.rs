@@ -7,7 +7,7 @@ use aya::{
     Pod,
     maps::{HashMap, Map, MapData},
 };
-use fairlead_abi::{FlowEntry, FlowKey, ProbeTarget, map};
+use fairlead_abi::{FlowEntry, FlowKey, FragmentEntry, FragmentKey, ProbeTarget, map};
 
 use super::{Error, Instance};
 
@@ -18,6 +18,7 @@ pub fn filled(instance: &Instance) -> Result<Vec<(&'static str, u64, u64)>, Erro
     Ok(vec![
         filled_of::<FlowKey, FlowEntry>(map::FLOWS, Map::HashMap(open(map::FLOWS)?))?,
         filled_of::<FlowKey, FlowEntry>(map::HALF_OPEN, Map::LruHashMap(open(map::HALF_OPEN)?))?,
+        filled_of::<FragmentKey, FragmentEntry>(map::FRAGMENTS, Map::LruHashMap(open(map::FRAGMENTS)?))?,
         filled_of::<u32, ProbeTarget>(map::PROBES, Map::HashMap(open(map::PROBES)?))?,
     ])
 }

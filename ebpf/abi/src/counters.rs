@@ -106,4 +106,6 @@ events! {
     Unclaimed = 5, "unclaimed";
     /// A receiver took a packet that was not for the slot's current backend, and told its agent.
     Claimed = 6, "claimed";
+    /// A fragment came before its datagram's first one and was given to the agent, which sends it again.
+    FragmentHeld = 7, "fragment_held";
 }

@@ -10,6 +10,7 @@ mod address;
 mod cache;
 mod counters;
 mod encap;
+mod fragment;
 mod hash;
 mod mark;
 pub mod message;
@@ -28,6 +29,7 @@ pub use address::{Address, Family};
 pub use cache::{CACHE_ENTRIES, CacheBucket, CacheTag, Cached};
 pub use counters::{BackendCounters, Counter, FlowEvent, Limit, RateLimit, ServiceCounters};
 pub use encap::{Encap, GUE_PORT, Hop, PROBE_MARK, PROBE_MARK_MASK, ProbeTarget, overhead};
+pub use fragment::{EarlyFragment, FragmentEntry, FragmentKey, MOST_HELD};
 pub use hash::{Flow, bucket_of, flow_hash, prefix_of, slot_hash, slot_of};
 pub use mark::{is_bounced, kind, mark, read_mark};
 pub use message::{Announced, Announcement, Ask, AskedFlow, CONTROL_PORT, Claim, Count, Header};
@@ -81,6 +83,10 @@ pub mod map {
     pub const FLOWS: &str = "FLOWS";
     /// Half-open [`FlowEntry`](crate::FlowEntry)s by [`FlowKey`](crate::FlowKey); an LRU.
     pub const HALF_OPEN: &str = "HALF_OPEN";
+    /// [`FragmentEntry`](crate::FragmentEntry)s by [`FragmentKey`](crate::FragmentKey); an LRU.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// [`EarlyFragment`](crate::EarlyFragment)s to the agent: a ring buffer.
+    pub const EARLY: &str = "EARLY";
     /// Of index 0: until when flows of this node may be missing in `FLOWS`, by the lower half of `jiffies64`; 0: never.
     pub const LOST: &str = "LOST";
     /// Keys of messages between agents, [`SipKey`](crate::SipKey)s by their number.
@@ -92,7 +98,7 @@ pub mod map {
     /// Programs that others go on in: pinned by itself, because each load of the programs has its own.
     pub const PROGRAMS: &str = "PROGRAMS";
     /// All others, which are pinned together.
-    pub const ALL: [&str; 21] = [
+    pub const ALL: [&str; 23] = [
         SERVICES,
         SLOTS,
         BACKENDS,
@@ -110,6 +116,8 @@ pub mod map {
         GATEWAYS,
         FLOWS,
         HALF_OPEN,
+        FRAGMENTS,
+        EARLY,
         LOST,
         KEYS,
         HELD,

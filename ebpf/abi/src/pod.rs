@@ -4,8 +4,8 @@ use aya::Pod;
 
 use crate::{
     Address, Backend, BackendCounters, Bucket, CacheBucket, Cached, Counter, Delivery, DeliveryKey,
-    FlowEntry, FlowKey, FlowReport, HeldFlows, Hop, ProbeTarget, RateLimit, ServiceCounters, Settings,
-    SipKey, Slot,
+    FlowEntry, FlowKey, FlowReport, FragmentEntry, FragmentKey, HeldFlows, Hop, ProbeTarget, RateLimit,
+    ServiceCounters, Settings, SipKey, Slot,
 };
 
 macro_rules! pod {
@@ -30,6 +30,8 @@ pod!(
     FlowEntry,
     FlowKey,
     FlowReport,
+    FragmentEntry,
+    FragmentKey,
     HeldFlows,
     Hop,
     ProbeTarget,

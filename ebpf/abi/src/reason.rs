@@ -36,7 +36,7 @@ reasons! {
     Truncated = 0, "truncated";
     /// A header contradicts itself or the packet's length.
     Malformed = 1, "malformed";
-    /// A fragment of a packet for a VIP; fragments are not steered yet.
+    /// A fragment of a tunnel packet, or for a VIP one of neither TCP nor UDP: echo requests are answered whole only.
     Fragment = 2, "fragment";
     /// More than the supported number of IPv6 extension headers, or one that is not supported.
     ExtensionHeader = 3, "extension_header";
@@ -82,4 +82,10 @@ reasons! {
     BounceLimited = 23, "bounce_limited";
     /// A message between agents that is damaged, forged, or tagged with a key that is not known here.
     BadMessage = 24, "bad_message";
+    /// A first fragment without its whole transport header, another one that begins within TCP's, or one whose length only the last can have.
+    FragmentTiny = 25, "fragment_tiny";
+    /// A fragment that overlaps its datagram's first one.
+    FragmentOverlaps = 26, "fragment_overlaps";
+    /// A fragment that came before its datagram's first one, or long after it, and could not be held.
+    FragmentBeforeFirst = 27, "fragment_before_first";
 }

@@ -26,8 +26,8 @@ const TTL: u8 = 64;
 #[inline(always)]
 #[must_use]
 pub fn is_message(scratch: &Scratch) -> bool {
-    let Parsed { carried, .. } = &scratch.packet;
-    carried.protocol == protocol::UDP && carried.destination_port() == CONTROL_PORT
+    let Parsed { carried, part, .. } = &scratch.packet;
+    carried.protocol == protocol::UDP && carried.destination_port() == CONTROL_PORT && !part.is_first()
 }
 
 /// Whether the message `scratch.packet` is for an endpoint of this node: 1 or 0. A subprogram: see [`slow`](crate::slow).
@@ -47,7 +47,7 @@ pub fn answer(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
 fn try_answer(ctx: &XdpContext, scratch: &mut Scratch) -> Result<Verdict, DropReason> {
     let bad = DropReason::BadMessage;
     let packet = &Packet::new(ctx);
-    let Parsed { ip, carried } = &scratch.packet;
+    let Parsed { ip, carried, .. } = &scratch.packet;
     let at = carried.l4 + 8;
     let whole = match (ip.l3 + ip.length).wrapping_sub(at) {
         length if length == COUNT_WORDS * 8 => false,
@@ -165,7 +165,7 @@ fn count(packet: &Packet, scratch: &Scratch, at: usize) -> Result<(), DropReason
 /// more.
 #[inline(always)]
 fn turn_round(packet: &Packet, scratch: &Scratch) -> Result<(), DropReason> {
-    let Parsed { ip, carried } = &scratch.packet;
+    let Parsed { ip, carried, .. } = &scratch.packet;
     let [to, from]: [[u8; 6]; 2] = packet.read(0)?;
     packet.write(0, [from, to])?;
     match ip.family() {

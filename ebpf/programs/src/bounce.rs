@@ -88,7 +88,7 @@ pub fn take(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
 
 #[inline(always)]
 fn try_take(packet: &Packet, scratch: &mut Scratch) -> Result<u32, DropReason> {
-    let Parsed { ip, carried } = &scratch.inner;
+    let Parsed { ip, carried, .. } = &scratch.inner;
     if steer::find_vip(ip.destination, ip.family()).is_none() {
         return Ok(NOT_OURS);
     }

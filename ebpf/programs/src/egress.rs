@@ -15,6 +15,7 @@ use aya_ebpf::{
 use fairlead_abi::{Address, FlowKey, PROBE_MARK, PROBE_MARK_MASK, Roles};
 
 use crate::{
+    fragment,
     headers::{protocol, tcp},
     icmp,
     maps::{self, Reverse, Scratch},
@@ -41,7 +42,13 @@ pub fn egress(ctx: &TcContext) -> i32 {
         // A packet that is no reply, or can't be rewritten, is not ours to drop.
         if let Some(scratch) = maps::scratch() {
             match find(ctx, scratch) {
-                REPLY => rewrite(ctx, scratch),
+                REPLY => {
+                    if scratch.inner.part.is_first() {
+                        fragment::note_reply(scratch);
+                    }
+                    rewrite(ctx, scratch);
+                }
+                LATER => rewrite_later(ctx, scratch),
                 ICMP if find_quoted(ctx, scratch) != 0 => rewrite_error(ctx, scratch),
                 _ => {}
             }
@@ -55,7 +62,10 @@ const REPLY: u32 = 1;
 /// [`find`]: a message of ICMP or ICMPv6.
 const ICMP: u32 = 2;
 
-/// What the packet is: [`REPLY`], and how to rewrite it stands in `scratch`; [`ICMP`], and it stands in
+/// [`find`]: a further fragment of a reply.
+const LATER: u32 = 3;
+
+/// What the packet is: [`REPLY`] or [`LATER`], and how to rewrite it stands in `scratch`; [`ICMP`], and it stands in
 /// `scratch.inner`; or nothing of ours. A subprogram, for a stack of its own.
 #[inline(never)]
 fn find(ctx: &TcContext, scratch: &mut Scratch) -> u32 {
@@ -66,14 +76,19 @@ fn find(ctx: &TcContext, scratch: &mut Scratch) -> u32 {
 fn find_flow(ctx: &TcContext, scratch: &mut Scratch) -> Option<u32> {
     let packet = linear(ctx)?;
     let (l3, kind) = parse::ethernet(&packet)?;
-    let Scratch { inner: Parsed { ip, carried }, flow, reverse, .. } = scratch;
-    *ip = parse::ip(&packet, l3, kind)?;
+    let Scratch { inner, flow, reverse, .. } = scratch;
+    inner.ip = parse::ip(&packet, l3, kind)?;
+    let ip = &mut inner.ip;
     if ip.length <= ip.header_length {
         // Bigger than the field can say (BIG TCP).
         ip.length = ctx.len() as usize - l3;
     }
-    *carried = parse::transport(&packet, ip, usize::MAX).ok()?;
+    parse::transport(&packet, inner, usize::MAX).ok()?;
+    let Parsed { ip, carried, part } = &*inner;
     reverse.l3 = l3 as u16;
+    if part.is_later() {
+        return find_first(scratch);
+    }
     reverse.l4 = carried.l4 as u16;
     reverse.tcp_flags = carried.tcp_flags;
     if carried.is_icmp() {
@@ -93,6 +108,15 @@ fn find_flow(ctx: &TcContext, scratch: &mut Scratch) -> Option<u32> {
     reply::find(scratch, sequence, acknowledged).map(|()| REPLY)
 }
 
+/// The packet is a fragment that isn't the first: [`LATER`], if the first one was a reply.
+#[inline(always)]
+fn find_first(scratch: &mut Scratch) -> Option<u32> {
+    let Scratch { inner, datagram, flow, reverse, .. } = scratch;
+    reverse.vip = fragment::first_of(inner, datagram).ok()?.address;
+    flow.endpoint = inner.ip.source;
+    Some(LATER)
+}
+
 /// Whether `scratch.inner` is an ICMP error to a client about a packet of a flow; if so, how to rewrite it stands in
 /// `scratch`. A subprogram, for a stack of its own.
 #[inline(never)]
@@ -102,7 +126,7 @@ fn find_quoted(ctx: &TcContext, scratch: &mut Scratch) -> u32 {
 
 #[inline(always)]
 fn find_quoted_flow(packet: &Packet, scratch: &mut Scratch) -> Option<()> {
-    let Parsed { ip, carried } = &scratch.inner;
+    let Parsed { ip, carried, .. } = &scratch.inner;
     let quoted = icmp::quoted(packet, ip, carried).and_then(|quoted| quoted.of(ip.destination)).ok()?;
     let [a, b, c, d] = quoted.ports;
     scratch.flow = FlowKey {
@@ -126,6 +150,17 @@ fn rewrite(ctx: &TcContext, scratch: &Scratch) {
     if rewrite_source(ctx, flow, reverse).is_some() && reverse.tcp_flags & tcp::SYN != 0 && reverse.mss != 0 {
         lower_mss(ctx, reverse.l4 as u32, reverse.mss);
     }
+}
+
+/// Rewrites a further fragment of a reply. A subprogram, for a stack of its own.
+#[inline(never)]
+fn rewrite_later(ctx: &TcContext, scratch: &Scratch) {
+    let Scratch { flow, reverse, .. } = scratch;
+    let _ = if reverse.vip.is_v4() {
+        replace_address(ctx, reverse.l3 as usize, 12, flow, reverse)
+    } else {
+        store(ctx, reverse.l3 as usize + 8, &reverse.vip.bytes)
+    };
 }
 
 /// Rewrites an ICMP error: the packet that it quotes becomes one that the client sent to the VIP. A subprogram, for a

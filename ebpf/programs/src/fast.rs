@@ -12,7 +12,7 @@ use crate::{
     gateway,
     headers::{ethertype, protocol, tcp},
     packet::Packet,
-    parse::{self, Ip, Parsed, Transport},
+    parse::{self, Ip, Parsed, Part, Transport},
     setting,
     steer::{self, Steered},
     verdict::Verdict,
@@ -80,7 +80,7 @@ fn forward(ctx: &XdpContext, packet: &Packet, ip: &Ip, l4: usize) -> Result<Step
     let Steered { backend, hash, .. } = &steered;
     let way = Way { backend, hop, tags: Tags::NONE, hash: *hash, mark: steered.mark() };
     encap::wrap(ctx, ip, &way)?;
-    count::forwarded_ahead(&Parsed { ip: *ip, carried }, of_service, of_backend);
+    count::forwarded_ahead(&Parsed { ip: *ip, carried, part: Part::WHOLE }, of_service, of_backend);
     Ok(Step::Done(gateway::out_of(ctx, hop)))
 }
 

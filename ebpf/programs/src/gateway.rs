@@ -34,7 +34,7 @@ pub fn choose(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
 
 #[inline(always)]
 fn try_choose(ctx: &XdpContext, scratch: &mut Scratch) -> Result<Option<Verdict>, DropReason> {
-    let Parsed { ip, carried } = &scratch.packet;
+    let Parsed { ip, carried, .. } = &scratch.packet;
     let (service, flow) = if carried.is_icmp() {
         let Some(vip) = steer::find_vip(ip.destination, ip.family()) else { return Ok(Some(Verdict::Pass)) };
         if !is_host(ip) {
@@ -53,7 +53,11 @@ fn try_choose(ctx: &XdpContext, scratch: &mut Scratch) -> Result<Option<Verdict>
         }
     };
     scratch.service = service.id;
-    scratch.steered = steer::steer(service, carried, &flow)?;
+    scratch.steered = if scratch.packet.part.is_later() && scratch.first.backend != 0 {
+        steer::again(service, &flow, &scratch.first)?
+    } else {
+        steer::steer(service, carried, &flow)?
+    };
     if scratch.steered.backend.is_silent() {
         count::event(FlowEvent::PassedOver);
     }

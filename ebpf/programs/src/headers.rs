@@ -29,6 +29,8 @@ pub struct Ipv4 {
 impl Ipv4 {
     /// The flag "don't fragment" in [`Ipv4::fragment`].
     pub const DONT_FRAGMENT: u16 = 0x4000;
+    /// The flag "more fragments".
+    pub const MORE_FRAGMENTS: u16 = 0x2000;
     /// Flag "more fragments" and the fragment offset.
     pub const FRAGMENTED: u16 = 0x3fff;
 }

@@ -201,7 +201,7 @@ pub fn too_big(ctx: &XdpContext, scratch: &Scratch, end: u32) -> u32 {
 
 #[inline(always)]
 fn refuse(ctx: &XdpContext, scratch: &Scratch, mtu: u32, end: usize) -> Result<Verdict, DropReason> {
-    let Parsed { ip, carried } = &scratch.packet;
+    let Parsed { ip, carried, .. } = &scratch.packet;
     // Of an ICMP error nobody is told anything (RFC 1122 3.2.2, RFC 4443 2.4).
     if !ip.dont_fragment || carried.is_icmp() || !limit::may(Limit::Icmp) {
         return Err(DropReason::TooBigSilent);

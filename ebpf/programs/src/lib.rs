@@ -30,6 +30,7 @@ pub mod count;
 pub mod egress;
 pub mod encap;
 pub mod fast;
+pub mod fragment;
 pub mod gateway;
 pub mod headers;
 pub mod icmp;

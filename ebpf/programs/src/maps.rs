@@ -10,8 +10,8 @@ use aya_ebpf::{
 };
 use fairlead_abi::{
     Address, Backend, BackendCounters, Bucket, CacheBucket, Cached, Counter, Delivery, DeliveryKey,
-    DropReason, FlowEntry, FlowEvent, FlowKey, FlowReport, HeldFlows, Hop, Limit, ProbeTarget, RateLimit,
-    ServiceCounters, Settings, SipKey, Slot, TunnelSource,
+    DropReason, EarlyFragment, FlowEntry, FlowEvent, FlowKey, FlowReport, FragmentEntry, FragmentKey,
+    HeldFlows, Hop, Limit, ProbeTarget, RateLimit, ServiceCounters, Settings, SipKey, Slot, TunnelSource,
 };
 
 use crate::{
@@ -92,6 +92,12 @@ pub static FLOWS: HashMap<FlowKey, FlowEntry, 262_144> = HashMap::new();
 /// See [`fairlead_abi::map::HALF_OPEN`].
 #[btf_map]
 pub static HALF_OPEN: LruHashMap<FlowKey, FlowEntry, 65_536> = LruHashMap::new();
+/// See [`fairlead_abi::map::FRAGMENTS`].
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry, 16_384> = LruHashMap::new();
+/// See [`fairlead_abi::map::EARLY`].
+#[btf_map]
+pub static EARLY: RingBuf<EarlyFragment, 262_144> = RingBuf::new();
 /// See [`fairlead_abi::map::LOST`].
 #[btf_map]
 pub static LOST: Array<u64, 1> = Array::new();
@@ -146,6 +152,10 @@ pub struct Scratch {
     pub entry: FlowEntry,
     /// What a reply of that flow is rewritten to.
     pub reverse: Reverse,
+    /// The key of a datagram.
+    pub datagram: FragmentKey,
+    /// What became of its first fragment.
+    pub first: FragmentEntry,
 }
 
 /// What a reply is rewritten to.
@@ -170,6 +180,17 @@ pub struct Reverse {
     pub own: u8,
     /// Zero.
     pub padding: [u8; 4],
+}
+
+#[btf_map]
+static EARLY_ROOM: PerCpuArray<EarlyFragment, 1> = PerCpuArray::new();
+
+/// This CPU's room for a frame that is held.
+#[inline(always)]
+#[must_use]
+pub fn early_room() -> Option<&'static mut EarlyFragment> {
+    // SAFETY: as in `scratch`.
+    Some(unsafe { &mut *EARLY_ROOM.get_ptr_mut(0)? })
 }
 
 /// This CPU's scratch room. Once per run of a program: it is not to be had twice at a time.

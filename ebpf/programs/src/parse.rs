@@ -73,14 +73,64 @@ pub struct Transport {
     pub tcp_flags: u8,
 }
 
+/// Which part of a datagram a packet has.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Part {
+    /// The datagram's identification, as in [`FragmentKey::id`](fairlead_abi::FragmentKey::id).
+    pub id: [u8; 4],
+    /// Bytes of the datagram before this part.
+    pub offset: u16,
+    /// Bytes of this part.
+    pub length: u16,
+    /// It isn't the last one.
+    pub more: bool,
+}
+
+impl Part {
+    /// A datagram that is one packet.
+    pub const WHOLE: Self = Self { id: [0; 4], offset: 0, length: 0, more: false };
+
+    /// Whether it is a fragment with the datagram's ports.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_first(&self) -> bool {
+        self.offset == 0 && self.more
+    }
+
+    /// Whether it is a fragment without them.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_later(&self) -> bool {
+        self.offset != 0
+    }
+
+    /// A part of `length` bytes, as a header says.
+    #[inline(always)]
+    fn new(id: [u8; 4], offset: u16, more: bool, length: usize) -> Result<Self, DropReason> {
+        if offset as usize + length > 0xffff {
+            return Err(DropReason::Malformed);
+        }
+        let part = Self { id, offset, length: length as u16, more };
+        // Nobody but the sender of the last one has a reason to choose such a length (RFC 1858; RFC 8200 4.5).
+        if (more && !length.is_multiple_of(8)) || (length == 0 && part.is_later()) {
+            return Err(DropReason::FragmentTiny);
+        }
+        Ok(part)
+    }
+}
+
 /// A packet, as far as it is understood.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Parsed {
     /// The IP header.
     pub ip: Ip,
-    /// What it carries; not set where that can't be steered.
+    /// What it carries; not set where that can't be steered. A fragment that isn't the first has no ports, and with IPv6
+    /// no protocol, until they are looked up.
     pub carried: Transport,
+    /// Which part of its datagram it is.
+    pub part: Part,
 }
 
 impl Transport {
@@ -131,12 +181,23 @@ impl Transport {
 pub const STEERABLE: u32 = u32::MAX;
 /// [`parse_at`]: there is no IP header.
 pub const NOT_IP: u32 = u32::MAX - 1;
+/// [`parse_at`]: the packet is a fragment whose ports stand in another one.
+pub const LATER: u32 = u32::MAX - 2;
 
-/// Parses the IP packet at `l3` into `parsed`: [`STEERABLE`], [`NOT_IP`], or the number of the
+/// Parses the IP packet at `l3` into `parsed`: [`STEERABLE`], [`LATER`], [`NOT_IP`], or the number of the
 /// [`DropReason`] why what it carries can't be steered. `l3` 0: behind the Ethernet header and its tags.
-/// `end` is the offset of the packet's end. A subprogram, for a stack of its own.
-#[inline(never)]
+/// `end` is the offset of the packet's end.
+#[inline(always)]
 pub fn parse_at(ctx: &XdpContext, l3: u32, end: u32, parsed: &mut Parsed) -> u32 {
+    if ip_at(ctx, l3, parsed) == NOT_IP {
+        return NOT_IP;
+    }
+    transport_at(ctx, end, parsed)
+}
+
+/// The first half of [`parse_at`]: finds the IP header. A subprogram, for a stack of its own.
+#[inline(never)]
+fn ip_at(ctx: &XdpContext, l3: u32, parsed: &mut Parsed) -> u32 {
     let packet = &Packet::new(ctx);
     let (l3, kind) = if l3 == 0 {
         match ethernet(packet) {
@@ -150,14 +211,21 @@ pub fn parse_at(ctx: &XdpContext, l3: u32, end: u32, parsed: &mut Parsed) -> u32
         }
     };
     match ip(packet, l3, kind) {
-        Some(ip) => parsed.ip = ip,
-        None => return NOT_IP,
-    }
-    match transport(packet, &parsed.ip, (end as usize).saturating_sub(l3)) {
-        Ok(carried) => {
-            parsed.carried = carried;
+        Some(ip) => {
+            parsed.ip = ip;
             STEERABLE
         }
+        None => NOT_IP,
+    }
+}
+
+/// The second half of [`parse_at`]: what the packet carries. A subprogram, for a stack of its own.
+#[inline(never)]
+fn transport_at(ctx: &XdpContext, end: u32, parsed: &mut Parsed) -> u32 {
+    let available = (end as usize).saturating_sub(parsed.ip.l3);
+    match transport(&Packet::new(ctx), parsed, available) {
+        Ok(()) if parsed.part.is_later() => LATER,
+        Ok(()) => STEERABLE,
         Err(reason) => reason as u32,
     }
 }
@@ -238,29 +306,101 @@ pub fn ipv6(packet: &Packet, l3: usize) -> Option<Ip> {
     })
 }
 
-/// What the packet carries, or why it can't be steered. `available` is the packet's length from `l3` on.
+/// Finds what the packet `parsed.ip` carries, and which part of a datagram it is; or why it can't be steered. `available`
+/// is the packet's length from its IP header on.
 #[inline(always)]
-pub fn transport(packet: &Packet, ip: &Ip, available: usize) -> Result<Transport, DropReason> {
-    let (protocol, offset) = match ip.family() {
+pub fn transport(packet: &Packet, parsed: &mut Parsed, available: usize) -> Result<(), DropReason> {
+    behind_ip(packet, parsed)?;
+    // Read back from where the verifier doesn't know what stands there: else it goes through all that follows once for each
+    // chain of extension headers.
+    // SAFETY: fields of `parsed`.
+    let (protocol, l4, part) = unsafe {
+        (
+            (&raw const parsed.carried.protocol).read_volatile(),
+            (&raw const parsed.carried.l4).read_volatile(),
+            (&raw const parsed.part).read_volatile(),
+        )
+    };
+    let ip = &parsed.ip;
+    if ip.length > available {
+        return Err(DropReason::Truncated);
+    }
+    parsed.carried = if part.is_later() {
+        later(ip, protocol, l4, &part)?
+    } else {
+        if protocol == ip.others_icmp() {
+            return Err(DropReason::UnsupportedProtocol);
+        }
+        let length = (ip.l3 + ip.length).wrapping_sub(l4);
+        if part.is_first() {
+            first(packet, protocol, l4, length)?
+        } else {
+            ports(packet, protocol, l4, length)?
+        }
+    };
+    Ok(())
+}
+
+/// Finds the protocol behind the IP header and its extensions, where that begins, and the part of a datagram.
+#[inline(always)]
+fn behind_ip(packet: &Packet, parsed: &mut Parsed) -> Result<(), DropReason> {
+    let ip = &parsed.ip;
+    let (protocol, offset, part) = match ip.family() {
         Family::V4 => {
             if ip.header_length < 20 || ip.length < ip.header_length {
                 return Err(DropReason::Malformed);
             }
-            if ip.fragment {
-                return Err(DropReason::Fragment);
-            }
-            (ip.next, ip.header_length)
+            let part = if ip.fragment { part_v4(packet, ip)? } else { Part::WHOLE };
+            (ip.next, ip.header_length, part)
         }
         Family::V6 if is_extension(ip.next) => extensions(packet, ip)?,
-        Family::V6 => (ip.next, 40),
+        Family::V6 => (ip.next, 40, Part::WHOLE),
     };
-    if ip.length > available {
-        return Err(DropReason::Truncated);
+    let l4 = ip.l3 + offset;
+    // SAFETY: fields of `parsed`.
+    unsafe {
+        (&raw mut parsed.carried.protocol).write_volatile(protocol);
+        (&raw mut parsed.carried.l4).write_volatile(l4);
+        (&raw mut parsed.part).write_volatile(part);
     }
-    if protocol == ip.others_icmp() {
-        return Err(DropReason::UnsupportedProtocol);
+    Ok(())
+}
+
+/// What a first fragment carries, of which it holds `length` bytes: the whole header, or nothing can be said.
+#[inline(always)]
+fn first(packet: &Packet, protocol: u8, l4: usize, length: usize) -> Result<Transport, DropReason> {
+    if protocol != protocol::TCP && protocol != protocol::UDP {
+        return Err(DropReason::Fragment);
     }
-    ports(packet, protocol, ip.l3 + offset, ip.length - offset)
+    let carried = ports(packet, protocol, l4, length).map_err(|_| DropReason::FragmentTiny)?;
+    if protocol == protocol::TCP {
+        let words: u8 = packet.read(l4 + 12)?;
+        if length < ((words >> 4) as usize) << 2 {
+            return Err(DropReason::FragmentTiny);
+        }
+    }
+    Ok(carried)
+}
+
+/// What the IPv4 header of a fragment says of it.
+#[inline(always)]
+fn part_v4(packet: &Packet, ip: &Ip) -> Result<Part, DropReason> {
+    let [a, b, c, d]: [u8; 4] = packet.read(ip.l3 + 4)?;
+    let field = u16::from_be_bytes([c, d]);
+    let more = field & Ipv4::MORE_FRAGMENTS != 0;
+    Part::new([0, 0, a, b], field << 3, more, ip.length - ip.header_length)
+}
+
+/// What a fragment carries that is not the first: it can't be more than a later part of what the first one says.
+#[inline(always)]
+fn later(ip: &Ip, protocol: u8, l4: usize, part: &Part) -> Result<Transport, DropReason> {
+    match protocol {
+        // It would change flags or ports that were judged by then (RFC 1858, RFC 3128).
+        protocol::TCP if part.offset < 20 => Err(DropReason::FragmentTiny),
+        protocol::TCP | protocol::UDP => Ok(Transport { protocol, l4, ports: [0; 4], tcp_flags: 0 }),
+        _ if ip.v6 && is_extension(protocol) => Ok(Transport { protocol, l4, ports: [0; 4], tcp_flags: 0 }),
+        _ => Err(DropReason::Fragment),
+    }
 }
 
 /// Ports and flags of the header at `l4`, of which the IP packet holds `length` bytes.
@@ -301,35 +441,51 @@ const fn is_extension(next: u8) -> bool {
     )
 }
 
-/// Passes over extension headers: the protocol behind them, and its offset from the IP header.
+/// Passes over extension headers: the protocol behind them, its offset from the IP header, and what a fragment header
+/// among them says. One that says nothing, for the packet is whole, is passed over as others are (RFC 6946).
 #[inline(always)]
-fn extensions(packet: &Packet, ip: &Ip) -> Result<(u8, usize), DropReason> {
+fn extensions(packet: &Packet, ip: &Ip) -> Result<(u8, usize, Part), DropReason> {
     let mut next = ip.next;
     let mut offset = 40;
+    let (mut part, mut fragment_headers) = (Part::WHOLE, 0);
     for _ in 0..MAX_EXTENSIONS {
-        if !is_extension(next) {
+        if !is_extension(next) || part.is_later() {
             break;
         }
-        if next == protocol::FRAGMENT {
-            return Err(DropReason::Fragment);
-        }
         let [following, words]: [u8; 2] = packet.read(ip.l3 + offset)?;
-        let length = (words as usize + 1) << 3;
+        let mut length = (words as usize + 1) << 3;
+        if next == protocol::FRAGMENT {
+            // There is one at most, so that nothing can be hidden behind a second one.
+            fragment_headers += 1;
+            if fragment_headers > 1 {
+                return Err(DropReason::Malformed);
+            }
+            length = 8;
+            part = part_v6(packet, ip, offset)?;
+        }
         if length > MAX_EXTENSION_LENGTH {
             return Err(DropReason::ExtensionHeader);
         }
         next = following;
         offset += length;
     }
-    if is_extension(next) {
-        return Err(if next == protocol::FRAGMENT {
-            DropReason::Fragment
-        } else {
-            DropReason::ExtensionHeader
-        });
+    if is_extension(next) && !part.is_later() {
+        return Err(DropReason::ExtensionHeader);
     }
     if ip.length < offset {
         return Err(DropReason::Malformed);
     }
-    Ok((next, offset))
+    Ok((next, offset, part))
+}
+
+/// What the fragment header `offset` bytes behind the IPv6 header says.
+#[inline(always)]
+fn part_v6(packet: &Packet, ip: &Ip, offset: usize) -> Result<Part, DropReason> {
+    let [_, [a, b], c, d]: [[u8; 2]; 4] = packet.read(ip.l3 + offset)?;
+    let field = u16::from_be_bytes([a, b]);
+    if ip.length < offset + 8 {
+        return Err(DropReason::Malformed);
+    }
+    let [e, f] = d;
+    Part::new([c[0], c[1], e, f], field & !7, field & 1 != 0, ip.length - offset - 8)
 }

@@ -10,6 +10,7 @@ use fairlead_abi::{
 use crate::{
     bounce, checksum,
     encap::Tags,
+    fragment,
     headers::{ecn, ethertype, protocol},
     icmp::{self, Quoted},
     maps::{DELIVERIES, GATEWAYS, Scratch},
@@ -79,6 +80,9 @@ pub fn refuse(ctx: &XdpContext, scratch: &mut Scratch, reason: u32) -> u32 {
     if DELIVERIES.get_ptr(&scratch.delivery).is_none() {
         return UNDECIDED;
     }
+    if reason == DropReason::FragmentBeforeFirst as u32 {
+        return fragment::hold(ctx, scratch);
+    }
     verdict::finish(ctx, Ok(Verdict::Dropped(reason)))
 }
 
@@ -113,7 +117,7 @@ pub fn deliver(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
 
 /// By what the packet's backend was chosen; the flow's hash goes to `steered`, for the case that it has to go back.
 #[inline(always)]
-fn chosen_by(mark: u16, steered: &mut Steered, flow: &Flow) -> Result<u8, DropReason> {
+pub fn chosen_by(mark: u16, steered: &mut Steered, flow: &Flow) -> Result<u8, DropReason> {
     if mark == 0 {
         return Ok(kind::UNMARKED);
     }
@@ -187,7 +191,7 @@ fn carry_congestion(packet: &Packet, outer: &Ip, inner: &Ip) -> Result<(), DropR
 
 #[inline(always)]
 fn rewrite_packet(packet: &Packet, scratch: &mut Scratch) -> Result<bool, DropReason> {
-    let Parsed { ip, carried } = scratch.inner;
+    let Parsed { ip, carried, .. } = scratch.inner;
     let port = [carried.ports[2], carried.ports[3]];
     let kind = chosen_by(scratch.mark, &mut scratch.steered, &carried.flow(ip.source))?;
     scratch.kind = kind;
@@ -208,7 +212,7 @@ fn rewrite_packet(packet: &Packet, scratch: &mut Scratch) -> Result<bool, DropRe
     if delivery.flags & ENDPOINT_OWNS_VIP != 0 {
         return Ok(true);
     }
-    let Parsed { ip, carried } = &scratch.inner;
+    let Parsed { ip, carried, .. } = &scratch.inner;
     rewrite_destination(packet, ip, &delivery.endpoint)?;
     packet.write(carried.l4 + 2, delivery.port)?;
     let old = checksum::sum_of(&ip.destination) + word(port);
@@ -230,7 +234,7 @@ fn absent(scratch: &Scratch, kind: u8) -> Result<bool, DropReason> {
 /// An ICMP error: the packet that it quotes becomes one that the endpoint sent.
 #[inline(always)]
 fn rewrite_error(packet: &Packet, scratch: &mut Scratch) -> Result<bool, DropReason> {
-    let Scratch { inner: Parsed { ip, carried }, delivery: key, .. } = scratch;
+    let Scratch { inner: Parsed { ip, carried, .. }, delivery: key, .. } = scratch;
     let (ip, carried) = (&*ip, &*carried);
     let quoted = icmp::quoted(packet, ip, carried)?.of(ip.destination)?;
     let port = [quoted.ports[0], quoted.ports[1]];
@@ -300,14 +304,14 @@ fn find(key: &mut DeliveryKey, ip: &Ip, port: [u8; 2], protocol: u8) -> Option<&
 
 /// Replaces the IP destination and mends the IPv4 header's checksum.
 #[inline(always)]
-fn rewrite_destination(packet: &Packet, ip: &Ip, endpoint: &Address) -> Result<(), DropReason> {
+pub fn rewrite_destination(packet: &Packet, ip: &Ip, endpoint: &Address) -> Result<(), DropReason> {
     match ip.family() {
         Family::V4 => {
             let sum: u16 = packet.read(ip.l3 + 10)?;
-            let replaced =
-                checksum::replace(sum, checksum::sum_of(&ip.destination), checksum::sum_of(endpoint));
-            packet.write(ip.l3 + 10, replaced)?;
-            packet.write(ip.l3 + 16, endpoint.to_v4())
+            let [old, new] = [ip.destination.to_v4(), endpoint.to_v4()];
+            let [was, is] = [old, new].map(|address| u32::from_ne_bytes(address) as u64);
+            packet.write(ip.l3 + 10, checksum::replace(sum, was, is))?;
+            packet.write(ip.l3 + 16, new)
         }
         Family::V6 => packet.write(ip.l3 + 24, endpoint.words()),
     }

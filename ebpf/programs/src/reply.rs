@@ -20,7 +20,7 @@ use crate::{
 /// mark was not of kind [`kind::UNMARKED`], the flow must be known already; false: it isn't, and nothing was changed.
 #[inline(always)]
 pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16, kind: u8) -> Result<bool, DropReason> {
-    let Scratch { inner: Parsed { ip, carried }, flow: key, entry, .. } = scratch;
+    let Scratch { inner: Parsed { ip, carried, .. }, flow: key, entry, .. } = scratch;
     let unmarked = kind == kind::UNMARKED;
     let numbers = numbers(packet, carried)?;
     *entry = FlowEntry {

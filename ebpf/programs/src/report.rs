@@ -23,7 +23,8 @@ const CLAIM_AGAIN: u16 = 12;
 pub fn unclaimed(ctx: &XdpContext, scratch: &Scratch) -> u32 {
     count::event(FlowEvent::Unclaimed);
     // Of what an ICMP error speaks of, the flow's own packets ask.
-    if scratch.packet.carried.protocol == protocol::TCP && limit::may(Limit::Unclaimed) {
+    let Parsed { carried, part, .. } = &scratch.packet;
+    if carried.protocol == protocol::TCP && !part.is_later() && limit::may(Limit::Unclaimed) {
         let mut report = about(ctx, &scratch.packet);
         report.what = ReportKind::Unclaimed as u8;
         report.hash = scratch.steered.hash;
@@ -70,7 +71,7 @@ fn is_due(scratch: &Scratch) -> bool {
 
 #[inline(always)]
 fn about(ctx: &XdpContext, parsed: &Parsed) -> FlowReport {
-    let Parsed { ip, carried } = parsed;
+    let Parsed { ip, carried, .. } = parsed;
     let numbers: [[u8; 4]; 2] = match carried.protocol {
         protocol::TCP => Packet::new(ctx).read(carried.l4 + 4).unwrap_or_default(),
         _ => [[0; 4]; 2],

@@ -9,10 +9,10 @@ use fairlead_abi::{Address, DropReason, Encap, Roles, kind};
 use crate::{
     ask,
     bounce::{self, NOT_OURS},
-    count, gateway, icmp,
+    count, fragment, gateway, icmp,
     maps::{self, Scratch},
     packet::Packet,
-    parse::{self, NOT_IP, STEERABLE},
+    parse::{self, LATER, NOT_IP, STEERABLE},
     receiver::{self, FINE, NOT_KNOWN},
     report, setting,
     verdict::{self, UNDECIDED, Verdict},
@@ -63,7 +63,7 @@ fn decide(ctx: &XdpContext, scratch: &mut Scratch) -> Result<Verdict, DropReason
     if roles & Roles::GATEWAY == 0 {
         return Ok(Verdict::Pass);
     }
-    if outcome != STEERABLE {
+    if outcome != STEERABLE && outcome != LATER {
         return gateway::unsteerable(&scratch.packet.ip, outcome);
     }
     Ok(Verdict::Decided(forward(ctx, scratch, end)))
@@ -95,10 +95,16 @@ fn unwrappable(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
     deliver(ctx, scratch)
 }
 
-/// As [`receiver::deliver`]; what was not for the slot's current backend is claimed.
+/// As [`receiver::deliver`]; what was not for the slot's current backend is claimed, and fragments follow their first.
 #[inline(always)]
 fn deliver(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
+    if scratch.inner.part.is_later() {
+        return fragment::deliver(ctx, scratch);
+    }
     let outcome = receiver::deliver(ctx, scratch);
+    if scratch.inner.part.is_first() {
+        fragment::note_outcome(scratch, outcome);
+    }
     if outcome == FINE && scratch.kind >= kind::FORMER {
         report::claim(ctx, scratch);
     }
@@ -115,7 +121,7 @@ fn opened(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
     let ip = &scratch.tunnel;
     let (inner, end) = (ip.l3 as u32 + scratch.outer, (ip.l3 + ip.length) as u32);
     match parse::parse_at(ctx, inner, end, &mut scratch.inner) {
-        STEERABLE => FINE,
+        STEERABLE | LATER => FINE,
         NOT_IP => DropReason::BadTunnel as u32,
         reason => reason,
     }
@@ -127,6 +133,13 @@ fn opened(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
 fn come_back(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
     if opened(ctx, scratch, end) != FINE {
         return UNDECIDED;
+    }
+    if scratch.inner.part.is_later() {
+        let Scratch { inner, datagram, first, .. } = scratch;
+        let refused = fragment::look_up(inner, datagram, first);
+        if refused != FINE {
+            return fragment::refuse(ctx, scratch, refused);
+        }
     }
     match bounce::take(ctx, scratch) {
         UNDECIDED => {}
@@ -143,6 +156,12 @@ fn come_back(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
 /// A packet that may be for a VIP: XDP's verdict.
 #[inline(always)]
 fn forward(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
+    if scratch.packet.part.is_later() {
+        let action = fragment::find(ctx, scratch);
+        if action != UNDECIDED {
+            return action;
+        }
+    }
     let action = gateway::choose(ctx, scratch);
     if action != UNDECIDED {
         return action;
@@ -160,6 +179,9 @@ fn forward(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
 /// XDP's verdict. A subprogram, because there are two ways to it.
 #[inline(never)]
 fn try_all(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
+    if scratch.packet.part.is_first() {
+        fragment::note_choice(scratch);
+    }
     for _ in 0..=kind::LAST {
         if scratch.steered.backend.encap != Encap::Local as u8 {
             let action = gateway::send(ctx, scratch);

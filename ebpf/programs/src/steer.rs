@@ -1,8 +1,8 @@
 //! Find the service, choose the backend.
 
 use fairlead_abi::{
-    Address, BUCKET_ENTRIES, Backend, DropReason, Family, Flow, FlowEvent, MAX_PROBE, NO_BACKEND, Ring,
-    ServiceEntry, ServiceKey, Slot, bucket_of, flow_hash, kind, mark, slot_hash, slot_of,
+    Address, BUCKET_ENTRIES, Backend, DropReason, Family, Flow, FlowEvent, FragmentEntry, MAX_PROBE,
+    NO_BACKEND, Ring, ServiceEntry, ServiceKey, Slot, bucket_of, flow_hash, kind, mark, slot_hash, slot_of,
 };
 
 use crate::{
@@ -94,6 +94,22 @@ pub fn steer(service: &ServiceEntry, carried: &Transport, flow: &Flow) -> Result
     point(&mut steered, local)?;
     if steered.kind == kind::UNMARKED {
         // It is this one's, whether its node answers or not.
+        steered.backend = steered.backend.answering();
+    }
+    Ok(steered)
+}
+
+/// The backend that the first fragment of a flow's datagram went to.
+#[inline(always)]
+pub fn again(service: &ServiceEntry, flow: &Flow, first: &FragmentEntry) -> Result<Steered, DropReason> {
+    let (mut steered, _) = begin(service, flow)?;
+    let Some(backend) = BACKENDS.get(first.backend) else {
+        return Err(DropReason::Inconsistent);
+    };
+    steered.kind = first.kind;
+    steered.index = first.backend;
+    steered.backend = load(backend);
+    if steered.kind == kind::UNMARKED {
         steered.backend = steered.backend.answering();
     }
     Ok(steered)

@@ -124,6 +124,7 @@ fn capacities(services: u32, kind: Kind, sizes: Sizes) -> Capacities {
         },
         flows: sizes.flows,
         half_open: 1024,
+        fragments: 1024,
         cache: sizes.cache,
         probes: 64,
     }

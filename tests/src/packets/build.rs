@@ -243,6 +243,30 @@ impl IpPacket {
         }
     }
 
+    /// Its fragments, each with `size` bytes of what it carries at most, named by `id`. With IPv6, extension headers stand in
+    /// all of them.
+    #[must_use]
+    pub fn fragments(&self, size: usize, id: u16) -> Vec<Self> {
+        let (protocol, carried) = self.carried.bytes(self.source, self.destination);
+        let size = size / 8 * 8;
+        let count = carried.len().div_ceil(size).max(1);
+        let parts = (0..count).map(|number| &carried[number * size..carried.len().min((number + 1) * size)]);
+        let fragment = |(number, part): (usize, &[u8])| {
+            let more = u16::from(number + 1 < count);
+            let eighths = u16::try_from(number * size / 8).expect("less than 64 KiB");
+            let carried = Carried::Raw(protocol, part.to_vec());
+            if self.source.is_ipv4() {
+                return Self { id, fragment: more << 13 | eighths, carried, ..self.clone() };
+            }
+            let [a, b] = (eighths << 3 | more).to_be_bytes();
+            let [c, d] = id.to_be_bytes();
+            let mut extensions = self.extensions.clone();
+            extensions.push((44, vec![a, b, 0, 0, c, d]));
+            Self { extensions, carried, ..self.clone() }
+        };
+        parts.enumerate().map(fragment).collect()
+    }
+
     /// The first next-header number and the chain that ends with `protocol`.
     fn extension_headers(&self, protocol: u8) -> (u8, Vec<u8>) {
         let mut next = protocol;

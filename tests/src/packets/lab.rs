@@ -10,13 +10,13 @@ use std::{
 use anyhow::{Context, Result, bail};
 use aya::{
     Pod, TestRun as _, TestRunOptions,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, RingBuf, lpm_trie::Key},
     programs::Program,
 };
-use fairlead::dataplane::{Capacities, Dataplane, Instance, Programs};
+use fairlead::dataplane::{Capacities, Dataplane, Early, Instance, Programs};
 use fairlead_abi::{
     Address, CacheBucket, CacheTag, Cached, Delivery, DeliveryKey, DropReason, FlowEntry, FlowEvent, FlowKey,
-    HeldFlows, ProbeTarget, Settings, SipKey, map, program,
+    FragmentEntry, FragmentKey, HeldFlows, ProbeTarget, Settings, SipKey, map, program,
 };
 
 use super::{Counts, Tables};
@@ -48,6 +48,8 @@ pub struct Lab {
     dataplane: Dataplane,
     flows: HashMap<MapData, FlowKey, FlowEntry>,
     half_open: HashMap<MapData, FlowKey, FlowEntry>,
+    fragments: HashMap<MapData, FragmentKey, FragmentEntry>,
+    early: RingBuf<MapData>,
     out: Vec<u8>,
 }
 
@@ -77,6 +79,7 @@ impl Lab {
             half_open: 16_384,
             probes: 16,
             cache: settings.cache_mask + 1,
+            fragments: 4096,
         };
         let mut guard = RemoveOnError(Some(instance.clone()));
         let dataplane = Dataplane::load(&instance, &programs(), settings, &capacities).map_err(with_log)?;
@@ -84,6 +87,8 @@ impl Lab {
         let lab = Self {
             flows: HashMap::try_from(open(&instance, map::FLOWS)?)?,
             half_open: HashMap::try_from(open(&instance, map::HALF_OPEN)?)?,
+            fragments: HashMap::try_from(open(&instance, map::FRAGMENTS)?)?,
+            early: RingBuf::try_from(open(&instance, map::EARLY)?)?,
             instance,
             settings: *settings,
             dataplane,
@@ -196,13 +201,35 @@ impl Lab {
         Ok(self.half_open.iter().collect::<Result<_, MapError>>()?)
     }
 
-    /// Forgets all flows.
+    /// What became of datagrams' first fragments.
+    pub fn fragments(&self) -> Result<BTreeMap<FragmentKey, FragmentEntry>> {
+        Ok(self.fragments.iter().collect::<Result<_, MapError>>()?)
+    }
+
+    /// Notes what became of a first fragment, or makes it old.
+    pub fn set_fragment(&mut self, key: &FragmentKey, entry: &FragmentEntry) -> Result<()> {
+        Ok(self.fragments.insert(key, entry, 0)?)
+    }
+
+    /// The fragments that the agent would have got since.
+    pub fn early(&mut self) -> Vec<Early> {
+        let mut early = Vec::new();
+        while let Some(record) = self.early.next() {
+            early.extend(Early::read(&record));
+        }
+        early
+    }
+
+    /// Forgets all flows and fragments.
     pub fn clear_flows(&mut self) -> Result<()> {
         for key in self.flows()?.into_keys() {
             self.flows.remove(&key)?;
         }
         for key in self.half_open()?.into_keys() {
             self.half_open.remove(&key)?;
+        }
+        for key in self.fragments()?.into_keys() {
+            self.fragments.remove(&key)?;
         }
         Ok(())
     }

@@ -53,7 +53,7 @@ impl Pins {
             deliveries: 16,
             gateways: 16,
         };
-        let capacities = Capacities { tables, flows, half_open, probes: 16, cache: 16 };
+        let capacities = Capacities { tables, flows, half_open, probes: 16, cache: 16, fragments: 64 };
         let programs = env::var_os("FAIRLEAD_BPF")
             .map_or(Programs::Embedded, |path| Programs::File(PathBuf::from(path)));
         Dataplane::load(&self.0, &programs, &settings, &capacities).unwrap()

@@ -9,7 +9,7 @@ use anyhow::Result;
 use fairlead_abi::{FlowEvent, Roles, Settings};
 use fairlead_tests::packets::{
     Counts, Lab, Run, Tables,
-    model::{Flows, Model},
+    model::{Flows, Fragments, Model},
     random::{Rng, mutate, packet, reply, scene, settings},
     report::{DROP, Row, action_name, hex, outcome},
 };
@@ -33,9 +33,13 @@ const AT_GATEWAY: &[&str] = &[
     "event guess",
     "event passed_over",
     "event sent_on",
+    "event fragment_held",
     "event unclaimed",
     "extension_header",
     "fragment",
+    "fragment_before_first",
+    "fragment_overlaps",
+    "fragment_tiny",
     "icmp_unrelated",
     "inconsistent",
     "looped",
@@ -60,8 +64,11 @@ const AT_RECEIVER: &[&str] = &[
     "bad_mark",
     "bad_tunnel",
     "event bounced",
+    "event fragment_held",
     "extension_header",
     "fragment",
+    "fragment_overlaps",
+    "fragment_tiny",
     "icmp_unrelated",
     "malformed",
     "not_delivered",
@@ -101,7 +108,9 @@ impl Pair {
         let (what, frame, run, expected) = match event {
             Event::In(frame) => {
                 let (action, bytes) = self.model.ingress(frame);
-                ("ingress", frame, self.lab.ingress(frame)?, Run { action, frame: bytes })
+                let run = self.lab.ingress(frame)?;
+                self.lab.early();
+                ("ingress", frame, run, Run { action, frame: bytes })
             }
             Event::Out(frame) => {
                 let expected = Run { action: u32::MAX, frame: self.model.egress(frame) };
@@ -142,6 +151,13 @@ impl Pair {
         Ok((self.model.flows.clone(), got))
     }
 
+    /// Where what is known of fragments differs.
+    fn fragments(&self) -> Result<(Fragments, Fragments)> {
+        let mut got = self.lab.fragments()?;
+        got.values_mut().for_each(|first| first.seen_ns = 0);
+        Ok((self.model.fragments.clone(), got))
+    }
+
     /// All of `events` from a node without flows; the first difference, if any.
     fn batch(&mut self, events: &[Event]) -> Result<Option<String>> {
         self.restart()?;
@@ -155,7 +171,8 @@ impl Pair {
         self.seen.extend(counts.drops.keys().map(|reason| reason.name().to_owned()));
         self.seen.extend(counts.events.keys().map(|event| format!("event {}", event.name())));
         let (expected, got) = self.flows()?;
-        if counts == self.model.counts && expected == got {
+        let (firsts, got_firsts) = self.fragments()?;
+        if counts == self.model.counts && expected == got && firsts == got_firsts {
             return Ok(None);
         }
         self.explain(events, "counters or flows").map(Some)
@@ -172,7 +189,8 @@ impl Pair {
             let counts = now.since(&before);
             before = now;
             let (expected, got) = self.flows()?;
-            if row.is_none() && counts == self.model.counts && expected == got {
+            let (firsts, got_firsts) = self.fragments()?;
+            if row.is_none() && counts == self.model.counts && expected == got && firsts == got_firsts {
                 continue;
             }
             let (Event::In(frame) | Event::Out(frame)) = event;
@@ -191,6 +209,12 @@ impl Pair {
                     if expected != got {
                         writeln!(text, "{table} {key:?}\nexpected {expected:?}\n     got {got:?}")?;
                     }
+                }
+            }
+            for key in firsts.keys().chain(got_firsts.keys()).collect::<BTreeSet<_>>() {
+                let (expected, got) = (firsts.get(key), got_firsts.get(key));
+                if expected != got {
+                    writeln!(text, "FRAGMENTS {key:?}\nexpected {expected:?}\n     got {got:?}")?;
                 }
             }
             writeln!(text, "event {number} of its batch")?;

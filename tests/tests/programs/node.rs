@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use fairlead_abi::{
-    Address, Backend, Delivery, DeliveryKey, DropReason, ENDPOINT_OWNS_VIP, Encap, Flow, Hop, NO_BACKEND,
-    Ring, Roles, ServiceEntry, ServiceKey, Settings, Slot, TunnelSource, flow_hash, kind, mark,
+    Address, Backend, Delivery, DeliveryKey, DropReason, ENDPOINT_OWNS_VIP, Encap, Flow, FlowEvent, Hop,
+    NO_BACKEND, Ring, Roles, ServiceEntry, ServiceKey, Settings, Slot, TunnelSource, flow_hash, kind, mark,
 };
 use fairlead_tests::packets::{
     Carried, Counts, Frame, IpPacket, Lab, Service, Tables,
@@ -264,6 +264,8 @@ pub enum Then {
     Transmit(Vec<u8>),
     Redirect(Vec<u8>),
     Drop(DropReason),
+    /// Dropped, and given to the agent.
+    Hold,
 }
 
 /// The programs on these tables, and the rows that failed.
@@ -306,6 +308,7 @@ impl Node {
                 counts.drop_one(reason, frame.len());
                 (DROP, vec![], counts)
             }
+            Then::Hold => (DROP, vec![], Counts::default().and(FlowEvent::FragmentHeld)),
         };
         let before = self.lab.counts().unwrap();
         let run = self.lab.ingress(frame).unwrap();

@@ -30,7 +30,9 @@ impl Model {
         let (_, inner) = parse::inside(frame, ip, outer).ok()?;
         let payload = parse::payload(frame, &inner, ip.end()).ok()?;
         self.lookup.vip(inner.destination, inner.family)?;
-        Some(self.go_on(frame, ip, &inner, &payload).unwrap_or_else(Verdict::Drop))
+        let gone_on =
+            self.with_ports(&inner, payload).and_then(|payload| self.go_on(frame, ip, &inner, &payload));
+        Some(gone_on.unwrap_or_else(Verdict::Drop))
     }
 
     fn go_on(&mut self, frame: &[u8], ip: &Ip, inner: &Ip, payload: &Payload) -> Result<Verdict, DropReason> {
@@ -75,7 +77,7 @@ impl Model {
 }
 
 /// Whether one step comes later than another: a guess is the first, what is unmarked the last.
-fn comes_after(step: u8, than: u8) -> bool {
+pub(super) fn comes_after(step: u8, than: u8) -> bool {
     let rank = |kind| match kind {
         kind::GUESS => 0,
         kind::UNMARKED => 100,

@@ -31,7 +31,10 @@ impl Model {
             return if looped { Err(DropReason::Looped) } else { Ok(Verdict::Pass(frame.to_vec())) };
         };
         let (vip, vip_flags) = (vip.id, vip.flags);
-        let payload = payload?;
+        let payload = match payload.and_then(|payload| self.with_ports(ip, payload)) {
+            Err(DropReason::FragmentBeforeFirst) => return Ok(self.hold(frame)),
+            payload => payload?,
+        };
         if payload.is_icmp() {
             if !can_be_client(ip) {
                 return Err(DropReason::BadSource);
@@ -58,7 +61,12 @@ impl Model {
             return Err(DropReason::BadSource);
         }
         let place = self.lookup.place(&key, &flow, self.settings.seed)?;
-        let tries = self.tries(&place, (&key, &flow), &payload, recent);
+        let after_first =
+            if payload.is_later() { self.tries_after_first(ip, &payload, &place)? } else { None };
+        let tries = match after_first {
+            Some(tries) => tries,
+            None => self.tries(&place, (&key, &flow), &payload, recent),
+        };
         if tries.is_empty() && payload.opens() {
             return Err(DropReason::NoBackend);
         }
@@ -103,6 +111,7 @@ impl Model {
         tries: &[Try],
         tunnel: Option<&Ip>,
     ) -> Result<Verdict, DropReason> {
+        let mut noted = false;
         for next in tries {
             let backend = Backend { encap: next.backend.encap & !Backend::SILENT, ..next.backend };
             let marked = next.kind != kind::UNMARKED;
@@ -113,12 +122,16 @@ impl Model {
             if marked && encap(&backend).is_none() {
                 continue;
             }
+            let choice = (next.index, next.kind);
+            if payload.is_first() && !std::mem::replace(&mut noted, true) {
+                self.note_choice(ip, payload, choice);
+            }
             let verdict = match encap(&backend).ok_or(DropReason::NoBackend)? {
                 Encap::Local if !self.is(Roles::RECEIVER) => return Err(DropReason::Inconsistent),
                 // The local stack forwards it: TTL is its affair.
                 Encap::Local => {
                     let mark = mark(place.hash, next.kind, false);
-                    match self.deliver(frame, ip, payload, backend.outer, mark)? {
+                    match self.deliver_part(frame, (ip, payload), backend.outer, mark, Some(choice))? {
                         None => continue,
                         Some(delivered) => match tunnel {
                             None => Verdict::Pass(delivered),

@@ -8,7 +8,10 @@ use fairlead_abi::{
 };
 use ipnet::IpNet;
 
-use super::super::{Service, Tables};
+use super::{
+    super::{Service, Tables},
+    bounce::comes_after,
+};
 
 /// Where a flow belongs: its service and slot.
 #[derive(Clone, Debug)]
@@ -42,6 +45,14 @@ impl Place {
     /// Where the packet of a new connection goes, or of a flow that is nobody's.
     pub(super) fn current(&self) -> Option<Try> {
         self.attempt(kind::UNMARKED, self.slot.current)
+    }
+
+    /// The backend of an index, that was chosen by a kind before, and those that come after it.
+    pub(super) fn from(&self, kind: u8, index: u32) -> Vec<Try> {
+        let number = u16::try_from(index - self.first).expect("one of the service's");
+        let guessed = (kind == kind::GUESS).then_some(number);
+        let rest = self.after_current(guessed).into_iter().filter(|next| comes_after(next.kind, kind));
+        self.attempt(kind, number).into_iter().chain(rest).collect()
     }
 
     /// The backends of the slot, one after the other, without one that was tried as a guess; a flow of UDP ends where it

@@ -7,6 +7,7 @@
 
 mod bounce;
 mod flows;
+mod fragments;
 mod gateway;
 mod icmp;
 mod lookup;
@@ -17,6 +18,7 @@ mod reply;
 use fairlead_abi::{DropReason, Roles, Settings};
 
 pub use flows::Flows;
+pub use fragments::Fragments;
 
 use super::{
     Counts, Tables,
@@ -34,6 +36,8 @@ pub enum Verdict {
     Send(u32, Vec<u8>),
     /// It is dropped.
     Drop(DropReason),
+    /// The agent gets it.
+    Hold,
 }
 
 /// One node's programs and tables.
@@ -44,6 +48,8 @@ pub struct Model {
     ingress_ifindex: u32,
     /// What it knows as a receiver.
     pub flows: Flows,
+    /// What became of first fragments.
+    pub fragments: Fragments,
     /// What it has counted.
     pub counts: Counts,
 }
@@ -57,6 +63,7 @@ impl Model {
             lookup: Lookup::new(tables),
             ingress_ifindex: 1,
             flows: Flows::default(),
+            fragments: Fragments::default(),
             counts: Counts::default(),
         }
     }
@@ -71,6 +78,7 @@ impl Model {
                 self.counts.drop_one(reason, frame.len());
                 (DROP, vec![])
             }
+            Verdict::Hold => (DROP, vec![]),
         }
     }
 

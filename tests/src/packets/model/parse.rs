@@ -28,9 +28,34 @@ pub(super) struct Payload {
     /// Where its header begins in the frame.
     pub(super) at: usize,
     pub(super) protocol: u8,
-    /// Source and destination port; zero for ICMP.
+    /// Source and destination port; zero for ICMP, and for a fragment that isn't the first, until they are looked up.
     pub(super) ports: [u8; 4],
     pub(super) tcp_flags: u8,
+    /// Of a fragment: which part of its datagram it is.
+    pub(super) part: Option<Part>,
+}
+
+/// What a fragment's header says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    pub(super) id: [u8; 4],
+    /// Bytes before it.
+    pub(super) offset: usize,
+    pub(super) length: usize,
+}
+
+impl Part {
+    fn new(id: [u8; 4], offset: usize, more: bool, length: usize) -> Result<Option<Self>, DropReason> {
+        if offset == 0 && !more {
+            return Ok(None);
+        }
+        match length {
+            _ if offset + length > 65_535 => Err(DropReason::Malformed),
+            0 if offset > 0 => Err(DropReason::FragmentTiny),
+            _ if more && length % 8 != 0 => Err(DropReason::FragmentTiny),
+            _ => Ok(Some(Self { id, offset, length })),
+        }
+    }
 }
 
 impl Ip {
@@ -48,6 +73,16 @@ impl Payload {
     /// A SYN without an ACK.
     pub(super) fn opens(&self) -> bool {
         self.tcp_flags & 0x12 == 0x02
+    }
+
+    /// The part that has the ports, of several.
+    pub(super) fn is_first(&self) -> bool {
+        self.part.is_some_and(|part| part.offset == 0)
+    }
+
+    /// A part without them.
+    pub(super) fn is_later(&self) -> bool {
+        self.part.is_some_and(|part| part.offset > 0)
     }
 
     pub(super) fn destination_port(&self) -> u16 {
@@ -131,44 +166,85 @@ pub(super) fn inside(frame: &[u8], ip: &Ip, outer: usize) -> Result<([u8; 2], Ip
 
 /// What a packet that must end before the offset `limit` carries, or why it can't be steered by it.
 pub(super) fn payload(frame: &[u8], ip: &Ip, limit: usize) -> Result<Payload, DropReason> {
-    let (protocol, at) = match ip.family {
+    let (protocol, at, part) = match ip.family {
         Family::V4 if ip.header_length < 20 || ip.length < ip.header_length => {
             return Err(DropReason::Malformed);
         }
-        Family::V4 if ip.fragment => return Err(DropReason::Fragment),
-        Family::V4 => (ip.next, ip.at + ip.header_length),
+        Family::V4 => (ip.next, ip.at + ip.header_length, part_v4(frame, ip)?),
         Family::V6 => behind_extensions(frame, ip)?,
     };
     if ip.end() > limit {
         return Err(DropReason::Truncated);
     }
-    let least = match (ip.family, protocol) {
-        (_, 6) => 20,
-        (_, 17) | (Family::V4, 1) | (Family::V6, 58) => 8,
+    let is_v6 = ip.family == Family::V6;
+    if let Some(Part { offset: offset @ 1.., .. }) = part {
+        return match protocol {
+            6 if offset < 20 => Err(DropReason::FragmentTiny),
+            6 | 17 => Ok(Payload { at, protocol, ports: [0; 4], tcp_flags: 0, part }),
+            0 | 43 | 44 | 60 if is_v6 => Ok(Payload { at, protocol, ports: [0; 4], tcp_flags: 0, part }),
+            _ => Err(DropReason::Fragment),
+        };
+    }
+    let (least, too_short) = match (ip.family, protocol, part) {
+        (Family::V4, 58, _) | (Family::V6, 1, _) => return Err(DropReason::UnsupportedProtocol),
+        (_, 6, None) => (20, DropReason::Truncated),
+        (_, 1 | 17 | 58, None) => (8, DropReason::Truncated),
+        // The whole header, options included.
+        (_, 6, _) => {
+            (frame.get(at + 12).map_or(20, |words| usize::from(words >> 4) * 4), DropReason::FragmentTiny)
+        }
+        (_, 17, _) => (8, DropReason::FragmentTiny),
+        (_, _, Some(_)) => return Err(DropReason::Fragment),
         _ => return Err(DropReason::UnsupportedProtocol),
     };
+    let least = if protocol == 6 { least.max(20) } else { least };
     if at + least > ip.end() {
-        return Err(DropReason::Truncated);
+        return Err(too_short);
     }
-    let header = frame.get(at..at + least).ok_or(DropReason::Truncated)?;
+    let header = frame.get(at..at + least).ok_or(too_short)?;
     let ports =
-        if least == 20 || protocol == 17 { [header[0], header[1], header[2], header[3]] } else { [0; 4] };
+        if matches!(protocol, 6 | 17) { [header[0], header[1], header[2], header[3]] } else { [0; 4] };
     let tcp_flags = if protocol == 6 { header[13] } else { 0 };
-    Ok(Payload { at, protocol, ports, tcp_flags })
+    Ok(Payload { at, protocol, ports, tcp_flags, part })
 }
 
-/// Protocol and offset of what stands behind four IPv6 extension headers at most, of 256 bytes at most each.
-fn behind_extensions(frame: &[u8], ip: &Ip) -> Result<(u8, usize), DropReason> {
+fn part_v4(frame: &[u8], ip: &Ip) -> Result<Option<Part>, DropReason> {
+    let header = &frame[ip.at..];
+    let field = usize::from(header[6]) << 8 | usize::from(header[7]);
+    let id = [0, 0, header[4], header[5]];
+    Part::new(id, (field & 0x1fff) * 8, field & 0x2000 != 0, ip.length - ip.header_length)
+}
+
+/// Protocol and offset of what stands behind four IPv6 extension headers at most, of 256 bytes at most each, and what the
+/// one fragment header among them says. It ends the chain where what follows is another fragment's.
+fn behind_extensions(frame: &[u8], ip: &Ip) -> Result<(u8, usize, Option<Part>), DropReason> {
     let (mut next, mut at) = (ip.next, ip.at + 40);
+    let (mut part, mut fragment_headers) = (None, 0);
     for number in 0.. {
         match next {
-            44 => return Err(DropReason::Fragment),
-            0 | 43 | 60 if number < 4 => {}
-            0 | 43 | 60 => return Err(DropReason::ExtensionHeader),
+            0 | 43 | 44 | 60 if number < 4 => {}
+            0 | 43 | 44 | 60 => return Err(DropReason::ExtensionHeader),
             _ => break,
         }
         let header = frame.get(at..at + 2).ok_or(DropReason::Truncated)?;
         let length = (usize::from(header[1]) + 1) * 8;
+        if next == 44 {
+            fragment_headers += 1;
+            if fragment_headers > 1 {
+                return Err(DropReason::Malformed);
+            }
+            let header = frame.get(at..at + 8).ok_or(DropReason::Truncated)?;
+            let rest = ip.end().checked_sub(at + 8).ok_or(DropReason::Malformed)?;
+            let field = usize::from(header[2]) << 8 | usize::from(header[3]);
+            let id = [header[4], header[5], header[6], header[7]];
+            part = Part::new(id, field & 0xfff8, field & 1 != 0, rest)?;
+            next = header[0];
+            at += 8;
+            if part.is_some_and(|part| part.offset > 0) {
+                return Ok((next, at, part));
+            }
+            continue;
+        }
         if length > 256 {
             return Err(DropReason::ExtensionHeader);
         }
@@ -178,5 +254,5 @@ fn behind_extensions(frame: &[u8], ip: &Ip) -> Result<(u8, usize), DropReason> {
     if at > ip.end() {
         return Err(DropReason::Malformed);
     }
-    Ok((next, at))
+    Ok((next, at, part))
 }

@@ -10,6 +10,7 @@ use super::{
     Ip, Model, Payload, Verdict,
     bounce::{flow_of, mark_of},
     flows::Sent,
+    fragments::Choice,
     icmp, parse,
 };
 
@@ -19,7 +20,9 @@ impl Model {
         let outer = outer_length(frame, ip)?;
         match self.unwrap(frame, ip, outer) {
             Ok(verdict) => Some(verdict),
-            Err(reason) => self.is_here(ip.destination).then_some(Verdict::Drop(reason)),
+            Err(_) if !self.is_here(ip.destination) => None,
+            Err(DropReason::FragmentBeforeFirst) => Some(self.hold(frame)),
+            Err(reason) => Some(Verdict::Drop(reason)),
         }
     }
 
@@ -29,9 +32,10 @@ impl Model {
         }
         let (_, inner) = parse::inside(frame, ip, outer)?;
         let payload = parse::payload(frame, &inner, ip.end())?;
+        let payload = self.with_ports(&inner, payload)?;
         let mark = mark_of(frame, ip);
         let hash = flow_of(frame, &inner, &payload).map(|(_, flow)| flow_hash(self.settings.seed, &flow));
-        match self.deliver(frame, &inner, &payload, ip.destination, mark)? {
+        match self.deliver_part(frame, (&inner, &payload), ip.destination, mark, None)? {
             Some(rewritten) => self.without_outer(rewritten, ip, outer, &inner).map(Verdict::Pass),
             None => Ok(self.bounce(frame, ip, hash.expect("it is of a flow"))),
         }
@@ -53,13 +57,32 @@ impl Model {
     /// Whether it is a message of a gateway's agent to an endpoint of this node.
     pub(super) fn is_message(&self, frame: &[u8], ip: &Ip) -> bool {
         let to_port = |payload: Payload| payload.protocol == 17 && payload.destination_port() == CONTROL_PORT;
-        parse::payload(frame, ip, frame.len()).is_ok_and(to_port)
+        parse::payload(frame, ip, frame.len()).is_ok_and(|payload| !payload.is_first() && to_port(payload))
             && self.is_here(ip.destination)
             && self.lookup.is_gateway(ip.source)
     }
 
     fn is_here(&self, endpoint: Address) -> bool {
         self.lookup.delivery(&DeliveryKey::endpoint_only(endpoint)).is_some()
+    }
+
+    /// As [`deliver`](Self::deliver), of a fragment too; `choice`: this node is the gateway that chose the endpoint.
+    pub(super) fn deliver_part(
+        &mut self,
+        frame: &[u8],
+        (ip, payload): (&Ip, &Payload),
+        outer: Address,
+        mark: u16,
+        choice: Option<Choice>,
+    ) -> Result<Option<Vec<u8>>, DropReason> {
+        if payload.is_later() {
+            return self.deliver_later(frame, ip, payload, mark);
+        }
+        let delivered = self.deliver(frame, ip, payload, outer, mark);
+        if payload.is_first() {
+            self.note_outcome((ip, payload), outer, choice, &delivered);
+        }
+        delivered
     }
 
     /// The frame with the packet `ip` rewritten for the endpoint that `outer` stands for; `None`: by its mark the flow would
@@ -159,6 +182,15 @@ impl Model {
         Ok(rewritten)
     }
 
+    /// The address that a packet has when it was delivered.
+    pub(super) fn lands_at(&self, ip: &Ip, payload: &Payload, outer: Address) -> Address {
+        let key = ServiceKey::new(ip.destination, payload.destination_port(), payload.protocol, ip.family);
+        match self.delivery(outer, &key) {
+            Some(delivery) if delivery.flags & ENDPOINT_OWNS_VIP == 0 => delivery.endpoint,
+            _ => ip.destination,
+        }
+    }
+
     fn delivery(&self, outer: Address, service: &ServiceKey) -> Option<Delivery> {
         let key = DeliveryKey {
             outer,
@@ -215,7 +247,7 @@ pub(super) fn octets(address: Address, family: Family) -> Vec<u8> {
     }
 }
 
-fn set_destination(frame: &mut [u8], ip: &Ip, endpoint: Address) {
+pub(super) fn set_destination(frame: &mut [u8], ip: &Ip, endpoint: Address) {
     let new = octets(endpoint, ip.family);
     match ip.family {
         Family::V4 => {

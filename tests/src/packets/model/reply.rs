@@ -1,6 +1,6 @@
 //! The other direction: an endpoint's packet leaves the node.
 
-use fairlead_abi::{Family, FlowKey};
+use fairlead_abi::{Address, Family, FlowKey};
 
 use super::{
     super::checksum,
@@ -17,6 +17,9 @@ impl Model {
     fn rewritten(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
         let ip = parse::frame(frame)?;
         let payload = parse::payload(frame, &ip, frame.len()).ok()?;
+        if payload.is_later() {
+            return self.rewritten_later(frame, &ip, &payload);
+        }
         if payload.is_icmp() {
             return self.rewritten_error(frame, &ip, &payload);
         }
@@ -32,13 +35,11 @@ impl Model {
         let number = |at: usize| Some(u32::from_be_bytes(frame.get(at..at + 4)?.try_into().ok()?));
         let numbers = if tcp { [number(payload.at + 4)?, number(payload.at + 8)?] } else { [0; 2] };
         let entry = self.flows.endpoint_sent(&key, payload.tcp_flags, numbers)?;
-        let mut reply = frame.to_vec();
-        let (source, vip) = (octets(ip.source, ip.family), octets(entry.vip, ip.family));
-        let at = ip.at + if ip.family == Family::V4 { 12 } else { 8 };
-        reply[at..at + vip.len()].copy_from_slice(&vip);
-        if ip.family == Family::V4 {
-            mend(&mut reply, ip.at + 10, &source, &vip, checksum::replaced);
+        if payload.is_first() {
+            self.note_reply(&ip, &payload, entry.vip);
         }
+        let (source, vip) = (octets(ip.source, ip.family), octets(entry.vip, ip.family));
+        let mut reply = from_address(frame, &ip, entry.vip);
         reply[payload.at..payload.at + 2].copy_from_slice(&entry.port);
         let old = [&source[..], &key.endpoint_port].concat();
         let new = [&vip[..], &entry.port].concat();
@@ -54,7 +55,24 @@ impl Model {
     }
 }
 
+/// The packet with another source; what it carries stays as it is.
+fn from_address(frame: &[u8], ip: &Ip, address: Address) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    let (old, new) = (octets(ip.source, ip.family), octets(address, ip.family));
+    let at = ip.at + if ip.family == Family::V4 { 12 } else { 8 };
+    frame[at..at + new.len()].copy_from_slice(&new);
+    if ip.family == Family::V4 {
+        mend(&mut frame, ip.at + 10, &old, &new, checksum::replaced);
+    }
+    frame
+}
+
 impl Model {
+    /// A fragment that has no ports: its source is the first one's.
+    fn rewritten_later(&self, frame: &[u8], ip: &Ip, payload: &Payload) -> Option<Vec<u8>> {
+        Some(from_address(frame, ip, self.first_of(ip, payload).ok()?.address))
+    }
+
     /// An ICMP error to a client: what it quotes was sent to the VIP; where the endpoint sent the error, so did the VIP.
     fn rewritten_error(&self, frame: &[u8], ip: &Ip, payload: &Payload) -> Option<Vec<u8>> {
         let quoted = icmp::quoted(frame, ip, payload)?.of(ip.destination)?;

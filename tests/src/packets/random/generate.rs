@@ -21,7 +21,7 @@ const CLIENT_PORTS: usize = 3;
 /// A frame for a node of the scene.
 pub fn packet(rng: &mut Rng) -> Vec<u8> {
     let packet = match rng.below(16) {
-        0..8 => client(rng),
+        0..8 => client(rng).0,
         8..13 => tunnel(rng, 0),
         13 | 14 => bounce(rng),
         _ => return noise(rng),
@@ -47,7 +47,9 @@ pub fn reply(rng: &mut Rng) -> Vec<u8> {
         segment.payload.truncate(1400);
         Carried::Tcp(segment)
     };
-    frame(rng, ip(endpoint, client, carried)).bytes()
+    let packet = ip(endpoint, client, carried);
+    let packet = if rng.once_in(4) { fragment(rng, &packet) } else { packet };
+    frame(rng, packet).bytes()
 }
 
 /// A frame with an ICMP error, of an endpoint or of its node, about what a client sent it.
@@ -96,8 +98,8 @@ fn noise(rng: &mut Rng) -> Vec<u8> {
     [rng.bytes(12), kind.to_vec(), rng.bytes(length)].concat()
 }
 
-/// A packet as clients send them, most of them for a VIP.
-fn client(rng: &mut Rng) -> IpPacket {
+/// A packet as clients send them, most of them for a VIP, and its ports, which not all fragments have.
+fn client(rng: &mut Rng) -> (IpPacket, [u16; 2]) {
     let vip = address(rng.pick(&VIPS));
     let destination = if rng.once_in(16) { random_address(rng, vip) } else { vip };
     let source = client_address(rng, vip);
@@ -119,7 +121,26 @@ fn client(rng: &mut Rng) -> IpPacket {
         }
         _ => Carried::Raw(rng.byte(), payload(rng, 60)),
     };
-    unusual(rng, ip(source, destination, carried))
+    let ports = match &carried {
+        Carried::Tcp(segment) => [segment.source, segment.destination],
+        Carried::Udp(datagram) => [datagram.source, datagram.destination],
+        _ => [0; 2],
+    };
+    let packet = ip(source, destination, carried);
+    let packet = if rng.once_in(5) { fragment(rng, &packet) } else { unusual(rng, packet) };
+    (packet, ports)
+}
+
+/// One of a packet's fragments, by few names: so that they meet others of the same datagram, or of another one.
+fn fragment(rng: &mut Rng, packet: &IpPacket) -> IpPacket {
+    let mut packet = packet.clone();
+    if rng.once_in(8) {
+        packet.extensions.push((60, rng.bytes(6)));
+    }
+    let size = rng.pick(&[8, 16, 24, 32, 32, 256, 1400]);
+    let mut fragments = packet.fragments(size, u16::try_from(rng.below(3)).expect("small"));
+    fragments.truncate(6);
+    fragments.swap_remove(rng.below(fragments.len()))
 }
 
 /// Random header fields; sometimes options, extension headers or a fragment.
@@ -198,7 +219,8 @@ fn error(rng: &mut Rng, vip: IpAddr, client: IpAddr) -> Carried {
 
 /// A tunnel packet of some gateway or stranger.
 fn tunnel(rng: &mut Rng, depth: usize) -> IpPacket {
-    let inner = if depth < 2 && rng.once_in(12) { tunnel(rng, depth + 1) } else { client(rng) };
+    let (inner, ports) =
+        if depth < 2 && rng.once_in(12) { (tunnel(rng, depth + 1), [0; 2]) } else { client(rng) };
     let source = address(rng.pick(&SOURCES));
     let mut endpoint = rng.pick(&ENDPOINTS);
     while !fits(endpoint, source) {
@@ -209,7 +231,7 @@ fn tunnel(rng: &mut Rng, depth: usize) -> IpPacket {
     } else {
         gue(source, address(endpoint), 0xc000 | rng.word(), &inner)
     };
-    let outer = IpPacket { id: mark_for(rng, &inner, false), ..outer };
+    let outer = IpPacket { id: mark_for(rng, &inner, ports, false), ..outer };
     match rng.below(16) {
         0 => unusual(rng, outer),
         1 => IpPacket { tos: outer.tos | 3, ..outer },
@@ -219,7 +241,7 @@ fn tunnel(rng: &mut Rng, depth: usize) -> IpPacket {
 
 /// A tunnel packet that comes back, or seems to.
 fn bounce(rng: &mut Rng) -> IpPacket {
-    let inner = client(rng);
+    let (inner, ports) = client(rng);
     let own = address(rng.pick(&OWN));
     let far = rng.pick(if own.is_ipv4() {
         &["192.0.2.101", "192.0.2.102"]
@@ -231,17 +253,12 @@ fn bounce(rng: &mut Rng) -> IpPacket {
     } else {
         gue(address(far), own, 0xc000 | rng.word(), &inner)
     };
-    let id = mark_for(rng, &inner, true);
+    let id = mark_for(rng, &inner, ports, true);
     if rng.once_in(16) { unusual(rng, outer) } else { IpPacket { id, ..outer } }
 }
 
 /// Most often a right mark, else none or a wrong one. Of ICMP errors none is right but by chance.
-fn mark_for(rng: &mut Rng, inner: &IpPacket, back: bool) -> u16 {
-    let ports = match &inner.carried {
-        Carried::Tcp(segment) => [segment.source, segment.destination],
-        Carried::Udp(datagram) => [datagram.source, datagram.destination],
-        _ => [0; 2],
-    };
+fn mark_for(rng: &mut Rng, inner: &IpPacket, ports: [u16; 2], back: bool) -> u16 {
     let [[a, b], [c, d]] = ports.map(u16::to_be_bytes);
     let hash = flow_hash(SEED, &Flow { client: inner.source.into(), ports: [a, b, c, d] });
     match rng.below(10) {

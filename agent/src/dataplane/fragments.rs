@@ -1,0 +1,165 @@
+//! Fragments that came before their datagram's first one: taken out of the ring buffer, and given to the programs again.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+};
+
+use aya::{
+    maps::{HashMap, MapData, MapError, RingBuf},
+    programs::Program,
+};
+use fairlead_abi::{EarlyFragment, FragmentEntry, FragmentKey, MOST_HELD, map, program};
+use nix::libc;
+use tokio::io::unix::AsyncFd;
+
+use super::{Dataplane, Error};
+
+/// A frame as it came in, with a fragment in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Early {
+    /// Its datagram.
+    pub datagram: FragmentKey,
+    /// The interface that it came in by.
+    pub ifindex: u32,
+    /// The frame.
+    pub frame: Vec<u8>,
+}
+
+impl Early {
+    /// From a record of the ring buffer `EARLY`; none where it is none.
+    #[must_use]
+    pub fn read(record: &[u8]) -> Option<Self> {
+        let (head, frame) = record.split_at_checked(size_of::<EarlyFragment>() - MOST_HELD)?;
+        let number = |at: usize| Some(u32::from_ne_bytes(head.get(at..at + 4)?.try_into().ok()?));
+        let length = number(std::mem::offset_of!(EarlyFragment, length))?;
+        // SAFETY: `head` has more bytes than the key, which is plain data and stands at its begin.
+        let datagram = unsafe { head.as_ptr().cast::<FragmentKey>().read_unaligned() };
+        let ifindex = number(std::mem::offset_of!(EarlyFragment, ifindex))?;
+        (length as usize == frame.len()).then(|| Self { datagram, ifindex, frame: frame.to_vec() })
+    }
+}
+
+/// The fragments that this node's programs could not place, and the way back to them.
+pub struct EarlyFragments {
+    ring: AsyncFd<RingBuf<MapData>>,
+    firsts: HashMap<MapData, FragmentKey, FragmentEntry>,
+    ingress: OwnedFd,
+}
+
+impl Dataplane {
+    /// Takes what is needed to hold fragments; `None` when it was taken before.
+    pub fn take_early_fragments(&mut self) -> Result<Option<EarlyFragments>, Error> {
+        let Some(ring) = self.ebpf.take_map(map::EARLY) else { return Ok(None) };
+        let Some(firsts) = self.ebpf.take_map(map::FRAGMENTS) else { return Ok(None) };
+        let Some(Program::Xdp(ingress)) = self.ebpf.program(program::INGRESS) else { return Ok(None) };
+        let ingress = ingress.fd().map_err(Error::program(program::INGRESS))?;
+        let shape = |error: io::Error| Error::Shape { map: map::EARLY, what: error.to_string() };
+        let ingress = ingress.as_fd().try_clone_to_owned().map_err(shape)?;
+        let ring = RingBuf::try_from(ring).map_err(Error::map(map::EARLY))?;
+        // SAFETY: the ring owns its descriptor, always names the same one, and is nobody else's.
+        let ring = unsafe { AsyncFd::register(ring) };
+        let ring = ring.map_err(|error| shape(error.into()))?;
+        let firsts = HashMap::try_from(firsts).map_err(Error::map(map::FRAGMENTS))?;
+        Ok(Some(EarlyFragments { ring, firsts, ingress }))
+    }
+}
+
+impl EarlyFragments {
+    /// Waits for fragments and takes some: at least one, at most `most`.
+    pub async fn next(&mut self, most: usize) -> io::Result<Vec<Early>> {
+        loop {
+            let mut ready = self.ring.readable_mut().await?;
+            let ring = ready.get_inner_mut();
+            let mut early = Vec::new();
+            while early.len() < most
+                && let Some(record) = ring.next()
+            {
+                early.extend(Early::read(&record));
+            }
+            if early.len() < most {
+                ready.clear_ready();
+            }
+            if !early.is_empty() {
+                return Ok(early);
+            }
+        }
+    }
+
+    /// Whether the first fragment of a datagram has come.
+    pub fn has_first(&self, datagram: &FragmentKey) -> Result<bool, Error> {
+        match self.firsts.get(datagram, 0) {
+            Ok(_) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(error) => Err(Error::map(map::FRAGMENTS)(error)),
+        }
+    }
+
+    /// Another handle on the programs, for a thread that may wait.
+    pub fn ingress(&self) -> io::Result<Ingress> {
+        self.ingress.try_clone().map(Ingress)
+    }
+}
+
+/// The program that packets enter by.
+pub struct Ingress(OwnedFd);
+
+/// `BPF_PROG_TEST_RUN`'s part of `union bpf_attr`.
+#[repr(C)]
+#[derive(Default)]
+struct Attributes {
+    program: u32,
+    verdict: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    context_size_in: u32,
+    context_size_out: u32,
+    context_in: u64,
+    context_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    padding: u32,
+}
+
+/// `struct xdp_md`.
+#[repr(C)]
+#[derive(Default)]
+struct Context {
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    ingress_ifindex: u32,
+    rx_queue_index: u32,
+    egress_ifindex: u32,
+}
+
+impl Ingress {
+    /// The frame comes in by its interface again: the kernel runs the program on it and does what that says
+    /// (`BPF_F_TEST_XDP_LIVE_FRAMES`, kernel 5.18). May wait for some milliseconds, while the kernel takes its pages back.
+    pub fn receive(&self, early: &Early) -> io::Result<()> {
+        const TEST_RUN: libc::c_long = 10;
+        const LIVE_FRAMES: u32 = 1 << 1;
+        let length = u32::try_from(early.frame.len()).map_err(io::Error::other)?;
+        let context = Context { data_end: length, ingress_ifindex: early.ifindex, ..Context::default() };
+        let attributes = Attributes {
+            program: u32::try_from(self.0.as_raw_fd()).map_err(io::Error::other)?,
+            data_size_in: length,
+            data_in: early.frame.as_ptr() as u64,
+            repeat: 1,
+            context_size_in: u32::try_from(size_of::<Context>()).map_err(io::Error::other)?,
+            context_in: (&raw const context) as u64,
+            flags: LIVE_FRAMES,
+            batch_size: 1,
+            ..Attributes::default()
+        };
+        // SAFETY: the kernel reads the frame and the context, which live until it returns, and writes to the attributes only.
+        let outcome =
+            unsafe { libc::syscall(libc::SYS_bpf, TEST_RUN, &raw const attributes, size_of::<Attributes>()) };
+        nix::errno::Errno::result(outcome).map(drop).map_err(io::Error::from)
+    }
+}
