@@ -3,9 +3,9 @@
 //! A packet comes in through [`fast`]: what is for a VIP is steered and forwarded, what isn't is passed. All that is
 //! not the rule goes on in [`slow`], a program of its own with a stack of its own: tags, options, ICMP, endpoints
 //! on this node, tunnel packets for the [`receiver`], and every drop. Replies and probes leave through [`egress`].
-//! What a receiver
-//! doesn't know comes back by [`bounce`]. The agent fills the maps; the programs write only counters, flows, limits and
-//! reports, and remove entries of the [`cache`]. Nothing here loops
+//! What a receiver doesn't know comes back by [`bounce`], and a [`fragment`] follows its datagram's first one. The agent fills
+//! the maps; the programs write only counters, flows, first fragments, limits and reports, and remove entries of the [`cache`].
+//! Nothing here loops
 //! without a bound, and every dropped packet has a [`DropReason`](fairlead_abi::DropReason).
 #![no_std]
 #![expect(
@@ -38,6 +38,7 @@ pub mod limit;
 pub mod maps;
 pub mod packet;
 pub mod parse;
+pub mod part;
 pub mod probe;
 pub mod receiver;
 pub mod reply;

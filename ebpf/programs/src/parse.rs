@@ -9,6 +9,7 @@ use fairlead_abi::{Address, DropReason, Family, Flow};
 use crate::{
     headers::{Icmp, Ipv4, Ipv6, ethertype, protocol, tcp},
     packet::Packet,
+    part::{self, Part},
 };
 
 /// IPv6 extension headers that are passed over at most.
@@ -71,53 +72,6 @@ pub struct Transport {
     pub protocol: u8,
     /// TCP flags; 0 for others.
     pub tcp_flags: u8,
-}
-
-/// Which part of a datagram a packet has.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Part {
-    /// The datagram's identification, as in [`FragmentKey::id`](fairlead_abi::FragmentKey::id).
-    pub id: [u8; 4],
-    /// Bytes of the datagram before this part.
-    pub offset: u16,
-    /// Bytes of this part.
-    pub length: u16,
-    /// It isn't the last one.
-    pub more: bool,
-}
-
-impl Part {
-    /// A datagram that is one packet.
-    pub const WHOLE: Self = Self { id: [0; 4], offset: 0, length: 0, more: false };
-
-    /// Whether it is a fragment with the datagram's ports.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_first(&self) -> bool {
-        self.offset == 0 && self.more
-    }
-
-    /// Whether it is a fragment without them.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_later(&self) -> bool {
-        self.offset != 0
-    }
-
-    /// A part of `length` bytes, as a header says.
-    #[inline(always)]
-    fn new(id: [u8; 4], offset: u16, more: bool, length: usize) -> Result<Self, DropReason> {
-        if offset as usize + length > 0xffff {
-            return Err(DropReason::Malformed);
-        }
-        let part = Self { id, offset, length: length as u16, more };
-        // Nobody but the sender of the last one has a reason to choose such a length (RFC 1858; RFC 8200 4.5).
-        if (more && !length.is_multiple_of(8)) || (length == 0 && part.is_later()) {
-            return Err(DropReason::FragmentTiny);
-        }
-        Ok(part)
-    }
 }
 
 /// A packet, as far as it is understood.
@@ -326,14 +280,14 @@ pub fn transport(packet: &Packet, parsed: &mut Parsed, available: usize) -> Resu
         return Err(DropReason::Truncated);
     }
     parsed.carried = if part.is_later() {
-        later(ip, protocol, l4, &part)?
+        part::later(ip, protocol, l4, &part)?
     } else {
         if protocol == ip.others_icmp() {
             return Err(DropReason::UnsupportedProtocol);
         }
         let length = (ip.l3 + ip.length).wrapping_sub(l4);
         if part.is_first() {
-            first(packet, protocol, l4, length)?
+            part::first(packet, protocol, l4, length)?
         } else {
             ports(packet, protocol, l4, length)?
         }
@@ -350,7 +304,7 @@ fn behind_ip(packet: &Packet, parsed: &mut Parsed) -> Result<(), DropReason> {
             if ip.header_length < 20 || ip.length < ip.header_length {
                 return Err(DropReason::Malformed);
             }
-            let part = if ip.fragment { part_v4(packet, ip)? } else { Part::WHOLE };
+            let part = if ip.fragment { part::of_v4(packet, ip)? } else { Part::WHOLE };
             (ip.next, ip.header_length, part)
         }
         Family::V6 if is_extension(ip.next) => extensions(packet, ip)?,
@@ -366,46 +320,9 @@ fn behind_ip(packet: &Packet, parsed: &mut Parsed) -> Result<(), DropReason> {
     Ok(())
 }
 
-/// What a first fragment carries, of which it holds `length` bytes: the whole header, or nothing can be said.
-#[inline(always)]
-fn first(packet: &Packet, protocol: u8, l4: usize, length: usize) -> Result<Transport, DropReason> {
-    if protocol != protocol::TCP && protocol != protocol::UDP {
-        return Err(DropReason::Fragment);
-    }
-    let carried = ports(packet, protocol, l4, length).map_err(|_| DropReason::FragmentTiny)?;
-    if protocol == protocol::TCP {
-        let words: u8 = packet.read(l4 + 12)?;
-        if length < ((words >> 4) as usize) << 2 {
-            return Err(DropReason::FragmentTiny);
-        }
-    }
-    Ok(carried)
-}
-
-/// What the IPv4 header of a fragment says of it.
-#[inline(always)]
-fn part_v4(packet: &Packet, ip: &Ip) -> Result<Part, DropReason> {
-    let [a, b, c, d]: [u8; 4] = packet.read(ip.l3 + 4)?;
-    let field = u16::from_be_bytes([c, d]);
-    let more = field & Ipv4::MORE_FRAGMENTS != 0;
-    Part::new([0, 0, a, b], field << 3, more, ip.length - ip.header_length)
-}
-
-/// What a fragment carries that is not the first: it can't be more than a later part of what the first one says.
-#[inline(always)]
-fn later(ip: &Ip, protocol: u8, l4: usize, part: &Part) -> Result<Transport, DropReason> {
-    match protocol {
-        // It would change flags or ports that were judged by then (RFC 1858, RFC 3128).
-        protocol::TCP if part.offset < 20 => Err(DropReason::FragmentTiny),
-        protocol::TCP | protocol::UDP => Ok(Transport { protocol, l4, ports: [0; 4], tcp_flags: 0 }),
-        _ if ip.v6 && is_extension(protocol) => Ok(Transport { protocol, l4, ports: [0; 4], tcp_flags: 0 }),
-        _ => Err(DropReason::Fragment),
-    }
-}
-
 /// Ports and flags of the header at `l4`, of which the IP packet holds `length` bytes.
 #[inline(always)]
-fn ports(packet: &Packet, protocol: u8, l4: usize, length: usize) -> Result<Transport, DropReason> {
+pub fn ports(packet: &Packet, protocol: u8, l4: usize, length: usize) -> Result<Transport, DropReason> {
     match protocol {
         protocol::TCP => {
             if length < 20 {
@@ -434,7 +351,7 @@ fn ports(packet: &Packet, protocol: u8, l4: usize, length: usize) -> Result<Tran
 
 /// Whether `next` is an IPv6 extension header that is known here.
 #[inline(always)]
-const fn is_extension(next: u8) -> bool {
+pub const fn is_extension(next: u8) -> bool {
     matches!(
         next,
         protocol::HOP_BY_HOP | protocol::ROUTING | protocol::FRAGMENT | protocol::DESTINATION_OPTIONS
@@ -461,7 +378,7 @@ fn extensions(packet: &Packet, ip: &Ip) -> Result<(u8, usize, Part), DropReason>
                 return Err(DropReason::Malformed);
             }
             length = 8;
-            part = part_v6(packet, ip, offset)?;
+            part = part::of_v6(packet, ip, offset)?;
         }
         if length > MAX_EXTENSION_LENGTH {
             return Err(DropReason::ExtensionHeader);
@@ -476,16 +393,4 @@ fn extensions(packet: &Packet, ip: &Ip) -> Result<(u8, usize, Part), DropReason>
         return Err(DropReason::Malformed);
     }
     Ok((next, offset, part))
-}
-
-/// What the fragment header `offset` bytes behind the IPv6 header says.
-#[inline(always)]
-fn part_v6(packet: &Packet, ip: &Ip, offset: usize) -> Result<Part, DropReason> {
-    let [_, [a, b], c, d]: [[u8; 2]; 4] = packet.read(ip.l3 + offset)?;
-    let field = u16::from_be_bytes([a, b]);
-    if ip.length < offset + 8 {
-        return Err(DropReason::Malformed);
-    }
-    let [e, f] = d;
-    Part::new([c[0], c[1], e, f], field & !7, field & 1 != 0, ip.length - offset - 8)
 }

@@ -145,7 +145,7 @@ fn what_belongs_to_no_flow_is_left_alone() {
         unchanged(&mut node, &build::ip(pod, client, Carried::Raw(47, vec![0; 64])));
     }
     let fragment = build::ip(ip(POD[0]), ip(CLIENTS[0]), udp(POD_PORT, CLIENT_PORT, &[0; 64]));
-    unchanged(&mut node, &IpPacket { fragment: 0x2000, ..fragment });
+    unchanged(&mut node, &IpPacket { fragment: 0x2001, ..fragment });
 }
 
 #[test]

@@ -248,8 +248,8 @@ fn damaged_tunnel_packets() {
         row("GUE of nothing", udp(1, 6080, b"").into(), DropReason::BadTunnel);
         row("IPIP of nothing", Carried::Raw(4, vec![]), DropReason::BadTunnel);
         let fragment =
-            IpPacket { fragment: 0x2000, ..build::ip(ip(CLIENTS[0]), ip(VIPS[0]), udp(1, 80, b"")) };
-        row("a fragment inside", Carried::Packet(Box::new(fragment)), DropReason::Fragment);
+            IpPacket { fragment: 0x2000, ..build::ip(ip(CLIENTS[0]), ip(VIPS[0]), udp(1, 80, b"1234")) };
+        row("a tiny fragment inside", Carried::Packet(Box::new(fragment)), DropReason::FragmentTiny);
         let twice =
             ipip(ip(CLIENTS[0]), ip(VIPS[0]), &build::ip(ip(CLIENTS[0]), ip(VIPS[0]), udp(1, 80, b"")));
         row("a tunnel in a tunnel", Carried::Packet(Box::new(twice)), DropReason::UnsupportedProtocol);

@@ -52,7 +52,7 @@ impl Part {
         match length {
             _ if offset + length > 65_535 => Err(DropReason::Malformed),
             0 if offset > 0 => Err(DropReason::FragmentTiny),
-            _ if more && length % 8 != 0 => Err(DropReason::FragmentTiny),
+            _ if more && !length.is_multiple_of(8) => Err(DropReason::FragmentTiny),
             _ => Ok(Some(Self { id, offset, length })),
         }
     }

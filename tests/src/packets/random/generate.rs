@@ -127,7 +127,7 @@ fn client(rng: &mut Rng) -> (IpPacket, [u16; 2]) {
         _ => [0; 2],
     };
     let packet = ip(source, destination, carried);
-    let packet = if rng.once_in(5) { fragment(rng, &packet) } else { unusual(rng, packet) };
+    let packet = if rng.once_in(4) { fragment(rng, &packet) } else { unusual(rng, packet) };
     (packet, ports)
 }
 
@@ -137,8 +137,8 @@ fn fragment(rng: &mut Rng, packet: &IpPacket) -> IpPacket {
     if rng.once_in(8) {
         packet.extensions.push((60, rng.bytes(6)));
     }
-    let size = rng.pick(&[8, 16, 24, 32, 32, 256, 1400]);
-    let mut fragments = packet.fragments(size, u16::try_from(rng.below(3)).expect("small"));
+    let size = rng.pick(&[8, 8, 16, 24, 24, 32, 256, 1400]);
+    let mut fragments = packet.fragments(size, u16::try_from(rng.below(2)).expect("small"));
     fragments.truncate(6);
     fragments.swap_remove(rng.below(fragments.len()))
 }
