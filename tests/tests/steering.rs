@@ -17,6 +17,8 @@ mod commands;
 mod drained;
 #[path = "steering/explained.rs"]
 mod explained;
+#[path = "steering/fragments.rs"]
+mod fragments;
 #[path = "steering/full.rs"]
 mod full;
 #[path = "steering/health.rs"]

@@ -19,6 +19,7 @@ pub(super) fn write(reading: &Reading<'_>, to: impl Write) -> io::Result<()> {
     sources(&mut out, reading.status)?;
     probes(&mut out, &reading.probes)?;
     asks(&mut out, reading.asks)?;
+    fragments(&mut out, reading.fragments)?;
     map_use(&mut out, reading.status, reading.maps.as_ref())?;
     let readable = u8::from(reading.maps.is_some());
     out.single(
@@ -311,6 +312,18 @@ fn asks<W: Write>(out: &mut Out<W>, counters: &fairlead_core::asks::Counters) ->
         "fairlead_asks_total",
         Counter,
         "Asks, answers and claims since the agent's start, by what became of them.",
+    )?;
+    for (what, count) in counters.rows() {
+        out.sample(&[("what", &what)], count)?;
+    }
+    Ok(())
+}
+
+fn fragments<W: Write>(out: &mut Out<W>, counters: &fairlead_core::fragments::Counters) -> io::Result<()> {
+    out.family(
+        "fairlead_early_fragments_total",
+        Counter,
+        "Fragments that came before their datagram's first one, since the agent's start, by what became of them.",
     )?;
     for (what, count) in counters.rows() {
         out.sample(&[("what", &what)], count)?;

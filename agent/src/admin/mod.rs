@@ -24,7 +24,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use fairlead_core::asks;
+use fairlead_core::{asks, fragments};
 
 use crate::dataplane::Instance;
 use crate::health;
@@ -56,6 +56,7 @@ struct Answers {
     status: watch::Receiver<Arc<Status>>,
     probes: Arc<health::Counters>,
     asks: watch::Receiver<asks::Counters>,
+    fragments: watch::Receiver<fragments::Counters>,
     /// When the status changed last.
     stirred: Mutex<Instant>,
     /// One scrape at a time.
@@ -84,12 +85,13 @@ impl Admin {
         self,
         mut status: watch::Receiver<Arc<Status>>,
         probes: Arc<health::Counters>,
-        asks: watch::Receiver<asks::Counters>,
+        (asks, fragments): (watch::Receiver<asks::Counters>, watch::Receiver<fragments::Counters>),
     ) {
         let answers = Arc::new(Answers {
             status: status.clone(),
             probes,
             asks,
+            fragments,
             stirred: Mutex::new(Instant::now()),
             scrape: Arc::new(Semaphore::new(1)),
         });
@@ -162,12 +164,13 @@ impl Answers {
 
     async fn metrics(&self) -> Response<Stream> {
         let status = Arc::clone(&self.status.borrow());
-        let (probes, asks) = (self.probes.snapshot(), *self.asks.borrow());
+        let (probes, asks, fragments) =
+            (self.probes.snapshot(), *self.asks.borrow(), *self.fragments.borrow());
         let turn = Arc::clone(&self.scrape).acquire_owned().await.expect("the semaphore is never closed");
         let (writer, body) = Stream::made_by();
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            write_metrics(&status, probes, &asks, writer);
+            write_metrics(&status, probes, (&asks, &fragments), writer);
         });
         let mut response = Response::new(body);
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(exposition::CONTENT_TYPE));
@@ -175,11 +178,16 @@ impl Answers {
     }
 }
 
-fn write_metrics(status: &Status, probes: health::Snapshot, asks: &asks::Counters, mut writer: Writer) {
+fn write_metrics(
+    status: &Status,
+    probes: health::Snapshot,
+    (asks, fragments): (&asks::Counters, &fragments::Counters),
+    mut writer: Writer,
+) {
     let maps = Maps::read(&Instance::new(&status.instance), status)
         .inspect_err(|error| tracing::warn!(%error, "the maps can't be read for metrics"))
         .ok();
-    let written = metrics::write(&Reading { status, probes, asks, maps }, &mut writer);
+    let written = metrics::write(&Reading { status, probes, asks, fragments, maps }, &mut writer);
     if let Err(error) = written.and_then(|()| writer.flush()) {
         tracing::debug!(%error, "a scrape was given up");
     }

@@ -12,6 +12,7 @@ pub(super) struct Reading<'a> {
     pub(super) status: &'a Status,
     pub(super) probes: health::Snapshot,
     pub(super) asks: &'a fairlead_core::asks::Counters,
+    pub(super) fragments: &'a fairlead_core::fragments::Counters,
     /// `None` where the maps can't be read.
     pub(super) maps: Option<Maps<'a>>,
 }

@@ -84,6 +84,7 @@ fn metrics_have_all_that_the_maps_and_the_agent_say() {
         status: &status,
         probes,
         asks: &asks::Counters { mine: 9, ..Default::default() },
+        fragments: &fragments::Counters { sent_again: 6, ..Default::default() },
         maps: Some(maps(&status.services[0])),
     });
     let web = r#"namespace="shop",service="web",vip="203.0.113.10",port="80",protocol="tcp""#;
@@ -127,6 +128,7 @@ fn metrics_have_all_that_the_maps_and_the_agent_say() {
         r#"fairlead_dropped_bytes_total{reason="port_not_served"} 420"#.to_owned(),
         r#"fairlead_flow_events_total{event="bounced"} 3"#.to_owned(),
         r#"fairlead_asks_total{what="mine"} 9"#.to_owned(),
+        r#"fairlead_early_fragments_total{what="sent_again"} 6"#.to_owned(),
     ];
     let samples = samples(&text);
     for line in &expected {
@@ -141,6 +143,7 @@ fn families_stand_together_and_each_is_described_once() {
         status: &status,
         probes: health::Snapshot::default(),
         asks: &asks::Counters::default(),
+        fragments: &fragments::Counters::default(),
         maps: Some(maps(&status.services[0])),
     };
     let text = rendered(&reading);
@@ -170,6 +173,7 @@ fn every_metric_is_documented() {
         status: &status,
         probes: health::Snapshot::default(),
         asks: &asks::Counters::default(),
+        fragments: &fragments::Counters::default(),
         maps: Some(maps(&status.services[0])),
     };
     for line in rendered(&reading).lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
@@ -196,7 +200,8 @@ async fn serve() -> Served {
     let address = admin.address().unwrap();
     let (status, seen) = watch::channel(Arc::new(status()));
     let (_, asks) = watch::channel(asks::Counters::default());
-    tokio::spawn(admin.serve(seen, Arc::default(), asks));
+    let (_, fragments) = watch::channel(fragments::Counters::default());
+    tokio::spawn(admin.serve(seen, Arc::default(), (asks, fragments)));
     Served { address, status }
 }
 

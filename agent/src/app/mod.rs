@@ -124,7 +124,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
     )))?;
     let mut stages = Stages::start(&options, &config, (instance, lock), status)?;
     let (probes, asks) = (Arc::clone(&stages.probes_counted), stages.counted.clone());
-    let admin = tokio::spawn(admin.serve(status_seen.clone(), probes, asks));
+    let counted = (asks, stages.fragments.clone());
+    let admin = tokio::spawn(admin.serve(status_seen.clone(), probes, counted));
     let (end, ended) = oneshot::channel();
     let keeper = tokio::spawn(crate::status::keep(config.state_directory(), status_seen, ended));
     let then = if options.detach { "forwarding ends too" } else { "forwarding goes on" };

@@ -28,6 +28,7 @@ use crate::{
     config::{self, Config, ConfigWatch, types::Role},
     dataplane::{Dataplane, FlowCache, Instance, Lock, Sweep, routes},
     federation::{Federation, LastGood},
+    fragments,
     health::{self, Deriver, ProbeTable, Prober, Targets},
     status::{self, Status},
 };
@@ -91,6 +92,8 @@ pub(super) struct Stages {
     pub(super) served: watch::Sender<Arc<Served>>,
     /// What they counted.
     pub(super) counted: watch::Receiver<Counters>,
+    /// Fragments that came too early.
+    pub(super) fragments: watch::Receiver<fairlead_core::fragments::Counters>,
     /// A gateway's.
     pub(super) cache: Option<FlowCache>,
     pub(super) started: Instant,
@@ -149,6 +152,10 @@ impl Stages {
                 .map_err(super::system("binding the socket for messages of other agents (UDP port 6082)"))?;
             tokio::spawn(task.run());
         }
+        let (count_fragments, fragments) = watch::channel(fairlead_core::fragments::Counters::default());
+        if let Some(early) = dataplane.take_early_fragments()? {
+            tokio::spawn(fragments::hold(early, count_fragments));
+        }
         let sweep = if config.has(Role::Receiver) { dataplane.take_sweep()? } else { None };
         let mut stages = Self {
             config_watch: ConfigWatch::new(&options.config, Arc::clone(config)),
@@ -168,6 +175,7 @@ impl Stages {
             findings,
             served,
             counted,
+            fragments,
             cache,
             planner: remembered.planner(&declared.tuning, &installed),
             model: None,

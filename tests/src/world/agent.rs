@@ -52,7 +52,7 @@ pub struct Federation {
 }
 
 /// Small tables: a world has a dozen agents on one machine.
-const CAPACITIES: [(&str, u32); 10] = [
+const CAPACITIES: [(&str, u32); 11] = [
     ("services", 256),
     ("slots", 1 << 20),
     ("backends", 8192),
@@ -61,6 +61,7 @@ const CAPACITIES: [(&str, u32); 10] = [
     ("flows", 16_384),
     ("halfOpen", 4096),
     ("cachedFlows", 4096),
+    ("fragments", 1024),
     ("gateways", 64),
     ("probes", 4096),
 ];
