@@ -11,6 +11,9 @@ use super::output::NoAnswer;
 use crate::app;
 use crate::dataplane::Programs;
 
+/// What is logged unless something else is asked for.
+const LEVEL: &str = "info";
+
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum LogFormat {
@@ -32,7 +35,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "ELF")]
     programs: Option<PathBuf>,
     /// What to log: off, error, warn, info, debug or trace, and TARGET=LEVEL: `info,fairlead::health=debug`
-    #[arg(long, value_name = "LEVEL", env = "RUST_LOG", default_value = "info", value_parser = levels)]
+    #[arg(long, value_name = "LEVEL", env = "RUST_LOG", default_value = LEVEL, value_parser = levels)]
     log: String,
     /// The form of log lines; they go to standard error
     #[arg(long, value_name = "FORMAT", default_value = "text")]
@@ -43,6 +46,10 @@ pub(super) struct Arguments {
 
 /// What `--log` can be. Without a level the filter would take a word for the name of a target, and log nothing else.
 fn levels(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        // A variable of the environment that is empty is as good as none.
+        return Ok(LEVEL.to_owned());
+    }
     let is_level = |part: &str| part.parse::<LevelFilter>().is_ok();
     let holds = |part: &str| match part.rsplit_once('=') {
         Some((target, level)) => !target.is_empty() && is_level(level),
@@ -57,8 +64,8 @@ fn levels(text: &str) -> Result<String, String> {
         },
     };
     Err(format!(
-        "{message}. Levels are off, error, warn, info, debug and trace; write one, or such as \
-         info,fairlead::health=debug"
+        "{message} (RUST_LOG counts where --log isn't given). Levels are off, error, warn, info, debug and trace; \
+         write one, or such as info,fairlead::health=debug"
     ))
 }
 
@@ -113,17 +120,17 @@ mod tests {
             assert_eq!(levels(good).as_deref(), Ok(good));
         }
         assert_eq!(levels("warn, fairlead_ebpf=debug").as_deref(), Ok("warn,fairlead_ebpf=debug"));
+        assert_eq!(levels("").as_deref(), Ok(LEVEL));
         for (bad, part) in [
             ("nonsense", "\"nonsense\""),
             ("info,fairlead", "\"fairlead\""),
             ("fairlead=loud", "\"fairlead=loud\""),
             ("=info", "\"=info\""),
             ("info,", "\"\""),
-            ("", "\"\""),
         ] {
             let refusal = levels(bad).unwrap_err();
             assert!(
-                refusal.starts_with(&format!("{part} is neither a level nor TARGET=LEVEL.")),
+                refusal.starts_with(&format!("{part} is neither a level nor TARGET=LEVEL (")),
                 "{refusal}"
             );
             assert!(refusal.contains("off, error, warn, info, debug and trace"), "{refusal}");
