@@ -1,7 +1,8 @@
 //! Agents that die, restart, and stand in each other's way.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use fairlead_abi::DropReason;
 use fairlead_tests::world::{Federation, Plan, other_elf};
@@ -85,6 +86,40 @@ fn programs_that_log_are_heard_in_the_agents_log() {
     let unserved = SocketAddr::new(served.service.vips[0], 81);
     served.client().datagram(unserved, &[0; 24]).unwrap_err();
     wait("the drop's line", || told() > 0);
+    assert_eq!(served.answering(), served.pods());
+}
+
+#[test]
+fn a_hangup_ends_nothing_and_a_configuration_of_a_relative_name_is_followed() {
+    let served = Served::build(&Plan::small(), &Federation::default());
+    served.wait_until_served();
+    let agent = served.gateway();
+    let configuration = agent.configuration().to_owned();
+    let up: PathBuf = std::env::current_dir().unwrap().components().skip(1).map(|_| "..").collect();
+    let name = up.join(configuration.strip_prefix("/").unwrap()).display().to_string();
+    agent.process().kill().unwrap();
+    agent.process().replace_arguments(&["run", "--config", &name]);
+    agent.process().start_again().unwrap();
+    agent.wait_until_ready(PATIENCE).unwrap();
+    let said = |what: &str| agent.process().log().lines().filter(|line| line.contains(what)).count();
+    agent.process().signal(Signal::SIGHUP).unwrap();
+    wait("the hangup's line", || said("SIGHUP: ignored") == 1);
+    let text = std::fs::read_to_string(&configuration).unwrap();
+    let beside = configuration.with_extension("new");
+    let applied = || said("the changed configuration is applied");
+    let with = |rise: u32| {
+        let line = |line: &str| {
+            if line.starts_with("  rise: ") { format!("  rise: {rise}\n") } else { format!("{line}\n") }
+        };
+        text.lines().map(line).collect::<String>()
+    };
+    let before = Instant::now();
+    std::fs::write(&configuration, with(7)).unwrap();
+    wait("a change in place", || applied() == 1);
+    std::fs::write(&beside, with(8)).unwrap();
+    std::fs::rename(&beside, &configuration).unwrap();
+    wait("a change by renaming", || applied() == 2);
+    assert!(before.elapsed() < Duration::from_secs(4), "{:?}", before.elapsed());
     assert_eq!(served.answering(), served.pods());
 }
 
