@@ -1,7 +1,7 @@
 //! Fragments that came before their datagram's first one: the programs can't keep them, so this task does, and lets them come
 //! in once more when the first has come.
 //!
-//! A flood of them costs the node no more than [`AT_A_TIME`] in each [`PAUSE`]: what the ring buffer has no room for, the programs
+//! A flood of them costs the node no more than `AT_A_TIME` in each `PAUSE`: what the ring buffer has no room for, the programs
 //! drop.
 
 use std::{sync::Arc, time::Duration};

@@ -126,8 +126,8 @@ pub fn note_outcome(scratch: &mut Scratch, outcome: u32) -> u32 {
     if gateway.words() == [0, 0] {
         (first.backend, first.kind) = (steered.index, steered.kind);
     }
-    // SAFETY: as in `first_of`.
     if outcome == FINE
+        // SAFETY: as in `first_of`.
         && let Some(delivery) = unsafe { DELIVERIES.get(&*delivery) }
     {
         let owns = delivery.flags & ENDPOINT_OWNS_VIP != 0;

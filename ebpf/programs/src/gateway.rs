@@ -75,14 +75,17 @@ pub fn go_on(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     }
 }
 
-/// Sends `scratch.packet` to the backend that was chosen for it: XDP's verdict, or [`UNDECIDED`] where it is too big
-/// for the path. A subprogram: see [`slow`](crate::slow).
+/// [`send`]: from here on, the number of the [`DropReason`] why not.
+pub const REFUSED: u32 = 1 << 16;
+
+/// Sends `scratch.packet` to the backend that was chosen for it: XDP's verdict, [`UNDECIDED`] where it is too big
+/// for the path, or [`REFUSED`] and why. A subprogram: see [`slow`](crate::slow); it calls none, for its stack is large.
 #[inline(never)]
 pub fn send(ctx: &XdpContext, scratch: &Scratch) -> u32 {
     match try_send(ctx, scratch) {
         Ok(None) => UNDECIDED,
-        Ok(Some(verdict)) => verdict::finish(ctx, Ok(verdict)),
-        Err(reason) => verdict::finish(ctx, Err(reason)),
+        Ok(Some(verdict)) => verdict::sent(verdict),
+        Err(reason) => REFUSED + reason as u32,
     }
 }
 

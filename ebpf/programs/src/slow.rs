@@ -184,8 +184,11 @@ fn try_all(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
     }
     for _ in 0..=kind::LAST {
         if scratch.steered.backend.encap != Encap::Local as u8 {
-            let action = gateway::send(ctx, scratch);
-            return if action == UNDECIDED { icmp::too_big(ctx, scratch, end) } else { action };
+            return match gateway::send(ctx, scratch) {
+                UNDECIDED => icmp::too_big(ctx, scratch, end),
+                action @ ..gateway::REFUSED => action,
+                refused => verdict::finish(ctx, Ok(Verdict::Dropped(refused - gateway::REFUSED))),
+            };
         }
         let action = deliver_here(ctx, scratch);
         if action != NOT_KNOWN {

@@ -42,6 +42,17 @@ pub fn finish(ctx: &XdpContext, verdict: Result<Verdict, DropReason>) -> u32 {
     }
 }
 
+/// XDP's verdict for a packet that leaves.
+#[inline(always)]
+#[must_use]
+pub fn sent(verdict: Verdict) -> u32 {
+    match verdict {
+        // SAFETY: the helper takes plain numbers.
+        Verdict::Redirect(ifindex) => unsafe { bpf_redirect(ifindex, 0) as u32 },
+        _ => xdp_action::XDP_TX,
+    }
+}
+
 #[inline(always)]
 fn drop_for(ctx: &XdpContext, reason: u32) -> u32 {
     let length = length(ctx);
