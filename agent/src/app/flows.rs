@@ -97,6 +97,7 @@ impl Stages {
         let Some(planned) = &self.planned else { return };
         let services = planned.tables.services.clone();
         let clusters = self.declared.clusters.keys().cloned().collect();
-        self.served.send_replace(Arc::new(Served { services, clusters }));
+        let gateways = self.declared.gateways.iter().flat_map(|gateway| gateway.prefixes.clone()).collect();
+        self.served.send_replace(Arc::new(Served { services, clusters, gateways }));
     }
 }

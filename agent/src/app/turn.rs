@@ -181,9 +181,11 @@ impl Stages {
             let Ok(mut sweep) = sweep.try_lock() else { return };
             let at = started.elapsed();
             match sweep.run(ticks, settled, &deliveries.unwrap_or_default()) {
-                Ok(Some(Swept { stay, ended, held, .. })) => {
+                Ok(Some(Swept { stay, ended, capacity, held })) => {
                     tracing::debug!(stay, ended, "flows swept");
-                    told.send_replace(Arc::new(OwnCount { held, at, whole: !lacking }));
+                    // Where the table is full, others stand where nobody counts them.
+                    let whole = !lacking && stay + ended < capacity;
+                    told.send_replace(Arc::new(OwnCount { held, at, whole }));
                 }
                 Ok(None) => {}
                 Err(error) => tracing::error!(%error, "flows can't be swept"),

@@ -23,8 +23,14 @@ pub(super) struct Announcer {
 impl Announcer {
     /// Of this `node`, to gateways with these tunnel prefixes but its `own`; `random` has to differ at each start.
     pub(super) fn new(node: NodeId, gateways: &[IpNet], own: &[IpNet], random: u64) -> Self {
-        let others = gateways.iter().filter(|prefix| !own.contains(prefix));
-        Self { node, gateways: others.map(control_address).collect(), nonce: random }
+        let mut this = Self { node, gateways: BTreeSet::new(), nonce: random };
+        this.serve(gateways, own);
+        this
+    }
+
+    /// The gateways are these from now on.
+    pub(super) fn serve(&mut self, gateways: &[IpNet], own: &[IpNet]) {
+        self.gateways = gateways.iter().filter(|prefix| !own.contains(prefix)).map(control_address).collect();
     }
 
     /// The messages, and where they go, of what was counted; `now` is the time since the agent's start.

@@ -21,6 +21,11 @@ impl Claimer {
         Self { gateways, waiting: BTreeMap::new(), nonce: random }
     }
 
+    /// The gateways are these from now on.
+    pub(super) fn serve(&mut self, gateways: &[IpNet]) {
+        self.gateways = gateways.to_vec();
+    }
+
     /// Adds what a program reported, unless it comes from no gateway that is known.
     pub(super) fn add(&mut self, report: &FlowReport) {
         let source = IpAddr::from(report.gateway);

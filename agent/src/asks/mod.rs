@@ -25,6 +25,7 @@ use fairlead_core::{
     model::{Held, Holding},
     planner::ServiceTable,
 };
+use ipnet::IpNet;
 
 use crate::dataplane::HeldHere;
 
@@ -37,6 +38,8 @@ pub struct Served {
     pub services: BTreeMap<ServiceKey, Arc<ServiceTable>>,
     /// All clusters.
     pub clusters: Vec<Arc<str>>,
+    /// Where all gateways' tunnel packets come from.
+    pub gateways: Vec<IpNet>,
 }
 
 /// Flows that this node's own endpoints hold.

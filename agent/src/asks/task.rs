@@ -212,6 +212,13 @@ impl Task {
         let served = Arc::clone(&self.parts.served.borrow_and_update());
         let now = self.now();
         self.asker.listen_to(served.clusters.iter());
+        if served.gateways != self.parts.gateways {
+            self.parts.gateways.clone_from(&served.gateways);
+            self.claimer.serve(&served.gateways);
+            if let Some(announcer) = &mut self.announcer {
+                announcer.serve(&served.gateways, &self.parts.own);
+            }
+        }
         for key in self.known.keys().filter(|key| !served.services.contains_key(key)) {
             self.asker.serve(*key, Vec::new(), true, now);
         }

@@ -273,7 +273,7 @@ mod tests {
                 "shop/web  203.0.113.10:80/tcp    251         1          1          1       1    18  p3 11, p1 7",
             ]
         );
-        assert!(text.contains("\nbounced               20  A receiver sent a packet back"), "{text}");
+        assert!(text.contains("\nbounced             20  A receiver sent a packet back"), "{text}");
         assert!(
             text.contains("\nthe flow cache holds 2 of 32; flows held were counted within the last 7 s\n"),
             "{text}"

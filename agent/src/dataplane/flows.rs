@@ -93,11 +93,16 @@ impl Dataplane {
 
     /// Whether some that were lost may be missing yet, at a reading of the clock.
     pub fn may_lack_flows(&mut self, ticks: u32) -> Result<bool, Error> {
-        let array = Array::<_, u64>::try_from(self.map_mut(map::LOST)?).map_err(Error::map(map::LOST))?;
-        let until = array.get(&0, 0).map_err(Error::map(map::LOST))?;
+        let error = Error::map(map::LOST);
+        let mut array = Array::<_, u64>::try_from(self.map_mut(map::LOST)?).map_err(&error)?;
+        let until = array.get(&0, 0).map_err(&error)?;
         #[expect(clippy::cast_possible_truncation, reason = "the lower half, as `ticks` is")]
-        let until = until as u32;
-        Ok(until != 0 && until.wrapping_sub(ticks) < u32::MAX / 2)
+        let lacks = until != 0 && (until as u32).wrapping_sub(ticks) < u32::MAX / 2;
+        if until != 0 && !lacks {
+            // Over for good: half a turn of the clock later it would hold again.
+            array.set(0, 0, 0).map_err(&error)?;
+        }
+        Ok(lacks)
     }
 
     /// The clock that flows are stamped by.

@@ -50,6 +50,14 @@ pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16, kind: u8) -> Resul
         if carried.protocol != protocol::TCP {
             known.seen = entry.seen;
         }
+        // The endpoint doesn't answer it, so nothing else would end the flow. Who isn't the client has to guess the number.
+        if carried.protocol == protocol::TCP
+            && carried.tcp_flags & tcp::RST != 0
+            && numbers.sequence == known.client_sequence
+        {
+            known.state = FlowState::Closing as u8;
+            return Ok(true);
+        }
         // One that ended may be followed by a connection of the same ports, which has to take its place.
         if known.state != FlowState::Closing as u8 || HALF_OPEN.get_ptr_mut(&*key).is_none() {
             return Ok(true);
@@ -175,9 +183,9 @@ impl Numbers {
         let acknowledges = tcp_flags & tcp::ACK != 0;
         let is_idle = now().wrapping_sub(known.seen) > IDLE;
         let is_over = known.state == FlowState::Closing as u8;
-        near(self.sequence, known.client_sequence, if is_idle { STEP } else { WINDOW })
-            && (!acknowledges
-                || near(self.acknowledged, known.sequence, if is_idle || is_over { STEP } else { WINDOW }))
+        // After the endpoint's end a client hardly sends more, and may have much to acknowledge yet.
+        near(self.sequence, known.client_sequence, if is_idle || is_over { STEP } else { WINDOW })
+            && (!acknowledges || near(self.acknowledged, known.sequence, if is_idle { STEP } else { WINDOW }))
     }
 }
 

@@ -197,12 +197,28 @@ fn only_the_endpoint_says_which_number_comes_next() {
 }
 
 #[test]
-fn only_the_endpoint_ends_a_flow() {
+fn a_clients_reset_of_the_right_number_ends_a_flow() {
+    let mut story = Story::new(VIPS[0]);
+    story.connects();
+    let state = |story: &Story| story.lab.flows().unwrap()[&story.key(TCP)].state;
+    let reset = |story: &Story, apart: u32| {
+        let next = story.lab.flows().unwrap()[&story.key(TCP)].client_sequence;
+        Tcp { sequence: next + apart, ..story.segment(flags::RST, 0) }
+    };
+    story.arrives(reset(&story, 1));
+    assert_eq!(state(&story), FlowState::Established as u8, "a stranger's guess");
+    assert_eq!(story.arrives(reset(&story, 0)), PASS);
+    assert_eq!(state(&story), FlowState::Closing as u8);
+}
+
+#[test]
+fn what_is_forged_ends_no_flow_and_the_endpoint_does() {
     for (vip, end) in VIPS.into_iter().flat_map(|vip| [(vip, flags::FIN | flags::ACK), (vip, flags::RST)]) {
         let mut story = Story::new(vip);
         story.connects();
         for forged in [flags::RST, flags::FIN | flags::ACK, flags::SYN_ACK] {
-            story.arrives(story.segment(forged, 1));
+            let segment = story.segment(forged, 1);
+            story.arrives(Tcp { sequence: segment.sequence + 1, ..segment });
             story.holds(None, Some(story.entry(FlowState::Established, SEQUENCE)), TCP);
         }
         assert!(story.answers_tcp(end, 7));

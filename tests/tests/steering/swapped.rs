@@ -30,17 +30,27 @@ fn fifty_swaps_lose_no_packet() {
             scope.spawn(move || served.client().namespace.run(|| Ok(talk(to, ended))).unwrap())
         };
         let talks: Vec<_> = served.service.vips.iter().map(talk).collect();
+        let end = End(&ended);
         for swap in 0..SWAPS {
             let agent = if swap % 2 == 0 { served.gateway() } else { served.node(0) };
             SWAP[swap / 2 % SWAP.len()](agent);
         }
-        ended.store(true, Ordering::Relaxed);
+        drop(end);
         for talk in talks {
             let (sent, lost) = talk.join().unwrap();
             assert!(sent > 1000, "{sent} datagrams prove nothing");
             assert_eq!(lost, Vec::<u64>::new(), "of {sent} datagrams");
         }
     });
+}
+
+/// Ends the talks, also where a swap fails.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// What can be swapped, one after the other.

@@ -5,6 +5,7 @@
 //! that its flow is nobody's.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fairlead_abi::message::{
@@ -84,7 +85,8 @@ fn number((cluster, node): &NodeId) -> u64 {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Announcements {
-    nodes: BTreeMap<u64, Node>,
+    /// By the cluster whose key they have: who has one's can't speak for another's nodes.
+    nodes: BTreeMap<(Arc<str>, u64), Node>,
 }
 
 /// The last that a node has told.
@@ -112,7 +114,7 @@ impl Announcements {
         &mut self,
         words: &[u64],
         header: &Header,
-        keys: impl Iterator<Item = &'a Keys>,
+        keys: impl Iterator<Item = (&'a Arc<str>, Keys)>,
         now: Duration,
     ) -> Result<(), Refusal> {
         let (begins, rest) = words.split_first_chunk::<ANNOUNCEMENT_WORDS>().ok_or(Refusal::Malformed)?;
@@ -121,15 +123,17 @@ impl Announcements {
         if held.len() != usize::from(header.count) || begins.part >= begins.parts {
             return Err(Refusal::Malformed);
         }
-        let key = keys.filter_map(|keys| keys.get(header.key)).next().ok_or(Refusal::Stranger)?;
+        let mut known = keys.filter_map(|(cluster, keys)| Some((cluster, keys.get(header.key)?)));
+        let (cluster, key) = known.next().ok_or(Refusal::Stranger)?;
+        let id = (Arc::clone(cluster), begins.node);
         if message_tag(key.key, words) != header.tag {
             return Err(Refusal::Forged);
         }
         self.forget(now);
-        if self.nodes.len() >= MOST_NODES && !self.nodes.contains_key(&begins.node) {
+        if self.nodes.len() >= MOST_NODES && !self.nodes.contains_key(&id) {
             return Err(Refusal::Stranger);
         }
-        let node = self.nodes.entry(begins.node).or_default();
+        let node = self.nodes.entry(id).or_default();
         node.told(&begins, held.iter().map(|&words| Announced::of(words)).collect(), now);
         Ok(())
     }
@@ -153,7 +157,9 @@ impl Announcements {
         let is_whole = |node: &Node| node.last.as_ref().is_some_and(|told| told.whole && told.at >= since);
         let lives = |node: &&Node| now < node.heard + FORGOTTEN_AFTER;
         self.nodes.values().filter(lives).all(is_whole)
-            && nodes.map(|id| number(&id)).all(|number| self.nodes.get(&number).is_some_and(is_whole))
+            && nodes
+                .map(|id| (Arc::clone(&id.0), number(&id)))
+                .all(|id| self.nodes.get(&id).is_some_and(is_whole))
     }
 
     fn forget(&mut self, now: Duration) {

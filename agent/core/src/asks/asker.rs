@@ -379,8 +379,8 @@ impl Asker {
 
     fn announced(&mut self, words: &[u64], header: &Header, now: Duration) -> Result<(), Refusal> {
         let clusters = self.clusters.clone();
-        let keys: Vec<Keys> = clusters.iter().map(|cluster| self.keys_of(cluster)).collect();
-        self.announcements.received(words, header, keys.iter(), now)?;
+        let keys: Vec<_> = clusters.iter().map(|cluster| (cluster, self.keys_of(cluster))).collect();
+        self.announcements.received(words, header, keys.into_iter(), now)?;
         self.counters.announcements += 1;
         Ok(())
     }

@@ -47,6 +47,10 @@ impl Flows {
         let half_open = self.half_open.contains_key(key);
         let fits = |entry: &FlowEntry| unmarked || key.protocol != 6 || of_connection(entry, &sent);
         if let Some(entry) = self.established.get(key).filter(|entry| same(entry) && fits(entry)) {
+            if key.protocol == 6 && resets && client_sequence == entry.client_sequence {
+                self.established.get_mut(key).expect("it is there").state = FlowState::Closing as u8;
+                return true;
+            }
             // After the end, another connection of the same ports may have begun.
             if entry.state != FlowState::Closing as u8 || !half_open {
                 return true;
@@ -122,15 +126,15 @@ impl Flows {
     }
 }
 
-/// Whether TCP's numbers lie within 128 MiB of the connection's last ones, in either direction; within 1 MiB of the last that
-/// the endpoint sent, where it has ended. No flow is idle here: there is no clock.
+/// Whether TCP's numbers lie within 128 MiB of the connection's last ones, in either direction; the client's own within 1 MiB,
+/// where the endpoint has ended it. No flow is idle here: there is no clock.
 fn of_connection(entry: &FlowEntry, sent: &Sent) -> bool {
     let near = |a: u32, b: u32, window: i64| {
         let apart = i64::from(a.wrapping_sub(b).cast_signed());
         (-window..window).contains(&apart)
     };
     let acknowledges = sent.flags & 0x10 != 0;
-    let of_endpoint = if entry.state == FlowState::Closing as u8 { 1 << 20 } else { 1 << 27 };
-    near(sent.sequence, entry.client_sequence, 1 << 27)
-        && (!acknowledges || near(sent.acknowledged, entry.sequence, of_endpoint))
+    let of_client = if entry.state == FlowState::Closing as u8 { 1 << 20 } else { 1 << 27 };
+    near(sent.sequence, entry.client_sequence, of_client)
+        && (!acknowledges || near(sent.acknowledged, entry.sequence, 1 << 27))
 }
