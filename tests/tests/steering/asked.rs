@@ -24,7 +24,8 @@ impl Kept {
             let address = SocketAddr::new(vip, served.service.http_port);
             let connect = || Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1))?);
             let mut stream = served.client().namespace.run(connect).unwrap();
-            stream.set_read_timeout(Some(2 * PATIENCE)).unwrap();
+            // A client that doubles its waiting may have to send several times.
+            stream.set_read_timeout(Some(4 * PATIENCE)).unwrap();
             let pod = ask(&mut stream).unwrap();
             Self { stream, pod }
         };
