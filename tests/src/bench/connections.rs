@@ -43,10 +43,8 @@ pub(super) struct Row {
     flows: u32,
     /// Of the service's slots, in percent, those that the cache may hold something of.
     marked: u32,
-    ns_min: f64,
-    ns_median: f64,
-    floor_ns_min: f64,
-    ratio_min: f64,
+    #[serde(flatten)]
+    times: Times,
 }
 
 impl Row {
@@ -59,20 +57,13 @@ impl Row {
     }
 
     pub(super) fn ratio(&self) -> f64 {
-        self.ratio_min
+        self.times.ratio_min
     }
 
     /// As a line of the table.
     pub(super) fn columns(&self) -> [String; 7] {
-        [
-            self.case.to_owned(),
-            self.flows.to_string(),
-            self.marked.to_string(),
-            format!("{:.1}", self.ns_min),
-            format!("{:.1}", self.ns_median),
-            format!("{:.1}", self.floor_ns_min),
-            format!("{:.2}", self.ratio_min),
-        ]
+        let [min, median, floor, ratio] = self.times.columns();
+        [self.case.to_owned(), self.flows.to_string(), self.marked.to_string(), min, median, floor, ratio]
     }
 }
 
@@ -129,8 +120,7 @@ impl Measured {
             "{}: {events} of {packets} packets",
             self.name
         );
-        let Times { ns_min, ns_median, floor_ns_min, ratio_min } = turns.times();
-        Ok(Row { case: self.name, flows, marked, ns_min, ns_median, floor_ns_min, ratio_min })
+        Ok(Row { case: self.name, flows, marked, times: turns.times() })
     }
 
     fn events(&self, plane: &Plane) -> Result<u64> {

@@ -38,10 +38,8 @@ pub(super) struct Row {
     flows: u32,
     services: u32,
     busy: u32,
-    ns_min: f64,
-    ns_median: f64,
-    floor_ns_min: f64,
-    ratio_min: f64,
+    #[serde(flatten)]
+    times: Times,
 }
 
 impl Row {
@@ -54,21 +52,14 @@ impl Row {
     }
 
     pub(super) fn ratio(&self) -> f64 {
-        self.ratio_min
+        self.times.ratio_min
     }
 
     /// As a line of the table.
     pub(super) fn columns(&self) -> [String; 8] {
-        [
-            self.case.to_owned(),
-            self.flows.to_string(),
-            self.services.to_string(),
-            self.busy.to_string(),
-            format!("{:.1}", self.ns_min),
-            format!("{:.1}", self.ns_median),
-            format!("{:.1}", self.floor_ns_min),
-            format!("{:.2}", self.ratio_min),
-        ]
+        let [min, median, floor, ratio] = self.times.columns();
+        let [flows, services, busy] = [self.flows, self.services, self.busy].map(|number| number.to_string());
+        [self.case.to_owned(), flows, services, busy, min, median, floor, ratio]
     }
 }
 
@@ -126,17 +117,7 @@ impl Combination {
     }
 
     fn row(self, services: u32) -> Row {
-        let Times { ns_min, ns_median, floor_ns_min, ratio_min } = self.turns.times();
-        Row {
-            case: self.case.name,
-            flows: self.flows,
-            services,
-            busy: self.busy,
-            ns_min,
-            ns_median,
-            floor_ns_min,
-            ratio_min,
-        }
+        Row { case: self.case.name, flows: self.flows, services, busy: self.busy, times: self.turns.times() }
     }
 }
 
@@ -147,12 +128,21 @@ pub(super) struct Turns {
 }
 
 /// Nanoseconds per packet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Times {
-    pub(super) ns_min: f64,
-    pub(super) ns_median: f64,
-    pub(super) floor_ns_min: f64,
+    ns_min: f64,
+    ns_median: f64,
+    floor_ns_min: f64,
     pub(super) ratio_min: f64,
+}
+
+impl Times {
+    /// As the last cells of a line of a table.
+    pub(super) fn columns(&self) -> [String; 4] {
+        let times = [self.ns_min, self.ns_median, self.floor_ns_min].map(|time| format!("{time:.1}"));
+        let [min, median, floor] = times;
+        [min, median, floor, format!("{:.2}", self.ratio_min)]
+    }
 }
 
 /// One of the two programs.
