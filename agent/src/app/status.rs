@@ -17,7 +17,7 @@ impl Stages {
             Some(failure) if self.waits(failure.serves) => reasons.push(failure.what.clone()),
             _ => reasons.extend(self.interfaces.iter().filter_map(Interface::unattached)),
         }
-        if !ways.any() {
+        if ways.lacks_a_family() {
             reasons.extend(ways.problem().map(|problem| problem.to_string()));
         }
         if !self.serves() {
@@ -72,19 +72,20 @@ impl Stages {
 
 /// How the wanted outer destinations are reached.
 struct Ways {
-    known: usize,
+    known: Vec<IpAddr>,
     unknown: Vec<IpAddr>,
 }
 
 impl Ways {
     fn of(wanted: &BTreeSet<IpAddr>, links: &Links) -> Self {
-        let unknown: Vec<_> = wanted.iter().filter(|outer| !links.contains_key(outer)).copied().collect();
-        Self { known: wanted.len() - unknown.len(), unknown }
+        let (known, unknown) = wanted.iter().partition(|outer| links.contains_key(outer));
+        Self { known, unknown }
     }
 
-    /// Unless some are wanted and not one is known.
-    fn any(&self) -> bool {
-        self.known > 0 || self.unknown.is_empty()
+    /// Whether some are wanted of IPv4 or of IPv6, and not one of them is known.
+    fn lacks_a_family(&self) -> bool {
+        let has = |ways: &[IpAddr], v4| ways.iter().any(|outer| outer.is_ipv4() == v4);
+        [true, false].into_iter().any(|v4| has(&self.unknown, v4) && !has(&self.known, v4))
     }
 
     fn problem(&self) -> Option<Problem> {
@@ -114,17 +115,20 @@ mod tests {
         let outers: BTreeSet<IpAddr> = (1..=5).map(|last| IpAddr::from([192, 0, 2, last])).collect();
         let route = Route { hop: Hop { ifindex: 1, ..Hop::default() }, routed_by: 1, mtu: 1500 };
         let none = Ways::of(&outers, &Links::new());
-        assert!(!none.any());
+        assert!(none.lacks_a_family());
         assert_eq!(
             none.problem().unwrap().what,
             "none is known towards 192.0.2.1, 192.0.2.2, 192.0.2.3 and 2 more: what goes there is dropped"
         );
         let one = Ways::of(&outers, &Links::from([([192, 0, 2, 4].into(), route)]));
-        assert!(one.any());
+        assert!(!one.lacks_a_family());
         assert_eq!(one.unknown.len(), 4);
-        let all = Ways::of(&outers, &outers.iter().map(|outer| (*outer, route)).collect());
-        assert!(all.any() && all.problem().is_none());
+        let all: Links = outers.iter().map(|outer| (*outer, route)).collect();
+        let ways = Ways::of(&outers, &all);
+        assert!(!ways.lacks_a_family() && ways.problem().is_none());
+        let both = outers.iter().copied().chain(["2001:db8::1".parse().unwrap()]).collect();
+        assert!(Ways::of(&both, &all).lacks_a_family(), "of IPv6 none is known");
         let nothing = Ways::of(&BTreeSet::new(), &Links::new());
-        assert!(nothing.any() && nothing.problem().is_none());
+        assert!(!nothing.lacks_a_family() && nothing.problem().is_none());
     }
 }
