@@ -37,6 +37,9 @@ struct Datagram<F> {
 pub struct Counters {
     /// Their first one came, and they were sent again.
     pub sent_again: u64,
+    /// Those of them that came in at a gateway by an interface that can't send frames of programs: lost, but for those of
+    /// this node's own endpoints.
+    pub not_transmitted: u64,
     /// Their first one came, but too many wait to be sent again.
     pub queue_full: u64,
     /// It didn't come.
@@ -49,10 +52,11 @@ pub struct Counters {
 
 impl Counters {
     /// Each with its name.
-    pub const fn rows(&self) -> [(&'static str, u64); 5] {
-        let Self { sent_again, queue_full, expired, no_room, refused } = *self;
+    pub const fn rows(&self) -> [(&'static str, u64); 6] {
+        let Self { sent_again, not_transmitted, queue_full, expired, no_room, refused } = *self;
         [
             ("sent_again", sent_again),
+            ("not_transmitted", not_transmitted),
             ("queue_full", queue_full),
             ("expired", expired),
             ("no_room", no_room),

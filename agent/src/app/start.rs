@@ -154,7 +154,7 @@ impl Stages {
         }
         let (count_fragments, fragments) = watch::channel(fairlead_core::fragments::Counters::default());
         if let Some(early) = dataplane.take_early_fragments()? {
-            tokio::spawn(fragments::hold(early, count_fragments));
+            tokio::spawn(fragments::hold(early, config.has(Role::Gateway), count_fragments));
         }
         let sweep = if config.has(Role::Receiver) { dataplane.take_sweep()? } else { None };
         let mut stages = Self {
