@@ -178,7 +178,8 @@ mod tests {
         };
         let again = begin_to_send(receive, Arc::new(count)).unwrap();
         // One may be with the kernel already, which takes it when the gate opens.
-        let many: Vec<Early> = (0..QUEUE + 10).map(|number| early(u8::try_from(number % 7).unwrap())).collect();
+        let many: Vec<Early> =
+            (0..QUEUE + 10).map(|number| early(u8::try_from(number % 7).unwrap())).collect();
         let queue_full = send(&again, many);
         assert!((9..=10).contains(&queue_full), "{queue_full}");
         drop(held);

@@ -36,8 +36,8 @@ pub use task::{Ends, Parts, Task};
 pub struct Served {
     /// By service.
     pub services: BTreeMap<ServiceKey, Arc<ServiceTable>>,
-    /// All clusters.
-    pub clusters: Vec<Arc<str>>,
+    /// All clusters, and the addresses that their endpoints may have.
+    pub pod_cidrs: BTreeMap<Arc<str>, Vec<IpNet>>,
     /// Where all gateways' tunnel packets come from.
     pub gateways: Vec<IpNet>,
 }

@@ -211,7 +211,7 @@ impl Task {
     fn serve(&mut self) {
         let served = Arc::clone(&self.parts.served.borrow_and_update());
         let now = self.now();
-        self.asker.listen_to(served.clusters.iter());
+        self.asker.listen_to(served.pod_cidrs.clone());
         if served.gateways != self.parts.gateways {
             self.parts.gateways.clone_from(&served.gateways);
             self.claimer.serve(&served.gateways);
@@ -248,6 +248,14 @@ impl Task {
                     silence = true;
                     let says = if silent { "doesn't answer" } else { "answers again" };
                     tracing::info!(%cluster, %node, "the node {says}");
+                    continue;
+                }
+                Output::Strange { cluster, outer } => {
+                    let outer = IpAddr::from(outer);
+                    tracing::warn!(
+                        %cluster, %outer,
+                        "a node announces an endpoint outside of its cluster's podCidrs: what it says of it doesn't count"
+                    );
                     continue;
                 }
                 Output::Mine { service, flow, outer } => {

@@ -5,6 +5,7 @@
 //! that its flow is nobody's.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use fairlead_abi::message::{
     ANNOUNCED, ANNOUNCED_WORDS, ANNOUNCEMENT_WORDS, MAGIC, message_kind, message_tag,
 };
 use fairlead_abi::{Address, Announced, Announcement, Header, ServiceKey};
+use ipnet::IpNet;
 
 use super::Backend;
 use super::keys::Keys;
@@ -30,6 +32,9 @@ pub(super) const WORDS: usize = ANNOUNCEMENT_WORDS + ANNOUNCED * ANNOUNCED_WORDS
 
 /// Nodes of which announcements are kept, at most.
 const MOST_NODES: usize = 1 << 14;
+
+/// How often it is told of a cluster that its nodes announce what is not theirs.
+const TELL_STRANGE: Duration = Duration::from_secs(600);
 
 /// What a receiver holds, and when it was counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,6 +92,18 @@ fn number((cluster, node): &NodeId) -> u64 {
 pub(super) struct Announcements {
     /// By the cluster whose key they have: who has one's can't speak for another's nodes.
     nodes: BTreeMap<(Arc<str>, u64), Node>,
+    /// All clusters, and the addresses that their endpoints may have.
+    pod_cidrs: BTreeMap<Arc<str>, Vec<IpNet>>,
+    /// Clusters whose nodes announced what is not theirs, and when that was told.
+    told_strange: BTreeMap<Arc<str>, Duration>,
+}
+
+/// What is left out of an announcement: endpoints that are not of its cluster, as they would be of its slices.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Strangers {
+    pub(super) count: u64,
+    /// One of them, where it is time to tell.
+    pub(super) tell: Option<(Arc<str>, Address)>,
 }
 
 /// The last that a node has told.
@@ -109,6 +126,16 @@ struct Told {
 }
 
 impl Announcements {
+    /// These are all clusters, and the addresses that their endpoints may have.
+    pub(super) fn listen_to(&mut self, pod_cidrs: BTreeMap<Arc<str>, Vec<IpNet>>) {
+        self.told_strange.retain(|cluster, _| pod_cidrs.contains_key(cluster));
+        self.pod_cidrs = pod_cidrs;
+    }
+
+    pub(super) fn clusters(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.pod_cidrs.keys()
+    }
+
     /// Takes a message at `now`, if it has the tag of one of these `keys`.
     pub(super) fn received<'a>(
         &mut self,
@@ -116,7 +143,7 @@ impl Announcements {
         header: &Header,
         keys: impl Iterator<Item = (&'a Arc<str>, Keys)>,
         now: Duration,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Strangers, Refusal> {
         let (begins, rest) = words.split_first_chunk::<ANNOUNCEMENT_WORDS>().ok_or(Refusal::Malformed)?;
         let begins = Announcement::of(*begins);
         let (held, []) = rest.as_chunks::<ANNOUNCED_WORDS>() else { return Err(Refusal::Malformed) };
@@ -133,9 +160,31 @@ impl Announcements {
         if self.nodes.len() >= MOST_NODES && !self.nodes.contains_key(&id) {
             return Err(Refusal::Stranger);
         }
-        let node = self.nodes.entry(id).or_default();
-        node.told(&begins, held.iter().map(|&words| Announced::of(words)).collect(), now);
-        Ok(())
+        let (held, strangers) = self.own(&id.0, held.iter().map(|&words| Announced::of(words)));
+        let strangers = self.note_strangers(&id.0, &strangers, now);
+        self.nodes.entry(id).or_default().told(&begins, held, now);
+        Ok(strangers)
+    }
+
+    /// Those of a cluster's endpoints, and the addresses of others.
+    fn own(
+        &self,
+        cluster: &Arc<str>,
+        announced: impl Iterator<Item = Announced>,
+    ) -> (Vec<Announced>, Vec<Address>) {
+        let cidrs = self.pod_cidrs.get(cluster).map(Vec::as_slice).unwrap_or_default();
+        let may = |held: &Announced| cidrs.iter().any(|cidr| cidr.contains(&IpAddr::from(held.about.outer)));
+        let (own, others): (Vec<_>, Vec<_>) = announced.partition(may);
+        (own, others.iter().map(|held| held.about.outer).collect())
+    }
+
+    fn note_strangers(&mut self, cluster: &Arc<str>, outers: &[Address], now: Duration) -> Strangers {
+        let Some(&first) = outers.first() else { return Strangers::default() };
+        let tell = self.told_strange.get(cluster).is_none_or(|told| now >= *told + TELL_STRANGE);
+        if tell {
+            self.told_strange.insert(Arc::clone(cluster), now);
+        }
+        Strangers { count: outers.len() as u64, tell: tell.then(|| (Arc::clone(cluster), first)) }
     }
 
     /// What endpoints hold, and when that was counted.

@@ -152,6 +152,33 @@ fn announcements_are_their_clusters_and_come_once() {
 }
 
 #[test]
+fn a_cluster_speaks_for_its_own_addresses_only() {
+    let (mut asker, _) = setup(3);
+    let counted = |turn, ends: &[u8]| {
+        let held = |&n: &u8| Announced { about: about(service(), outer(n)), flows: 5, padding: 0 };
+        Counted { turn, whole: true, held: ends.iter().map(held).collect(), ..Counted::default() }
+    };
+    let tell = |asker: &mut Asker, turn, ends: &[u8], at| {
+        for message in
+            announcements(&node("c1", "n0"), &counted(turn, ends), &secrets(OLD).keys("c1"), &mut 7)
+        {
+            asker.received(&message, outer(1), ms(at));
+        }
+        let strange =
+            asker.poll(ms(at)).into_iter().filter(|output| matches!(output, Output::Strange { .. }));
+        strange.collect::<Vec<_>>()
+    };
+    let strange = |n| Output::Strange { cluster: "c1".into(), outer: outer(n) };
+    assert_eq!(tell(&mut asker, 1, &[1, 2, 4, 6], 1), [strange(2)]);
+    let known = |asker: &Asker| asker.announcements().map(|(_, outer, ..)| outer).collect::<Vec<_>>();
+    assert_eq!(known(&asker), [outer(1), outer(4)]);
+    assert_eq!(asker.counters().announced_strangers, 2);
+    assert_eq!(tell(&mut asker, 2, &[2], 5_000), [], "told once");
+    assert_eq!((known(&asker), asker.counters().announced_strangers), (vec![], 3));
+    assert_eq!(tell(&mut asker, 3, &[2], 700_000), [strange(2)], "and again after a while");
+}
+
+#[test]
 fn silence_is_not_a_no_and_the_next_packet_asks_again_who_was_missing() {
     let (mut asker, mut receivers) = setup(7);
     receivers.dead.insert(outer(3));
