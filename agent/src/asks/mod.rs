@@ -64,6 +64,17 @@ impl OwnCount {
     }
 }
 
+/// This node's endpoints that could hold flows, as services' deliveries: known at once, while counting takes its time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnList {
+    /// All that the programs may have delivered to.
+    pub deliveries: BTreeSet<DeliveryKey>,
+    /// When, as time since the agent's start.
+    pub at: Duration,
+    /// No flows can be missing.
+    pub whole: bool,
+}
+
 /// What was found out about a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {

@@ -8,7 +8,7 @@ use fairlead_abi::message::{answer, message_kind};
 use fairlead_abi::{Address, AskedFlow, DeliveryKey, Flow, Header, ServiceKey};
 use ipnet::IpNet;
 
-use super::announcements::{self, Announcements};
+use super::announcements::{self, Announcements, Announcing};
 use super::batches::{BATCH_DELAY, Batches, To};
 use super::counters::Counters;
 use super::keys::{Keys, Secrets};
@@ -218,8 +218,8 @@ impl Asker {
         self.polls.holding((service, outer))
     }
 
-    /// What receivers have announced unasked: which backends of which services hold so many flows, and when that was counted.
-    pub fn announcements(&self) -> impl Iterator<Item = (ServiceKey, Address, u32, Duration)> {
+    /// What receivers have announced unasked: which backends of which services hold flows, or may.
+    pub fn announcements(&self) -> impl Iterator<Item = Announcing> {
         self.announcements.all()
     }
 
