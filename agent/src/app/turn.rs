@@ -200,10 +200,10 @@ impl Stages {
             let Ok(mut sweep) = sweep.try_lock() else { return };
             let at = started.elapsed();
             match sweep.run(ticks, settled, &deliveries.unwrap_or_default()) {
-                Ok(Some(Swept { stay, ended, capacity, held })) => {
+                Ok(Some(swept)) => {
+                    let whole = !lacking && !swept.overflowed;
+                    let Swept { stay, ended, held, .. } = swept;
                     tracing::debug!(stay, ended, "flows swept");
-                    // Where the table is full, others stand where nobody counts them.
-                    let whole = !lacking && stay + ended < capacity;
                     told.send_replace(Arc::new(OwnCount { held, at, whole }));
                 }
                 Ok(None) => {}

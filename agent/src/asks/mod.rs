@@ -54,13 +54,13 @@ pub struct OwnCount {
 }
 
 impl OwnCount {
-    /// As other nodes' are told.
+    /// As other nodes' are told. Where flows may be missing, nobody knows that an endpoint holds none.
     pub fn reports(&self) -> impl Iterator<Item = ((ServiceKey, IpAddr), Holding)> + '_ {
         let report = |(key, &flows): (&DeliveryKey, &u32)| {
             let holding = Holding { flows: flows.into(), at: self.at };
             Some(((key.service()?, IpAddr::from(key.outer)), holding))
         };
-        self.held.iter().filter_map(report)
+        self.held.iter().filter(|&(_, &flows)| self.whole || flows > 0).filter_map(report)
     }
 }
 
@@ -118,4 +118,25 @@ pub struct Heard {
 pub fn read_secrets(path: &Path) -> Result<Secrets, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     Secrets::parse(&text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use fairlead_abi::{Address, protocol};
+
+    use super::*;
+
+    #[test]
+    fn nobody_knows_that_an_endpoint_holds_none_where_flows_may_be_missing() {
+        let key = |n: u8| DeliveryKey {
+            outer: Address::v4([10, 0, 0, n]),
+            protocol: protocol::TCP,
+            ..DeliveryKey::default()
+        };
+        let mut count = OwnCount { held: [(key(1), 0), (key(2), 3)].into(), ..OwnCount::default() };
+        let told = |count: &OwnCount| count.reports().map(|(_, report)| report.flows).collect::<Vec<_>>();
+        assert_eq!(told(&count), [3]);
+        count.whole = true;
+        assert_eq!(told(&count), [0, 3]);
+    }
 }
