@@ -201,6 +201,11 @@ impl Lab {
         Ok(self.half_open.iter().collect::<Result<_, MapError>>()?)
     }
 
+    /// Notes an established flow, or makes it old.
+    pub fn set_flow(&mut self, key: &FlowKey, entry: &FlowEntry) -> Result<()> {
+        Ok(self.flows.insert(key, entry, 0)?)
+    }
+
     /// What became of datagrams' first fragments.
     pub fn fragments(&self) -> Result<BTreeMap<FragmentKey, FragmentEntry>> {
         Ok(self.fragments.iter().collect::<Result<_, MapError>>()?)
