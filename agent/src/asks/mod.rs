@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use fairlead_abi::{DeliveryKey, Flow, ServiceKey};
+use fairlead_abi::{DeliveryKey, Flow, ServiceKey, kind};
 use fairlead_core::{
     asks::Secrets,
     model::{Held, Holding},
@@ -88,6 +88,8 @@ pub enum Finding {
         outer: IpAddr,
         /// It was asked for: its slot's former backends don't know it.
         asked: bool,
+        /// So often the packet came back until it was claimed, at least.
+        bounces: u32,
     },
     /// It is nobody's.
     Nobodys {
@@ -103,6 +105,11 @@ pub enum Finding {
         /// The flow.
         flow: Flow,
     },
+}
+
+/// How often a packet came back that was sent by this mark in the end: the current backend had it first.
+const fn bounces(kind: u8) -> u32 {
+    if kind < kind::FORMER { 0 } else { 1 + (kind - kind::FORMER) as u32 }
 }
 
 /// What receivers said, for the planner.
@@ -125,6 +132,12 @@ mod tests {
     use fairlead_abi::{Address, protocol};
 
     use super::*;
+
+    #[test]
+    fn each_former_backend_before_has_sent_it_back() {
+        let kinds = [kind::CURRENT, kind::GUESS, kind::FORMER, kind::FORMER + 1, kind::LAST];
+        assert_eq!(kinds.map(bounces), [0, 0, 1, 2, 3]);
+    }
 
     #[test]
     fn nobody_knows_that_an_endpoint_holds_none_where_flows_may_be_missing() {

@@ -23,6 +23,7 @@ use tokio::{
 use super::{
     Finding, Heard, OwnCount, OwnList, Served,
     announcer::{Announcer, Messages},
+    bounces,
     claimer::{Claimer, control_address},
     counts::{add_announced, all_counts, counted},
     read_secrets,
@@ -197,6 +198,7 @@ impl Task {
                     flow,
                     outer,
                     asked: false,
+                    bounces: bounces(report.kind),
                 });
             } else {
                 self.claimer.add(report);
@@ -268,10 +270,11 @@ impl Task {
                     continue;
                 }
                 Output::Mine { service, flow, outer } => {
-                    Finding::Claimed { service, flow, outer: outer.into(), asked: true }
+                    Finding::Claimed { service, flow, outer: outer.into(), asked: true, bounces: 0 }
                 }
-                Output::Claimed { service, flow, outer, .. } => {
-                    Finding::Claimed { service, flow, outer: outer.into(), asked: false }
+                Output::Claimed { service, flow, outer, kind } => {
+                    let (outer, bounces) = (outer.into(), bounces(kind));
+                    Finding::Claimed { service, flow, outer, asked: false, bounces }
                 }
                 Output::Nobodys { service, flow } => Finding::Nobodys { service, flow },
                 Output::Forget { service, flow } => Finding::Forget { service, flow },

@@ -258,7 +258,7 @@ fn known(name: &str) -> &'static str {
     [INGRESS, SLOW, EGRESS, CLOCK, PASS].into_iter().find(|known| *known == name).unwrap_or("(unknown)")
 }
 
-fn mapped<T: aya::Pod>(ebpf: &Ebpf, name: &'static str) -> Result<Mapped<T>, Error> {
+pub(super) fn mapped<T: aya::Pod>(ebpf: &Ebpf, name: &'static str) -> Result<Mapped<T>, Error> {
     Mapped::new(name, array(ebpf, name)?, true)
 }
 

@@ -7,6 +7,7 @@
 mod apply;
 mod attach;
 mod batch;
+mod bounces;
 mod cache;
 mod capacities;
 mod carry;
@@ -29,6 +30,7 @@ mod usage;
 mod window;
 
 pub use attach::{Attached, Linked, Mode};
+pub use bounces::Bounces;
 pub use cache::{CacheView, CachedFlow, FlowCache, Place, is_own, nobodys};
 pub use capacities::Capacities;
 pub use carry::Carried;

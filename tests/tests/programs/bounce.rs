@@ -432,3 +432,23 @@ fn bounces_are_limited() {
     assert_eq!(drops as usize, 50 - count);
     assert!(!Backend::default().is_silent());
 }
+
+#[test]
+fn what_is_claimed_counts_no_more() {
+    let limited = fairlead_abi::Settings { bounces_per_prefix: 7, ..settings(Roles::GATEWAY) };
+    let mut node = Node::with(&limited, &tables());
+    let case = &cases(port::FORMERS, &[TCP])[0];
+    let client = Address::from(of_family(CLIENTS, case.vip));
+    let frame = incoming(case.tunnel(case.slot().current, kind::CURRENT, true)).bytes();
+    let sent_on =
+        |lab: &mut Lab| (0..20).filter(|_| lab.ingress(&frame).unwrap().action == TRANSMIT).count();
+    // Once a second all begins anew.
+    let given_back = |node: &mut Node| {
+        sent_on(&mut node.lab);
+        let nothing = sent_on(&mut node.lab);
+        node.lab.give_back(&client, 3).unwrap();
+        (nothing, sent_on(&mut node.lab))
+    };
+    let mut tries = std::iter::repeat_with(|| given_back(&mut node)).take(10);
+    assert!(tries.any(|tried| tried == (0, 3)), "three are sent on again");
+}
