@@ -326,6 +326,7 @@ fn asks(
     Ok(Some(asks::Parts {
         secrets_file: file.clone(),
         secrets,
+        limits: settings::limits(config),
         cluster: config.node.cluster.as_ref().map(|name| Arc::clone(&name.0)),
         node: Arc::clone(&config.node.name.0),
         own: own.unwrap_or_default(),

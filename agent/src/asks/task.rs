@@ -48,6 +48,8 @@ pub struct Parts {
     pub secrets_file: PathBuf,
     /// What stands in it.
     pub secrets: Secrets,
+    /// How much may be asked.
+    pub limits: Limits,
     /// This node's cluster, whose endpoints' keys it has as a receiver.
     pub cluster: Option<Arc<str>>,
     /// Its name there.
@@ -113,7 +115,7 @@ impl Task {
         };
         let mut task = Self {
             announcer: parts.cluster.as_ref().map(announcer),
-            asker: Asker::new(parts.secrets, Limits::default(), random),
+            asker: Asker::new(parts.secrets, parts.limits, random),
             claimer: Claimer::new(parts.gateways.clone(), random),
             sockets,
             known: BTreeMap::new(),

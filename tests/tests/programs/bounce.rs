@@ -440,8 +440,7 @@ fn what_is_claimed_counts_no_more() {
     let case = &cases(port::FORMERS, &[TCP])[0];
     let client = Address::from(of_family(CLIENTS, case.vip));
     let frame = incoming(case.tunnel(case.slot().current, kind::CURRENT, true)).bytes();
-    let sent_on =
-        |lab: &mut Lab| (0..20).filter(|_| lab.ingress(&frame).unwrap().action == TRANSMIT).count();
+    let sent_on = |lab: &mut Lab| (0..20).filter(|_| lab.ingress(&frame).unwrap().action == TRANSMIT).count();
     // Once a second all begins anew.
     let given_back = |node: &mut Node| {
         sent_on(&mut node.lab);
