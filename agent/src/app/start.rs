@@ -319,6 +319,8 @@ fn asks(
     let (Some(reports), Some(keys)) = (dataplane.take_reports()?, dataplane.take_keys()?) else {
         return Ok(None);
     };
+    let is_both = config.has(Role::Gateway) && config.has(Role::Receiver);
+    let ingress = is_both.then(|| dataplane.ingress()).transpose()?;
     let tunnels = |gateway: &config::types::GatewayConfig| {
         gateway.tunnel.iter().map(|prefix| prefix.0).collect::<Vec<_>>()
     };
@@ -333,6 +335,7 @@ fn asks(
         gateways: config.gateways.iter().flat_map(tunnels).collect(),
         reports,
         keys,
+        ingress,
         served,
         counted,
         listed,

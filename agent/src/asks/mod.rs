@@ -8,6 +8,7 @@
 mod announcer;
 mod claimer;
 mod counts;
+mod own;
 mod socket;
 mod task;
 

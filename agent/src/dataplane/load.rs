@@ -171,7 +171,7 @@ impl Unused {
     }
 }
 
-fn missing(map: &'static str) -> Error {
+pub(super) fn missing(map: &'static str) -> Error {
     Error::Shape { map, what: "the programs don't have it".into() }
 }
 
