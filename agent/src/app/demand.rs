@@ -1,17 +1,20 @@
-//! How many new connections a second clients ask for, from the programs' counters.
+//! How many new connections a second clients ask for, from the programs' counters, and from what receivers count.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-use fairlead_abi::ServiceKey;
+use fairlead_abi::{ServiceKey, protocol};
 use fairlead_core::{
     model::{Demand, DemandFilter, Model, ObjectName, Tuning},
     planner::{Installed, Tables},
 };
 
-use crate::dataplane::{Counters, Error};
+use crate::{
+    asks::Opened,
+    dataplane::{Counters, Error},
+};
 
 /// Samples the counters of all services: one whose capacity becomes limited has a past to plan with.
 pub(super) struct Sampler {
@@ -37,12 +40,12 @@ impl Sampler {
     }
 
     /// The demand as of `now`, if it can be told yet, of the services whose capacity is limited. What this gateway
-    /// counts stands for each of the `gateways` of its group.
+    /// counts stands for each of the `gateways` of its group, but for services that all receivers have counted: `opened`.
     pub(super) fn observe<M: std::borrow::Borrow<aya::maps::MapData>>(
         &mut self,
         counters: &Counters<M>,
         (model, tables, installed): (&Model, &Tables, &Installed),
-        gateways: usize,
+        (gateways, opened): (usize, &Opened),
         now: Duration,
     ) -> Result<Option<Demand>, Error> {
         let elapsed = now.saturating_sub(self.at).as_secs_f64().max(0.001);
@@ -61,9 +64,11 @@ impl Sampler {
                 .copied()
                 .filter(|before| *before <= connections);
             if let Some(before) = before {
-                #[expect(clippy::cast_precision_loss, reason = "a rate, and one gateway's group is small")]
-                let rate = (connections - before) as f64 / elapsed * gateways as f64;
-                *rates.entry(table.name.clone()).or_default() += rate;
+                #[expect(clippy::cast_precision_loss, reason = "a rate")]
+                let own = (connections - before) as f64 / elapsed;
+                // The programs count what begins a connection, which nothing of UDP does.
+                let opened = opened.get(&key).copied().filter(|_| key.protocol == protocol::TCP);
+                *rates.entry(table.name.clone()).or_default() += of_group(own, gateways, opened);
             }
             seen.insert(key, connections);
         }
@@ -79,10 +84,30 @@ impl Sampler {
     }
 }
 
+/// New connections per second in the whole group: this gateway's `own` stands for each other one's. What receivers count is better
+/// where it is known: no router spreads evenly, and no flood of SYNs opens a connection. But not less than what comes here: what
+/// endpoints have no room for they don't count.
+fn of_group(own: f64, gateways: usize, opened: Option<f64>) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a group is small")]
+    let gateways = gateways as f64;
+    opened.map_or(own * gateways, |opened| opened.max(own))
+}
+
 /// Services of which some shard says how much it can take: for the others demand changes nothing.
 fn limited(model: &Model) -> impl Iterator<Item = &ObjectName> {
     let is_limited = |shards: &[fairlead_core::model::Shard]| {
         shards.iter().any(|shard| shard.spec.options.capacity_per_endpoint.is_some())
     };
     model.services.iter().filter(move |(_, service)| is_limited(&service.shards)).map(|(name, _)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_receivers_count_is_the_groups_and_not_less_than_what_comes_here() {
+        let rates = [(30.0, 4, None), (30.0, 4, Some(50.0)), (30.0, 4, Some(0.0))];
+        assert_eq!(rates.map(|(own, gateways, opened)| of_group(own, gateways, opened)), [120.0, 50.0, 30.0]);
+    }
 }

@@ -24,7 +24,7 @@ use super::{
     remembered::Remembered, settings, turn::Failure,
 };
 use crate::{
-    asks::{self, Finding, Heard, OwnCount, OwnList, Served},
+    asks::{self, Finding, Heard, Opened, OwnCount, OwnList, Served},
     config::{self, Config, ConfigWatch, types::Role},
     dataplane::{Bounces, Dataplane, FlowCache, Instance, Lock, Sweep, routes},
     federation::{Federation, LastGood},
@@ -88,6 +88,8 @@ pub(super) struct Stages {
     pub(super) tell_own: watch::Sender<Arc<OwnCount>>,
     /// Which of them could hold any, where a sweep takes long.
     pub(super) tell_list: watch::Sender<Arc<OwnList>>,
+    /// How fast receivers see connections being opened.
+    pub(super) opened: watch::Receiver<Arc<Opened>>,
     /// What was found out about flows.
     pub(super) findings: mpsc::Receiver<Finding>,
     /// For those who ask.
@@ -147,7 +149,8 @@ impl Stages {
         let (find, findings) = mpsc::channel(FINDINGS);
         let (count, counted) = watch::channel(Counters::default());
         let (flows, flows_told) = watch::channel(Arc::default());
-        let ends = asks::Ends { findings: find, heard: tell, counted: count, flows };
+        let (tell_opened, opened) = watch::channel(Arc::default());
+        let ends = asks::Ends { findings: find, heard: tell, counted: count, flows, opened: tell_opened };
         let counts = (flows_told, own_count.clone());
         tokio::spawn(status::keep_counts(config.state_directory(), counts, started));
         let cache = if config.has(Role::Gateway) { dataplane.take_cache(config.seed.0)? } else { None };
@@ -181,6 +184,7 @@ impl Stages {
             own_count,
             tell_own,
             tell_list,
+            opened,
             findings,
             served,
             counted,
@@ -288,6 +292,12 @@ impl Stages {
     pub(super) fn gateways_of_group(&self) -> usize {
         let group = &self.declared.here.group;
         self.declared.gateways.iter().filter(|gateway| gateway.group == *group).count().max(1)
+    }
+
+    /// Whether all gateways there are belong to this one's group.
+    pub(super) fn is_only_group(&self) -> bool {
+        let group = &self.declared.here.group;
+        self.declared.gateways.iter().all(|gateway| gateway.group == *group)
     }
 
     /// The outer destinations of all wanted backends.

@@ -142,8 +142,14 @@ impl Stages {
         }
         let (Some(model), Some(planned)) = (&self.model, &self.planned) else { return false };
         let (now, gateways) = (self.now(), self.gateways_of_group());
+        let opened = if self.is_only_group() { Arc::clone(&self.opened.borrow()) } else { Arc::default() };
         let observed = self.dataplane.counters().and_then(|counters| {
-            self.sampler.observe(&counters, (model, &planned.tables, &self.installed), gateways, now)
+            self.sampler.observe(
+                &counters,
+                (model, &planned.tables, &self.installed),
+                (gateways, &opened),
+                now,
+            )
         });
         match observed {
             Ok(demand) => demand.is_some_and(|demand| {

@@ -9,12 +9,9 @@ use fairlead_core::{
     planner::{ServiceTable, Verdict},
 };
 
-use crate::dataplane::COUNTED_FOR;
-
-/// What a receiver has counted, at the earliest when it can have. One that hasn't counted lately says the most there is.
+/// What a receiver has counted. One that hasn't counted lately says the most there is.
 pub(super) fn counted(said: Said) -> Option<Holding> {
-    let at = said.at.saturating_sub(COUNTED_FOR);
-    (said.flows != Count::UNKNOWN).then_some(Holding { flows: said.flows.into(), at })
+    (said.flows != Count::UNKNOWN).then_some(Holding { flows: said.flows.into(), at: said.at })
 }
 
 /// What is known of all endpoints' flows, by what was counted last.

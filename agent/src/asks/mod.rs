@@ -9,6 +9,7 @@ mod announcer;
 mod claimer;
 mod counts;
 mod own;
+mod parts;
 mod socket;
 mod task;
 
@@ -30,7 +31,8 @@ use ipnet::IpNet;
 
 use crate::dataplane::HeldHere;
 
-pub use task::{Ends, Parts, Task};
+pub use parts::{Ends, Parts};
+pub use task::Task;
 
 /// The tables that say which backends may hold flows.
 #[derive(Clone, Debug, Default)]
@@ -121,6 +123,9 @@ pub struct Heard {
     /// Outer destinations whose node doesn't answer.
     pub silent: Arc<BTreeSet<IpAddr>>,
 }
+
+/// New connections per second of services, from all gateways, as all of their receivers count them.
+pub type Opened = BTreeMap<ServiceKey, f64>;
 
 /// The federation's secrets, from their file.
 pub fn read_secrets(path: &Path) -> Result<Secrets, String> {

@@ -3,34 +3,29 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use fairlead_abi::{Address, AskedFlow, Encap, FlowReport, ReportKind, ServiceKey};
 use fairlead_core::{
-    asks::{Asker, Backend, Counters, Keys, Limits, Output, Secrets},
+    asks::{Asker, Backend, Keys, Output},
     model::Held,
     planner::{ServiceTable, Verdict},
 };
-use ipnet::IpNet;
-use tokio::{
-    sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
-};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::{
-    Finding, Heard, OwnCount, OwnList, Served,
+    Finding, Heard,
     announcer::Announcer,
     bounces,
     claimer::{Claimer, control_address},
     counts::{add_announced, all_counts, counted},
     own::OwnReceiver,
+    parts::Parts,
     read_secrets,
     socket::Sockets,
 };
-use crate::dataplane::{Ingress, MessageKeys, Reports};
 
 /// Reports that are taken at a time.
 const REPORTS: usize = 256;
@@ -42,52 +37,6 @@ const LONGEST: usize = 2048;
 const CLAIM_DELAY: Duration = Duration::from_millis(5);
 /// How often what receivers hold is told, and the file of secrets looked at.
 const TELL: Duration = Duration::from_secs(1);
-
-/// What the task is given.
-pub struct Parts {
-    /// The file with the federation's secrets.
-    pub secrets_file: PathBuf,
-    /// What stands in it.
-    pub secrets: Secrets,
-    /// How much may be asked.
-    pub limits: Limits,
-    /// This node's cluster, whose endpoints' keys it has as a receiver.
-    pub cluster: Option<Arc<str>>,
-    /// Its name there.
-    pub node: Arc<str>,
-    /// Where this gateway's tunnel packets come from; nothing where it is none.
-    pub own: Vec<IpNet>,
-    /// Where all gateways' tunnel packets come from.
-    pub gateways: Vec<IpNet>,
-    /// What the programs report.
-    pub reports: Reports,
-    /// What the programs check questions by.
-    pub keys: MessageKeys,
-    /// What answers questions about this gateway's own endpoints, where it is a receiver too.
-    pub ingress: Option<Ingress>,
-    /// Which backends may hold flows.
-    pub served: watch::Receiver<Arc<Served>>,
-    /// What this node's own endpoints hold, each time it was counted.
-    pub counted: watch::Receiver<Arc<OwnCount>>,
-    /// Those that could hold flows, where counting takes long.
-    pub listed: watch::Receiver<Arc<OwnList>>,
-    /// Where what is found out goes.
-    pub ends: Ends,
-    /// The agent's start.
-    pub started: Instant,
-}
-
-/// Where what is found out goes.
-pub struct Ends {
-    /// For the flow cache and the slots.
-    pub findings: mpsc::Sender<Finding>,
-    /// For the planner.
-    pub heard: watch::Sender<Arc<Heard>>,
-    /// For metrics.
-    pub counted: watch::Sender<Counters>,
-    /// Flows of all endpoints, for people. No plan depends on them: they change all the time.
-    pub flows: watch::Sender<Arc<Held>>,
-}
 
 /// See the module.
 pub struct Task {
@@ -334,6 +283,9 @@ impl Task {
         }
         self.tell();
         self.parts.ends.flows.send_replace(Arc::new(all_counts(&self.asker)));
+        let now = self.now();
+        let opened = self.known.keys().filter_map(|key| Some((*key, self.asker.opened(*key, now)?)));
+        self.parts.ends.opened.send_replace(Arc::new(opened.collect()));
     }
 
     fn read_again(&mut self) {

@@ -33,8 +33,8 @@ const LINGER_AT_LEAST: Duration = Duration::from_secs(1);
 const TCP_IDLE: Duration = Duration::from_secs(2 * 3600 + 15 * 60);
 /// Ticks for which flows may be missing after some were lost: ten minutes on the fastest clock, more on others.
 const LOST_FOR: u32 = 600_000;
-/// For so long the flows that a sweep counted are said to be those that there are.
-pub const COUNTED_FOR: Duration = Duration::from_secs(10);
+/// For so long what a sweep counted is told, with its age.
+const COUNTED_FOR: Duration = Duration::from_secs(60);
 /// So long after it was full flows may be missing in the table: those that it had no room for come into it with their endpoint's
 /// next packet, and stand where the oldest are forgotten till then.
 const OVERFLOWED_FOR: Duration = Duration::from_secs(600);
@@ -51,6 +51,7 @@ pub struct Sweep {
     /// Tables that packets go by until the links are switched.
     former: Vec<Table>,
     held: HashMap<MapData, DeliveryKey, HeldFlows>,
+    ended: held::Ended,
     clock: Clock,
     due: Instant,
     /// When it was found full last.
@@ -85,7 +86,15 @@ impl Dataplane {
         let held = HashMap::try_from(held).map_err(Error::map(map::HELD))?;
         let former = self.carry.as_ref().map_or(Ok(Vec::new()), Carry::former_flows)?;
         let clock = Clock { first: (Instant::now(), now), rate: None };
-        Ok(Some(Sweep { flows, former, held, clock, due: Instant::now() + WATCH, full: None }))
+        Ok(Some(Sweep {
+            flows,
+            former,
+            held,
+            ended: held::Ended::default(),
+            clock,
+            due: Instant::now() + WATCH,
+            full: None,
+        }))
     }
 
     /// Flows of the tables before were lost: for a while, packets that come to the slot's current backend are left to their
@@ -151,10 +160,17 @@ impl Sweep {
         }
         let Some(rate) = self.clock.rate(Instant::now(), ticks) else { return Ok(None) };
         for table in &mut self.former {
-            sweep(table, ticks, rate, |_, _| {})?;
+            sweep(table, ticks, rate, |_, _| {}, |_, _| {})?;
         }
         let mut tally = held::Tally::default();
-        let mut swept = sweep(&mut self.flows, ticks, rate, |key, flow| tally.add(key, flow))?;
+        let ended = &mut self.ended;
+        let mut swept = sweep(
+            &mut self.flows,
+            ticks,
+            rate,
+            |key, flow| tally.add(key, flow),
+            |key, flow| ended.add(key, flow),
+        )?;
         if swept.is_crowded() {
             self.due = Instant::now() + CROWDED_PERIOD;
         }
@@ -164,7 +180,9 @@ impl Sweep {
         swept.overflowed = self.full.is_some();
         let held = tally.of(deliveries);
         let seconds = u32::try_from(COUNTED_FOR.as_secs()).expect("a few");
-        held::tell(&mut self.held, &held, (ticks, rate * seconds), swept.overflowed)?;
+        let opened = self.ended.opened(&held, deliveries);
+        let when = held::When { ticks, rate, valid: rate * seconds };
+        held::tell(&mut self.held, (&held, &opened), when, swept.overflowed)?;
         swept.held = held;
         Ok(Some(swept))
     }
@@ -197,13 +215,14 @@ impl Swept {
     }
 }
 
-/// Removes the flows of a table that are over, and shows the others to `each`. Beyond three quarters of the room, those that
+/// Removes the flows of a table that are over and shows them to `ended`, and the others to `each`. Beyond three quarters of the room, those that
 /// ended first are over before their time: a refused connection is worse than a late packet that is not known any more.
 fn sweep(
     flows: &mut Table,
     ticks: u32,
     rate: u32,
     mut each: impl FnMut(&FlowKey, &FlowEntry),
+    mut ended: impl FnMut(&FlowKey, &FlowEntry),
 ) -> Result<Swept, Error> {
     let error = Error::map(map::FLOWS);
     let capacity = flows.map().info().map_err(&error)?.max_entries() as usize;
@@ -238,6 +257,7 @@ fn sweep(
             Err(MapError::SyscallError(removal)) if removal.io_error.kind() == ErrorKind::NotFound => {}
             removed => removed.map_err(&error)?,
         }
+        ended(key, flow);
     }
     Ok(Swept { stay: stay - early, ended: over.len(), capacity, ..Swept::default() })
 }

@@ -37,7 +37,7 @@ pub use capacities::Capacities;
 pub use carry::Carried;
 pub use counters::Counters;
 pub use features::can_transmit;
-pub use flows::{COUNTED_FOR, Sweep, Swept};
+pub use flows::{Sweep, Swept};
 pub use fragments::{Early, EarlyFragments};
 pub use held::HeldHere;
 pub use ingress::{Ingress, Ran};

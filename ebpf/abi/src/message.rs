@@ -79,14 +79,16 @@ pub struct Count {
     pub header: Header,
     /// The backend that is asked, as its receiver knows it. Under the tag, so that an answer is no other backend's.
     pub about: DeliveryKey,
-    /// Answer: connections that it has opened since its receiver's table was made.
+    /// Answer: connections that it has opened since its receiver began to count.
     pub connections: u64,
     /// Answer: flows that it holds.
     pub flows: u32,
     /// Answer: one of [`Count::CAN_SAY`] and [`Count::CANT_SAY`].
     pub state: u8,
     /// Zero.
-    pub padding: [u8; 3],
+    pub padding: u8,
+    /// Answer: how long ago that was counted, hundredths of a second.
+    pub age: u16,
 }
 
 /// A flow that is asked for, and the headers of the packet that it is asked because of.
@@ -222,7 +224,7 @@ const _: () = {
     assert!(offset_of!(Header, key) == 4 && offset_of!(Header, nonce) == 8);
     assert!(size_of::<Count>() == 80 && offset_of!(Count, about) == 24);
     assert!(offset_of!(Count, connections) == 64 && offset_of!(Count, flows) == 72);
-    assert!(offset_of!(Count, state) == 76 && offset_of!(Count, padding) == 77);
+    assert!(offset_of!(Count, state) == 76 && offset_of!(Count, age) == 78);
     assert!(size_of::<AskedFlow>() == 32 && offset_of!(AskedFlow, client_port) == 16);
     assert!(offset_of!(AskedFlow, flags) == 18 && offset_of!(AskedFlow, answer) == 19);
     assert!(offset_of!(AskedFlow, sequence) == 20 && offset_of!(AskedFlow, acknowledgement) == 24);

@@ -121,9 +121,9 @@ impl FlowEntry {
 pub struct HeldFlows {
     /// Established flows; [`Count::UNKNOWN`](crate::Count::UNKNOWN): some may be missing.
     pub flows: u32,
-    /// Zero.
-    pub padding: u32,
-    /// Connections opened since the table was made.
+    /// Ticks of `jiffies64` in a second; 0: not known.
+    pub rate: u32,
+    /// Connections opened since the agent began to count.
     pub connections: u64,
     /// The lower half of `jiffies64` when it was counted.
     pub counted: u64,

@@ -80,8 +80,8 @@ impl Count {
     #[must_use]
     pub const fn words(&self) -> [u64; COUNT_WORDS] {
         let ([h0, h1, h2], [a0, a1, a2, a3, a4]) = (self.header.words(), self.about.words());
-        let [x, y, z] = self.padding;
-        let last = word_of(self.flows.to_le_bytes(), [self.state, x, y, z]);
+        let [x, y] = self.age.to_le_bytes();
+        let last = word_of(self.flows.to_le_bytes(), [self.state, self.padding, x, y]);
         [h0, h1, h2, a0, a1, a2, a3, a4, self.connections, last]
     }
 
@@ -89,14 +89,15 @@ impl Count {
     #[must_use]
     pub const fn of(words: [u64; COUNT_WORDS]) -> Self {
         let [h0, h1, h2, a0, a1, a2, a3, a4, connections, last] = words;
-        let [state, x, y, z] = high(last).to_le_bytes();
+        let [state, padding, x, y] = high(last).to_le_bytes();
         Self {
             header: Header::of([h0, h1, h2]),
             about: DeliveryKey::of([a0, a1, a2, a3, a4]),
             connections,
             flows: low(last),
             state,
-            padding: [x, y, z],
+            padding,
+            age: u16::from_le_bytes([x, y]),
         }
     }
 }

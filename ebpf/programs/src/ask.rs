@@ -148,17 +148,33 @@ fn judge(ctx: &XdpContext, scratch: &mut Scratch, count: u32) -> u32 {
 fn count(packet: &Packet, scratch: &Scratch, at: usize) -> Result<(), DropReason> {
     // SAFETY: as above.
     let held = unsafe { HELD.get(&scratch.delivery) };
-    let (connections, flows) = match held {
-        // The agent knows the lower half of the clock.
-        Some(held) if (reply::now() as u32).wrapping_sub(held.counted as u32) < held.valid as u32 => {
-            (held.connections, held.flows)
+    let (connections, flows, age) = match held {
+        Some(held) => {
+            // The agent knows the lower half of the clock.
+            let ticks = (reply::now() as u32).wrapping_sub(held.counted as u32);
+            let is_valid = ticks < held.valid as u32;
+            if is_valid { (held.connections, held.flows, age(ticks, held.rate)) } else { UNKNOWN }
         }
-        _ => (0, Count::UNKNOWN),
+        None => UNKNOWN,
     };
     packet.write(at + core::mem::offset_of!(Count, connections), connections)?;
     packet.write(at + core::mem::offset_of!(Count, flows), flows)?;
+    packet.write(at + core::mem::offset_of!(Count, age), age)?;
     let state = if reply::may_be_lost(reply::now()) { Count::CANT_SAY } else { Count::CAN_SAY };
     packet.write(at + core::mem::offset_of!(Count, state), state)
+}
+
+/// What is said where nobody has counted lately.
+const UNKNOWN: (u64, u32, u16) = (0, Count::UNKNOWN, 0);
+
+/// Ticks as hundredths of a second.
+#[inline(always)]
+fn age(ticks: u32, rate: u32) -> u16 {
+    if rate == 0 {
+        return 0;
+    }
+    let age = ticks as u64 * 100 / rate as u64;
+    if age > u16::MAX as u64 { u16::MAX } else { age as u16 }
 }
 
 /// Back to who asked. Over IPv4 UDP needs no checksum; over IPv6 tunnels' agents take messages without, for their tag says

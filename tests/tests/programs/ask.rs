@@ -117,6 +117,17 @@ fn how_many_flows_there_are_is_said_as_the_agent_counted() {
         row(&mut node, "counted", 5);
         node.lab.set_held(&about, &held(0)).unwrap();
         row(&mut node, "counted long ago", u32::MAX);
+        // Three seconds ago, by a clock of a thousand ticks.
+        let counted = now.wrapping_sub(3000).into();
+        let seen = HeldFlows { counted, rate: 1000, connections: 1 << 40, ..held(1_000_000) };
+        node.lab.set_held(&about, &seen).unwrap();
+        let (frame, _) = packets(vip, &message(message_kind::ASK, 0), &[]);
+        let answer = node.lab.ingress(&frame).unwrap().frame;
+        let words = answer[answer.len() - size_of::<Count>()..].as_chunks::<8>().0;
+        let words: Vec<u64> = words.iter().map(|&word| u64::from_le_bytes(word)).collect();
+        let said = Count::of(words.try_into().unwrap());
+        assert_eq!((said.flows, said.connections), (5, 1 << 40));
+        assert!((300..3000).contains(&said.age), "{}", said.age);
     }
     node.judge(6);
 }

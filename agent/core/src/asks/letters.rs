@@ -13,6 +13,7 @@ use fairlead_abi::message::{
 use fairlead_abi::{Address, Ask, AskedFlow, Count, DeliveryKey, Header};
 
 use super::keys::Key;
+use super::polls::Holding;
 
 /// How long a question waits: over the longest way round the earth and back.
 pub(super) const WAITS: Duration = Duration::from_secs(1);
@@ -39,8 +40,8 @@ pub(super) struct Answer {
     pub(super) about: DeliveryKey,
     /// The question's flows, each with one of [`fairlead_abi::message::answer`].
     pub(super) flows: Vec<(AskedFlow, u8)>,
-    /// Flows that it holds and connections that it opened; `None`: its tables are new.
-    pub(super) held: Option<(u32, u64)>,
+    /// What it holds; `None`: its tables are new.
+    pub(super) held: Option<Holding>,
 }
 
 /// A question that waits.
@@ -119,12 +120,18 @@ impl Letters {
             return Err(Refusal::Forged);
         }
         let asked = slot.take().expect("it was looked at");
+        // It answered after that.
+        let sent = asked.until.saturating_sub(WAITS);
         let answers =
             words[COUNT_WORDS..].as_chunks::<FLOW_WORDS>().0.iter().map(|&flow| AskedFlow::of(flow).answer);
         Ok(Answer {
             about: asked.about,
             flows: asked.flows.into_iter().zip(answers).collect(),
-            held: (count.state == Count::CAN_SAY).then_some((count.flows, count.connections)),
+            held: (count.state == Count::CAN_SAY).then_some(Holding {
+                flows: count.flows,
+                connections: count.connections,
+                at: sent.saturating_sub(Duration::from_millis(10 * u64::from(count.age))),
+            }),
         })
     }
 

@@ -16,6 +16,8 @@ mod counters;
 mod keys;
 mod letters;
 mod limits;
+mod opening;
+mod output;
 mod pending;
 mod polls;
 mod seen;
@@ -25,12 +27,13 @@ use std::sync::Arc;
 use fairlead_abi::Address;
 
 pub use announcements::{ANNOUNCE_EVERY, Announcing, Counted, announcements};
-pub use asker::{Asker, Output};
+pub use asker::Asker;
 pub use batches::BATCH_DELAY;
 pub use claims::claims;
 pub use counters::Counters;
 pub use keys::{Key, Keys, SecretError, Secrets};
 pub use limits::{Limits, Rate};
+pub use output::Output;
 pub use pending::{ANSWER_WITHIN, NOBODY_FOR, SURE_AFTER};
 pub use polls::{BEAT, COUNT_EVERY, COUNT_LEAVING_EVERY, Holding, MISSED, NodeId};
 

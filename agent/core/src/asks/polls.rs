@@ -13,6 +13,7 @@ use fairlead_abi::{Address, ServiceKey};
 
 use super::Backend;
 use super::limits::{Bucket, Level, Rate};
+use super::opening::Opening;
 use super::pending::ANSWER_WITHIN;
 use crate::stable::Stable;
 
@@ -39,9 +40,9 @@ pub(super) type Pair = (ServiceKey, Address);
 pub struct Holding {
     /// Flows of the service.
     pub flows: u32,
-    /// Connections opened since its receiver's table was made.
+    /// Connections opened since its receiver began to count.
     pub connections: u64,
-    /// When it said so.
+    /// When that was counted, at the earliest.
     pub at: Duration,
 }
 
@@ -67,6 +68,8 @@ struct Polled {
     due: Duration,
     heard: Option<Duration>,
     holding: Option<Holding>,
+    opening: Opening,
+    leaving: bool,
 }
 
 #[derive(Debug, Default)]
@@ -120,11 +123,12 @@ impl Polls {
     }
 
     /// A backend answered at `now`. Returns its node if that was silent.
-    pub(super) fn answered(&mut self, pair: Pair, held: Option<(u32, u64)>, now: Duration) -> Option<NodeId> {
+    pub(super) fn answered(&mut self, pair: Pair, held: Option<Holding>, now: Duration) -> Option<NodeId> {
         let polled = self.pairs.get_mut(&pair)?;
         polled.heard = Some(now);
-        if let Some((flows, connections)) = held {
-            polled.holding = Some(Holding { flows, connections, at: now });
+        if let Some(holding) = held {
+            polled.holding = Some(holding);
+            polled.opening.counted(&holding);
             self.counts.remove(&(polled.due, pair));
             polled.due = now + polled.every;
             self.counts.insert((polled.due, pair));
@@ -167,6 +171,17 @@ impl Polls {
         self.pairs.iter().filter_map(|(&pair, polled)| Some((pair, polled.holding?)))
     }
 
+    /// New connections per second of a service, as the receivers of all backends that take any have counted lately; `None`: not
+    /// all have.
+    pub(super) fn opened(&self, service: ServiceKey, now: Duration) -> Option<f64> {
+        let of_service = self.pairs.range((service, Address::default())..=(service, Address::v6([0xff; 16])));
+        let rates = of_service.map(|(_, polled)| match polled.opening.rate(now) {
+            None if polled.leaving => Some(0.0),
+            rate => rate,
+        });
+        rates.sum()
+    }
+
     /// Outer addresses of backends whose node is silent.
     pub(super) fn silent(&self) -> BTreeSet<Address> {
         let silent = self.nodes.values().filter(|node| node.silent);
@@ -180,6 +195,7 @@ impl Polls {
         match self.pairs.get_mut(&pair) {
             Some(polled) if polled.every == every => return,
             Some(polled) => {
+                polled.leaving = backend.leaving;
                 self.counts.remove(&(polled.due, pair));
                 polled.every = every;
                 polled.due = polled.due.min(soon);
@@ -189,7 +205,16 @@ impl Polls {
             None => {}
         }
         self.counts.insert((soon, pair));
-        self.pairs.insert(pair, Polled { node: id.clone(), every, due: soon, heard: None, holding: None });
+        let polled = Polled {
+            node: id.clone(),
+            every,
+            due: soon,
+            heard: None,
+            holding: None,
+            opening: Opening::default(),
+            leaving: backend.leaving,
+        };
+        self.pairs.insert(pair, polled);
         let node = self.nodes.entry(id).or_insert_with_key(|id| {
             let beat = now + spread(BEAT, id.1.as_bytes());
             self.beats.insert((beat, id.clone()));

@@ -153,6 +153,29 @@ fn announcements_are_their_clusters_and_come_once() {
     assert_eq!(flows(&asker), [(5, ms(4))]);
 }
 
+#[test]
+fn receivers_count_connections_for_all_gateways() {
+    let (mut asker, mut receivers) = setup(3);
+    run(&mut asker, &receivers, 0, 3_000);
+    assert_eq!(asker.opened(service(), ms(3_000)), None, "since when?");
+    run(&mut asker, &receivers, 3_000, 12_000);
+    assert_eq!(asker.opened(service(), ms(12_000)), Some(0.0));
+    receivers.owners.extend((0..40).map(|n| (flow(n), outer(1))));
+    let rates: Vec<f64> = (12_000..20_000)
+        .step_by(500)
+        .map(|at| {
+            run(&mut asker, &receivers, at, at + 500);
+            asker.opened(service(), ms(at + 500)).unwrap()
+        })
+        .collect();
+    // Forty within the four seconds that a rate is taken over.
+    assert!(rates.iter().any(|rate| (9.0..=10.0).contains(rate)), "{rates:?}");
+    assert_eq!(rates.last(), Some(&0.0));
+    receivers.dead.insert(outer(2));
+    run(&mut asker, &receivers, 20_000, 52_000);
+    assert_eq!(asker.opened(service(), ms(52_000)), None, "one says nothing");
+}
+
 /// Counts of a node with millions of flows take longer than flows are asked for.
 #[test]
 fn a_node_that_counts_for_long_lists_who_may_hold_flows() {
