@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairlead_abi::{Address, Backend, Delivery, DeliveryKey, Encap, LEAVING, NO_BACKEND, ServiceKey};
+use fairlead_abi::{Address, Backend, Delivery, DeliveryKey, Encap, Family, LEAVING, NO_BACKEND, ServiceKey};
 
 use super::service::Circumstances;
 use super::{Installed, ServiceTable, Tables, Verdict, WantedBackend};
@@ -41,6 +41,30 @@ pub(super) struct Left {
     backend: WantedBackend,
 }
 
+/// What tells an announced endpoint by. Receivers announce each of an endpoint's addresses, and a gateway knows it by one.
+#[derive(Clone, Copy)]
+pub(super) struct Addressing<'a> {
+    /// Endpoints of the service may own the VIP: then they need no address of its family.
+    pub(super) owns_vip: bool,
+    /// The addresses of this node's own endpoints.
+    pub(super) own: &'a BTreeSet<IpAddr>,
+}
+
+impl Addressing<'_> {
+    /// How an announced endpoint of the service is sent to by this address; not at all where it is sent to by another.
+    fn encap(&self, service: ServiceKey, outer: IpAddr, declared: &Declarations) -> Option<Encap> {
+        let here = &declared.here;
+        let has_tunnel = |v4: bool| if v4 { here.tunnel_v4 } else { here.tunnel_v6 };
+        let of_vip = service.family == Family::V4 as u8;
+        let is_first = outer.is_ipv4() == of_vip || !has_tunnel(of_vip) || self.owns_vip;
+        let own = self.own.contains(&outer);
+        if !may_have(declared, outer) || !is_first || !own && !has_tunnel(outer.is_ipv4()) {
+            return None;
+        }
+        Some(if own { Encap::Local } else { here.tunnel.encap() })
+    }
+}
+
 impl Lingering {
     /// Whether something has to go now.
     pub(super) fn ends(&self, held: &Held, now: Duration, declared: &Declarations) -> bool {
@@ -52,11 +76,18 @@ impl Lingering {
     }
 
     /// Whether a receiver has announced an endpoint that holds flows of the `table`'s service and is not in it.
-    pub(super) fn lacks(table: &ServiceTable, held: &Held, now: Duration, declared: &Declarations) -> bool {
+    pub(super) fn lacks(
+        table: &ServiceTable,
+        addressing: Addressing<'_>,
+        held: &Held,
+        now: Duration,
+        declared: &Declarations,
+    ) -> bool {
         let key = table.key();
         held.announced(key).any(|(outer, at)| {
             let known = table.backends.binary_search_by_key(&outer, |backend| backend.outer).is_ok();
-            !known && until(at, (key, outer), held, declared) > now && may_have(declared, outer)
+            let may_be = || addressing.encap(key, outer, declared).is_some();
+            !known && until(at, (key, outer), held, declared) > now && may_be()
         })
     }
 
@@ -73,7 +104,7 @@ impl Lingering {
     /// far, `other` those that lingered when it was made, or that an agent before this one knew.
     pub(super) fn backends(
         &mut self,
-        service: ServiceKey,
+        (service, addressing): (ServiceKey, Addressing<'_>),
         before: Option<&ServiceTable>,
         other: &mut Self,
         present: &BTreeSet<IpAddr>,
@@ -83,9 +114,10 @@ impl Lingering {
         let now = circumstances.now;
         let left = before.into_iter().flat_map(|table| table.backends.iter().map(move |b| (table, b)));
         let left = left.map(|(table, backend)| (backend.outer, Left::of(table, backend, now)));
-        let encap = circumstances.declared.here.tunnel.encap();
-        let announced = circumstances.held.announced(service);
-        let announced = announced.map(|(outer, at)| (outer, nameless(outer, encap, at)));
+        let announced = circumstances.held.announced(service).filter_map(|(outer, at)| {
+            let encap = addressing.encap(service, outer, circumstances.declared)?;
+            Some((outer, nameless(outer, encap, at)))
+        });
         // Later ones count: who was in the table has a name, who lingers already does so for longer than the table says.
         let mut all: BTreeMap<IpAddr, Left> = announced.chain(left).chain(known).collect();
         all.retain(|outer, left| {
