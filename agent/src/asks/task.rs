@@ -266,10 +266,11 @@ impl Task {
         }
     }
 
-    /// The outer destinations whose node doesn't answer. Where none at all does, it is this gateway that is cut off: nobody
+    /// The outer destinations whose node doesn't answer; this one has no way to itself that could be cut. Where none at all does, it is this gateway that is cut off: nobody
     /// must be passed over when it is back.
     fn silent(&self) -> BTreeSet<IpAddr> {
-        let silent: BTreeSet<IpAddr> = self.asker.silent().into_iter().map(IpAddr::from).collect();
+        let silent = self.asker.silent().into_iter().filter(|outer| !self.local.contains(outer));
+        let silent: BTreeSet<IpAddr> = silent.map(IpAddr::from).collect();
         let asked = self.known.values().flat_map(|table| &table.backends);
         let mut asked = asked.filter(|backend| backend.encap != Encap::Local);
         if asked.any(|backend| !silent.contains(&backend.outer)) { silent } else { BTreeSet::new() }
