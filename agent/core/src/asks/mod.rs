@@ -57,6 +57,8 @@ impl Backend {
 }
 
 #[cfg(test)]
+mod announcement_tests;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;
