@@ -10,6 +10,7 @@ mod batch;
 mod cache;
 mod capacities;
 mod carry;
+mod copy;
 mod counters;
 mod flows;
 mod fragments;
