@@ -37,6 +37,11 @@ struct Datagram<F> {
 pub struct Counters {
     /// Their first one came, and they were sent again.
     pub sent_again: u64,
+    /// Those of them that came in at a gateway by an interface that can't send frames of programs: lost, but for those of
+    /// this node's own endpoints.
+    pub not_transmitted: u64,
+    /// Their first one came, but too many wait to be sent again.
+    pub queue_full: u64,
     /// It didn't come.
     pub expired: u64,
     /// There was no room.
@@ -47,9 +52,16 @@ pub struct Counters {
 
 impl Counters {
     /// Each with its name.
-    pub const fn rows(&self) -> [(&'static str, u64); 4] {
-        let Self { sent_again, expired, no_room, refused } = *self;
-        [("sent_again", sent_again), ("expired", expired), ("no_room", no_room), ("refused", refused)]
+    pub const fn rows(&self) -> [(&'static str, u64); 6] {
+        let Self { sent_again, not_transmitted, queue_full, expired, no_room, refused } = *self;
+        [
+            ("sent_again", sent_again),
+            ("not_transmitted", not_transmitted),
+            ("queue_full", queue_full),
+            ("expired", expired),
+            ("no_room", no_room),
+            ("refused", refused),
+        ]
     }
 }
 
@@ -95,19 +107,13 @@ impl<K: Ord, F> Waiting<K, F> {
         self.counters.expired += (before - self.held) as u64;
     }
 
-    /// Says what became of frames that were taken.
-    pub fn sent_again(&mut self, sent: usize, refused: usize) {
-        self.counters.sent_again += sent as u64;
-        self.counters.refused += refused as u64;
-    }
-
     /// Whether nothing is held or remembered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.datagrams.is_empty()
     }
 
-    /// What became of all.
+    /// What became of those that were not taken.
     #[must_use]
     pub const fn counters(&self) -> Counters {
         self.counters

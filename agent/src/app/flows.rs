@@ -96,8 +96,10 @@ impl Stages {
     pub(super) fn tell_askers(&self) {
         let Some(planned) = &self.planned else { return };
         let services = planned.tables.services.clone();
-        let clusters = self.declared.clusters.keys().cloned().collect();
+        let clusters = self.declared.clusters.iter();
+        let pod_cidrs =
+            clusters.map(|(name, cluster)| (Arc::clone(name), cluster.pod_cidrs.clone())).collect();
         let gateways = self.declared.gateways.iter().flat_map(|gateway| gateway.prefixes.clone()).collect();
-        self.served.send_replace(Arc::new(Served { services, clusters, gateways }));
+        self.served.send_replace(Arc::new(Served { services, pod_cidrs, gateways }));
     }
 }

@@ -1,11 +1,12 @@
 //! The interfaces that the programs are attached to, also after they vanished and came back.
 
+use fairlead_core::model::Problem;
 use nix::net::if_::if_nametoindex;
 
 use super::{Error, start::Stages};
 use crate::{
     config::types::XdpMode,
-    dataplane::{self, Attached, Carried, Linked, Mode},
+    dataplane::{self, Attached, Carried, Linked, Mode, can_transmit},
     status::InterfaceStatus,
 };
 
@@ -16,11 +17,13 @@ pub(super) struct Interface {
     /// Of the device that the programs are attached to.
     ifindex: Option<u32>,
     problem: Option<String>,
+    /// The kernel says that its driver can't send frames of programs.
+    lacks_transmit: bool,
 }
 
 impl Interface {
     pub(super) fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), ifindex: None, problem: None }
+        Self { name: name.to_owned(), ifindex: None, problem: None, lacks_transmit: false }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -34,6 +37,28 @@ impl Interface {
             attached: self.ifindex.is_some(),
             problem: self.problem.clone(),
         }
+    }
+
+    /// What a gateway can't do by it.
+    pub(super) fn lack(&self) -> Option<Problem> {
+        self.lacks_transmit.then(|| Problem {
+            object: None,
+            cluster: None,
+            field: format!("interface {}", self.name),
+            what: "its driver sends no frames that programs didn't just receive (no ndo_xdp_xmit): fragments that come before \
+                   their datagram's first one are lost"
+                .to_owned(),
+            hint: Some(
+                "clients' fragments have to come in order; `ethtool -i` names the driver, and on a veth its peer's GRO must be on"
+                    .to_owned(),
+            ),
+        })
+    }
+
+    /// Looks whether its driver can send frames of programs.
+    fn look_at_driver(&mut self) {
+        let can = self.ifindex.map(can_transmit);
+        self.lacks_transmit = can.is_some_and(|can| can.is_ok_and(|can| can == Some(false)));
     }
 
     /// Why the programs are not attached, if they aren't.
@@ -112,6 +137,11 @@ impl Stages {
         })
     }
 
+    /// Looks what drivers can do: with some that changes.
+    pub(super) fn look_at_drivers(&mut self) {
+        self.interfaces.iter_mut().for_each(Interface::look_at_driver);
+    }
+
     /// Attaches to interfaces that came back, and notes those that are gone.
     pub(super) fn look_at_interfaces(&mut self) {
         let mut changed = false;
@@ -153,10 +183,28 @@ impl Stages {
         }
         interface.ifindex = if_nametoindex(interface.name.as_str()).ok();
         interface.problem = None;
+        interface.look_at_driver();
         match attached {
             Attached::New => tracing::info!(interface = interface.name, "programs attached"),
             Attached::Updated => tracing::info!(interface = interface.name, "programs replaced in place"),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_sends_no_frames_of_programs_is_told() {
+        let mut loopback = Interface::new("lo");
+        loopback.look_at_driver();
+        assert_eq!(loopback.lack(), None, "not attached");
+        loopback.ifindex = if_nametoindex("lo").ok();
+        loopback.look_at_driver();
+        // Kernels before 6.3 don't say.
+        let says = can_transmit(loopback.ifindex.unwrap()).unwrap().is_some();
+        assert_eq!(loopback.lack().map(|problem| problem.field), says.then(|| "interface lo".to_owned()));
     }
 }

@@ -223,7 +223,10 @@ async fn steer(stages: &mut Stages) -> Result<(), Error> {
                 continue;
             }
             _ = sample.tick() => if !stages.sample() { continue },
-            _ = read_back.tick() => stages.read_back(),
+            _ = read_back.tick() => {
+                stages.look_at_drivers();
+                stages.read_back();
+            }
             _ = sweep.tick() => {
                 stages.sweep();
                 continue;

@@ -24,7 +24,7 @@ use super::{
     remembered::Remembered, settings, turn::Failure,
 };
 use crate::{
-    asks::{self, Finding, Heard, OwnCount, Served},
+    asks::{self, Finding, Heard, OwnCount, OwnList, Served},
     config::{self, Config, ConfigWatch, types::Role},
     dataplane::{Dataplane, FlowCache, Instance, Lock, Sweep, routes},
     federation::{Federation, LastGood},
@@ -86,6 +86,8 @@ pub(super) struct Stages {
     pub(super) own_count: watch::Receiver<Arc<OwnCount>>,
     /// For the sweep.
     pub(super) tell_own: watch::Sender<Arc<OwnCount>>,
+    /// Which of them could hold any, where a sweep takes long.
+    pub(super) tell_list: watch::Sender<Arc<OwnList>>,
     /// What was found out about flows.
     pub(super) findings: mpsc::Receiver<Finding>,
     /// For those who ask.
@@ -145,6 +147,7 @@ impl Stages {
         let (served, asked) = watch::channel(Arc::default());
         let (tell, heard) = watch::channel(Arc::default());
         let (tell_own, own_count) = watch::channel(Arc::default());
+        let (tell_list, listed) = watch::channel(Arc::default());
         let (find, findings) = mpsc::channel(FINDINGS);
         let (count, counted) = watch::channel(Counters::default());
         let (flows, flows_told) = watch::channel(Arc::default());
@@ -152,7 +155,9 @@ impl Stages {
         let counts = (flows_told, own_count.clone());
         tokio::spawn(status::keep_counts(config.state_directory(), counts, started));
         let cache = if config.has(Role::Gateway) { dataplane.take_cache(config.seed.0)? } else { None };
-        if let Some(parts) = asks(config, &mut dataplane, (asked, own_count.clone(), ends), started)? {
+        if let Some(parts) =
+            asks(config, &mut dataplane, (asked, (own_count.clone(), listed), ends), started)?
+        {
             let task = asks::Task::new(parts);
             let task = task
                 .map_err(super::system("binding the socket for messages of other agents (UDP port 6082)"))?;
@@ -160,7 +165,7 @@ impl Stages {
         }
         let (count_fragments, fragments) = watch::channel(fairlead_core::fragments::Counters::default());
         if let Some(early) = dataplane.take_early_fragments()? {
-            tokio::spawn(fragments::hold(early, count_fragments));
+            tokio::spawn(fragments::hold(early, config.has(Role::Gateway), count_fragments));
         }
         let sweep = if config.has(Role::Receiver) { dataplane.take_sweep()? } else { None };
         let mut stages = Self {
@@ -178,6 +183,7 @@ impl Stages {
             heard,
             own_count,
             tell_own,
+            tell_list,
             findings,
             served,
             counted,
@@ -295,11 +301,14 @@ impl Stages {
     }
 }
 
+/// What this node's own endpoints hold, and which could.
+type Own = (watch::Receiver<Arc<OwnCount>>, watch::Receiver<Arc<OwnList>>);
+
 /// What the task needs that asks other agents; nothing without secrets.
 fn asks(
     config: &Config,
     dataplane: &mut Dataplane,
-    (served, counted, ends): (watch::Receiver<Arc<Served>>, watch::Receiver<Arc<OwnCount>>, asks::Ends),
+    (served, (counted, listed), ends): (watch::Receiver<Arc<Served>>, Own, asks::Ends),
     started: Instant,
 ) -> Result<Option<asks::Parts>, Error> {
     let Some(file) = &config.secrets_file else {
@@ -327,6 +336,7 @@ fn asks(
         keys,
         served,
         counted,
+        listed,
         ends,
         started,
     }))

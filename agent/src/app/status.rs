@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use fairlead_core::{model::Problem, planner::Links};
 
 use super::{interfaces::Interface, start::Stages};
-use crate::status::{ClusterStatus, Status};
+use crate::{
+    config::types::Role,
+    status::{ClusterStatus, Status},
+};
 
 impl Stages {
     fn unready(&self, ways: &Ways) -> Vec<String> {
@@ -36,6 +39,9 @@ impl Stages {
         problems.extend(self.federation.problems().iter().map(crate::federation::SourceProblem::to_model));
         let ways = Ways::of(&self.outers.borrow(), &self.links.borrow());
         problems.extend(ways.problem());
+        if self.config.has(Role::Gateway) {
+            problems.extend(self.interfaces.iter().filter_map(Interface::lack));
+        }
         let tables = self.planned.as_ref().map(|planned| &planned.tables);
         problems.extend(tables.into_iter().flat_map(fairlead_core::planner::Tables::alarms));
         problems.sort();

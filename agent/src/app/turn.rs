@@ -3,18 +3,21 @@
 use std::{sync::Arc, time::Duration};
 
 use fairlead_core::{
+    asks::ANNOUNCE_EVERY,
     model::merge,
     planner::{Full, Inputs, Installed, Plan, PlanError, diff},
 };
 
 use super::start::Stages;
 use crate::{
-    asks::OwnCount,
+    asks::{OwnCount, OwnList},
     dataplane::{FlowCache, Linked, Swept},
 };
 
 /// After a failure, when to try again.
 pub(super) const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// After what time without a count it is told which endpoints could hold flows: so soon gateways wait for a count in vain.
+const LIST_AFTER: Duration = ANNOUNCE_EVERY.saturating_add(Duration::from_millis(500));
 
 /// Why the kernel's tables are not as planned.
 #[derive(Debug, PartialEq, Eq)]
@@ -155,6 +158,21 @@ impl Stages {
         }
     }
 
+    /// Where a count takes so long that gateways wait for it, tells which endpoints could hold flows by now.
+    fn list_own(&mut self) {
+        let now = self.now();
+        let last = self.own_count.borrow().at.max(self.tell_list.borrow().at);
+        if !self.taken_up || now < last + LIST_AFTER {
+            return;
+        }
+        let lacking = self.dataplane.ticks().and_then(|ticks| self.dataplane.may_lack_flows(ticks));
+        let planned = self.planned.iter().flat_map(|planned| planned.tables.deliveries.keys());
+        // What waits to be taken out may still be delivered to.
+        let all = planned.chain(self.installed.deliveries()).filter(|key| key.service().is_some());
+        let list = OwnList { deliveries: all.copied().collect(), at: now, whole: !lacking.unwrap_or(true) };
+        self.tell_list.send_replace(Arc::new(list));
+    }
+
     pub(super) fn sweep_cache(&mut self) {
         if let Some(Err(error)) = self.cache.as_mut().map(FlowCache::sweep) {
             tracing::error!(%error, "the flow cache can't be swept");
@@ -165,6 +183,7 @@ impl Stages {
     /// must not wait. Nobody waits for it at the end either.
     pub(super) fn sweep(&mut self) {
         let Some(sweep) = self.sweep.clone() else { return };
+        self.list_own();
         // The one before may still be at it; then the next time.
         if !sweep.try_lock().is_ok_and(|sweep| sweep.is_due()) {
             return;

@@ -10,7 +10,7 @@ use fairlead_abi::Announced;
 use fairlead_core::asks::{Counted, Keys, NodeId, announcements};
 use ipnet::IpNet;
 
-use super::{OwnCount, claimer::control_address};
+use super::{OwnCount, OwnList, claimer::control_address};
 
 /// What they are made with.
 #[derive(Debug)]
@@ -18,12 +18,17 @@ pub(super) struct Announcer {
     node: NodeId,
     gateways: BTreeSet<IpAddr>,
     nonce: u64,
+    /// The last one's.
+    turn: u64,
 }
+
+/// Messages, and where they go.
+pub(super) type Messages = Vec<(IpAddr, Vec<u8>)>;
 
 impl Announcer {
     /// Of this `node`, to gateways with these tunnel prefixes but its `own`; `random` has to differ at each start.
     pub(super) fn new(node: NodeId, gateways: &[IpNet], own: &[IpNet], random: u64) -> Self {
-        let mut this = Self { node, gateways: BTreeSet::new(), nonce: random };
+        let mut this = Self { node, gateways: BTreeSet::new(), nonce: random, turn: 0 };
         this.serve(gateways, own);
         this
     }
@@ -34,21 +39,24 @@ impl Announcer {
     }
 
     /// The messages, and where they go, of what was counted; `now` is the time since the agent's start.
-    pub(super) fn announce(
-        &mut self,
-        count: &OwnCount,
-        keys: &Keys,
-        now: Duration,
-    ) -> Vec<(IpAddr, Vec<u8>)> {
+    pub(super) fn count(&mut self, count: &OwnCount, keys: &Keys, now: Duration) -> Messages {
         let held = count.held.iter().filter(|&(_, &flows)| flows > 0);
-        let age = now.saturating_sub(count.at);
-        let turn = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().saturating_sub(age).as_millis();
-        let counted = Counted {
-            turn: u64::try_from(turn).unwrap_or(u64::MAX),
-            age,
-            whole: count.whole,
-            held: held.map(|(&about, &flows)| Announced { about, flows, padding: 0 }).collect(),
-        };
+        let held = held.map(|(&about, &flows)| Announced { about, flows, padding: 0 }).collect();
+        let (age, whole) = (now.saturating_sub(count.at), count.whole);
+        self.tell(Counted { age, whole, held, ..Counted::default() }, keys)
+    }
+
+    /// The same of a list of those that could hold flows.
+    pub(super) fn list(&mut self, list: &OwnList, keys: &Keys, now: Duration) -> Messages {
+        let held = list.deliveries.iter().map(|&about| Announced { about, flows: 1, padding: 0 }).collect();
+        let (age, whole) = (now.saturating_sub(list.at), list.whole);
+        self.tell(Counted { age, whole, held, list: true, ..Counted::default() }, keys)
+    }
+
+    fn tell(&mut self, counted: Counted, keys: &Keys) -> Messages {
+        let clock = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_millis();
+        self.turn = u64::try_from(clock).unwrap_or(u64::MAX).max(self.turn.saturating_add(1));
+        let counted = Counted { turn: self.turn, ..counted };
         let messages = announcements(&self.node, &counted, keys, &mut self.nonce);
         let to_all = |message: Vec<u8>| self.gateways.iter().map(move |&gateway| (gateway, message.clone()));
         messages.into_iter().flat_map(to_all).collect()
@@ -72,13 +80,17 @@ mod tests {
         let delivery = |port: u16| DeliveryKey { port: port.to_be_bytes(), ..DeliveryKey::default() };
         let mut count = OwnCount::default();
         count.held.extend((0..30).map(|port| (delivery(port), u32::from(port > 3))));
-        let messages = announcer.announce(&count, &keys, Duration::from_secs(1));
+        let messages = announcer.count(&count, &keys, Duration::from_secs(1));
         let told: Vec<String> =
             messages.iter().map(|(to, message)| format!("{to} {}", message.len())).collect();
         let sizes = [48 + ANNOUNCED * 48, 48 + (26 - ANNOUNCED) * 48];
         let both = |size| ["198.51.100.2", "2001:db8:f::"].map(|to| format!("{to} {size}"));
         assert_eq!(told, sizes.map(both).concat());
-        let nothing = announcer.announce(&OwnCount::default(), &keys, Duration::ZERO);
+        let nothing = announcer.count(&OwnCount::default(), &keys, Duration::ZERO);
         assert_eq!(nothing.len(), 2, "that there is nothing is told, too");
+        let list = OwnList { deliveries: count.held.into_keys().collect(), ..OwnList::default() };
+        let (before, messages) = (announcer.turn, announcer.list(&list, &keys, Duration::ZERO));
+        assert_eq!(messages.len(), 4, "all thirty");
+        assert!(announcer.turn > before, "also within a millisecond");
     }
 }

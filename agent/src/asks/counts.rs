@@ -1,10 +1,12 @@
 //! What receivers have counted, as they answer and as they announce.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+use fairlead_abi::ServiceKey;
 use fairlead_core::{
     asks::{Asker, Holding as Said},
     model::{Held, Holding},
+    planner::{ServiceTable, Verdict},
 };
 
 use crate::dataplane::COUNTED_FOR;
@@ -19,12 +21,32 @@ pub(super) fn counted(said: Said) -> Option<Holding> {
 pub(super) fn all_counts(asker: &Asker) -> Held {
     let holding = |(service, outer, said)| Some(((service, IpAddr::from(outer)), counted(said)?));
     let mut reports: BTreeMap<_, _> = asker.holdings().filter_map(holding).collect();
-    for (service, outer, flows, at) in asker.announcements() {
-        let announced = Holding { flows: flows.into(), at };
-        let known = reports.entry((service, outer.into())).or_insert(announced);
+    for told in asker.announcements() {
+        let (key, at) = ((told.service, told.outer.into()), told.at);
+        let Some(announced) = told.flows.map(|flows| Holding { flows: flows.into(), at }) else { continue };
+        let known = reports.entry(key).or_insert(announced);
         if known.at < at {
             *known = announced;
         }
     }
     Held { reports, ..Held::default() }
+}
+
+/// Adds the endpoints that receivers announce of services that are served here, and that these may lack.
+pub(super) fn add_announced(held: &mut Held, asker: &Asker, known: &BTreeMap<ServiceKey, Arc<ServiceTable>>) {
+    for told in asker.announcements() {
+        let Some(table) = known.get(&told.service) else { continue };
+        let (key, at) = ((told.service, IpAddr::from(told.outer)), told.at);
+        let place = table.backends.binary_search_by_key(&key.1, |backend| backend.outer);
+        if place.is_ok_and(|place| table.backends[place].verdict != Verdict::Lingering) {
+            continue;
+        }
+        let last = held.announced.entry(key).or_insert(at);
+        *last = at.max(*last);
+        let Some(holding) = told.flows.map(|flows| Holding { flows: flows.into(), at }) else { continue };
+        let known = held.reports.entry(key).or_insert(holding);
+        if known.at < at {
+            *known = holding;
+        }
+    }
 }

@@ -36,8 +36,8 @@ pub use task::{Ends, Parts, Task};
 pub struct Served {
     /// By service.
     pub services: BTreeMap<ServiceKey, Arc<ServiceTable>>,
-    /// All clusters.
-    pub clusters: Vec<Arc<str>>,
+    /// All clusters, and the addresses that their endpoints may have.
+    pub pod_cidrs: BTreeMap<Arc<str>, Vec<IpNet>>,
     /// Where all gateways' tunnel packets come from.
     pub gateways: Vec<IpNet>,
 }
@@ -62,6 +62,17 @@ impl OwnCount {
         };
         self.held.iter().filter_map(report)
     }
+}
+
+/// This node's endpoints that could hold flows, as services' deliveries: known at once, while counting takes its time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnList {
+    /// All that the programs may have delivered to.
+    pub deliveries: BTreeSet<DeliveryKey>,
+    /// When, as time since the agent's start.
+    pub at: Duration,
+    /// No flows can be missing.
+    pub whole: bool,
 }
 
 /// What was found out about a flow.

@@ -11,7 +11,7 @@ use std::{
 use fairlead_abi::{Address, AskedFlow, Encap, FlowReport, ReportKind, ServiceKey};
 use fairlead_core::{
     asks::{Asker, Backend, Counters, Keys, Limits, Output, Secrets},
-    model::{Held, Holding},
+    model::Held,
     planner::{ServiceTable, Verdict},
 };
 use ipnet::IpNet;
@@ -21,10 +21,10 @@ use tokio::{
 };
 
 use super::{
-    Finding, Heard, OwnCount, Served,
-    announcer::Announcer,
+    Finding, Heard, OwnCount, OwnList, Served,
+    announcer::{Announcer, Messages},
     claimer::{Claimer, control_address},
-    counts::{all_counts, counted},
+    counts::{add_announced, all_counts, counted},
     read_secrets,
     socket::Sockets,
 };
@@ -63,6 +63,8 @@ pub struct Parts {
     pub served: watch::Receiver<Arc<Served>>,
     /// What this node's own endpoints hold, each time it was counted.
     pub counted: watch::Receiver<Arc<OwnCount>>,
+    /// Those that could hold flows, where counting takes long.
+    pub listed: watch::Receiver<Arc<OwnList>>,
     /// Where what is found out goes.
     pub ends: Ends,
     /// The agent's start.
@@ -150,7 +152,14 @@ impl Task {
                     self.serve();
                 }
                 // Closed where nothing is counted: on a node that is no receiver.
-                Ok(()) = self.parts.counted.changed() => self.announce(),
+                Ok(()) = self.parts.counted.changed() => {
+                    let count = Arc::clone(&self.parts.counted.borrow_and_update());
+                    self.announce(|announcer, keys, now| announcer.count(&count, keys, now));
+                }
+                Ok(()) = self.parts.listed.changed() => {
+                    let list = Arc::clone(&self.parts.listed.borrow_and_update());
+                    self.announce(|announcer, keys, now| announcer.list(&list, keys, now));
+                }
                 () = sleep_until(due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600))) => {}
                 _ = tell.tick() => self.look(),
             }
@@ -166,10 +175,10 @@ impl Task {
         self.parts.started.elapsed()
     }
 
-    fn announce(&mut self) {
-        let (now, count) = (self.now(), Arc::clone(&self.parts.counted.borrow_and_update()));
+    fn announce(&mut self, tell: impl FnOnce(&mut Announcer, &Keys, Duration) -> Messages) {
+        let now = self.now();
         let (Some(announcer), Some(keys)) = (&mut self.announcer, own_keys(&self.parts)) else { return };
-        for (gateway, message) in announcer.announce(&count, &keys, now) {
+        for (gateway, message) in tell(announcer, &keys, now) {
             self.sockets.send(gateway, &message);
         }
     }
@@ -211,7 +220,7 @@ impl Task {
     fn serve(&mut self) {
         let served = Arc::clone(&self.parts.served.borrow_and_update());
         let now = self.now();
-        self.asker.listen_to(served.clusters.iter());
+        self.asker.listen_to(served.pod_cidrs.clone());
         if served.gateways != self.parts.gateways {
             self.parts.gateways.clone_from(&served.gateways);
             self.claimer.serve(&served.gateways);
@@ -248,6 +257,14 @@ impl Task {
                     silence = true;
                     let says = if silent { "doesn't answer" } else { "answers again" };
                     tracing::info!(%cluster, %node, "the node {says}");
+                    continue;
+                }
+                Output::Strange { cluster, outer } => {
+                    let outer = IpAddr::from(outer);
+                    tracing::warn!(
+                        %cluster, %outer,
+                        "a node announces an endpoint outside of its cluster's podCidrs: what it says of it doesn't count"
+                    );
                     continue;
                 }
                 Output::Mine { service, flow, outer } => {
@@ -331,7 +348,7 @@ impl Task {
                 }
             }
         }
-        self.add_announced(&mut held);
+        add_announced(&mut held, &self.asker, &self.known);
         let heard = Heard { held, silent: Arc::new(silent) };
         self.parts.ends.heard.send_if_modified(|known| {
             let changed = **known != heard;
@@ -340,24 +357,6 @@ impl Task {
             }
             changed
         });
-    }
-
-    /// Adds the endpoints that receivers announce of services that are served here, and that these may lack.
-    fn add_announced(&self, held: &mut Held) {
-        for (key, outer, flows, at) in self.asker.announcements() {
-            let Some(table) = self.known.get(&key) else { continue };
-            let outer = IpAddr::from(outer);
-            let place = table.backends.binary_search_by_key(&outer, |backend| backend.outer);
-            if place.is_ok_and(|place| table.backends[place].verdict != Verdict::Lingering) {
-                continue;
-            }
-            held.announced.insert((key, outer));
-            let holding = Holding { flows: flows.into(), at };
-            let known = held.reports.entry((key, outer)).or_insert(holding);
-            if known.at < at {
-                *known = holding;
-            }
-        }
     }
 }
 

@@ -10,7 +10,10 @@ use aya::{
     programs::Program,
 };
 use fairlead_abi::{EarlyFragment, FragmentEntry, FragmentKey, MOST_HELD, map, program};
-use nix::libc;
+use nix::{
+    libc,
+    time::{ClockId, clock_gettime},
+};
 use tokio::io::unix::AsyncFd;
 
 use super::{Dataplane, Error};
@@ -86,10 +89,10 @@ impl EarlyFragments {
         }
     }
 
-    /// Whether the first fragment of a datagram has come.
+    /// Whether the first fragment of a client's datagram has come, so lately that the programs let others follow it.
     pub fn has_first(&self, datagram: &FragmentKey) -> Result<bool, Error> {
         match self.firsts.get(datagram, 0) {
-            Ok(_) => Ok(true),
+            Ok(first) => Ok(first.leads(now_ns(), false)),
             Err(MapError::KeyNotFound) => Ok(false),
             Err(error) => Err(Error::map(map::FRAGMENTS)(error)),
         }
@@ -99,6 +102,12 @@ impl EarlyFragments {
     pub fn ingress(&self) -> io::Result<Ingress> {
         self.ingress.try_clone().map(Ingress)
     }
+}
+
+/// The programs' clock: nanoseconds, to some milliseconds.
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map(std::time::Duration::from);
+    now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// The program that packets enter by.

@@ -33,8 +33,9 @@ pub struct FragmentEntry {
     pub ports: [u8; 4],
     /// Where this node is the gateway: index in `BACKENDS` of the backend that was chosen last; else 0.
     pub backend: u32,
-    /// Where this node is the receiver: [`FragmentEntry::TAKEN`], [`FragmentEntry::SENT_BACK`], or the number of the
-    /// [`DropReason`](crate::DropReason) why it was not delivered; else [`FragmentEntry::ELSEWHERE`].
+    /// Of an endpoint's reply: [`FragmentEntry::REPLY`]. Of a client's packet, where this node is the receiver:
+    /// [`FragmentEntry::TAKEN`], [`FragmentEntry::SENT_BACK`], or the number of the [`DropReason`](crate::DropReason) why it was
+    /// not delivered; else [`FragmentEntry::ELSEWHERE`].
     pub outcome: u32,
     /// Bytes of the datagram that the first fragment holds.
     pub length: u16,
@@ -55,8 +56,18 @@ impl FragmentEntry {
     pub const ELSEWHERE: u32 = u32::MAX - 1;
     /// The endpoint doesn't know the flow.
     pub const SENT_BACK: u32 = u32::MAX - 2;
+    /// An endpoint of this node answers: only further fragments that leave follow it, and none that come in.
+    pub const REPLY: u32 = u32::MAX - 3;
     /// So long it holds. Identifications of IPv4 come round: on a fast link sooner than what hosts wait (30 to 60 s).
     pub const LIFE_NS: u64 = 10_000_000_000;
+
+    /// Whether a further fragment that comes at `now_ns` of the same clock follows it, an endpoint's reply or a client's packet.
+    /// What is noted of the one says nothing of the other, for both directions may have the same addresses and identification.
+    #[inline(always)]
+    #[must_use]
+    pub const fn leads(&self, now_ns: u64, is_reply: bool) -> bool {
+        now_ns.wrapping_sub(self.seen_ns) <= Self::LIFE_NS && (self.outcome == Self::REPLY) == is_reply
+    }
 }
 
 /// Most bytes of a frame that is held until its datagram's first fragment has come: what fits a page beside the kernel's
@@ -82,3 +93,20 @@ const _: () = {
     assert!(offset_of!(FragmentKey, id) == 32 && offset_of!(FragmentEntry, seen_ns) == 40);
     assert!(offset_of!(EarlyFragment, frame) == 48 && size_of::<EarlyFragment>() == 48 + MOST_HELD);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_came_lately_and_the_same_way_is_followed() {
+        let seen = |outcome| FragmentEntry { outcome, seen_ns: 5, ..FragmentEntry::default() };
+        for outcome in [FragmentEntry::TAKEN, FragmentEntry::ELSEWHERE, FragmentEntry::SENT_BACK, 7] {
+            let first = seen(outcome);
+            assert!(first.leads(5, false) && first.leads(5 + FragmentEntry::LIFE_NS, false));
+            assert!(!first.leads(6 + FragmentEntry::LIFE_NS, false), "too long ago");
+            assert!(!first.leads(5, true), "no reply's");
+        }
+        assert!(seen(FragmentEntry::REPLY).leads(5, true) && !seen(FragmentEntry::REPLY).leads(5, false));
+    }
+}

@@ -151,10 +151,10 @@ pub struct Announcement {
     pub part: u8,
     /// At least one.
     pub parts: u8,
-    /// 1: no flows can be missing in the count; 0: some were lost.
+    /// 1: no flows can be missing in the count, or endpoints in the list; 0: some were lost.
     pub whole: u8,
-    /// Zero.
-    pub padding: u8,
+    /// 1: a list of all endpoints that may hold flows by then, which nobody has counted ([`Announced::flows`] is 1); 0: a count.
+    pub list: u8,
 }
 
 /// An endpoint of an [`Announcement`].

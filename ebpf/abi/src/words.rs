@@ -180,15 +180,15 @@ impl Announcement {
     #[must_use]
     pub const fn words(&self) -> [u64; ANNOUNCEMENT_WORDS] {
         let [h0, h1, h2] = self.header.words();
-        let last = [self.part, self.parts, self.whole, self.padding];
+        let last = [self.part, self.parts, self.whole, self.list];
         [h0, h1, h2, self.node, self.turn, word_of(self.age.to_le_bytes(), last)]
     }
 
     /// The reverse of [`words`](Self::words).
     #[must_use]
     pub const fn of([h0, h1, h2, node, turn, last]: [u64; ANNOUNCEMENT_WORDS]) -> Self {
-        let [.., part, parts, whole, padding] = last.to_le_bytes();
-        Self { header: Header::of([h0, h1, h2]), node, turn, age: low(last), part, parts, whole, padding }
+        let [.., part, parts, whole, list] = last.to_le_bytes();
+        Self { header: Header::of([h0, h1, h2]), node, turn, age: low(last), part, parts, whole, list }
     }
 }
 

@@ -112,7 +112,7 @@ fn find_flow(ctx: &TcContext, scratch: &mut Scratch) -> Option<u32> {
 #[inline(always)]
 fn find_first(scratch: &mut Scratch) -> Option<u32> {
     let Scratch { inner, datagram, flow, reverse, .. } = scratch;
-    reverse.vip = fragment::first_of(inner, datagram).ok()?.address;
+    reverse.vip = fragment::first_of(inner, datagram, true).ok()?.address;
     flow.endpoint = inner.ip.source;
     Some(LATER)
 }

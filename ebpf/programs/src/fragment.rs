@@ -42,13 +42,17 @@ fn datagram_of(parsed: &Parsed) -> FragmentKey {
     }
 }
 
-/// What became of the first fragment of the one that `parsed` is.
+/// What became of the first fragment of the one that `parsed` is, an endpoint's reply or a client's.
 #[inline(always)]
-pub fn first_of(parsed: &Parsed, datagram: &mut FragmentKey) -> Result<&'static FragmentEntry, DropReason> {
+pub fn first_of(
+    parsed: &Parsed,
+    datagram: &mut FragmentKey,
+    is_reply: bool,
+) -> Result<&'static FragmentEntry, DropReason> {
     *datagram = datagram_of(parsed);
     // SAFETY: entries are replaced as a whole, and a replaced one lives until this program has ended.
     let first = unsafe { FRAGMENTS.get(&*datagram) }.ok_or(DropReason::FragmentBeforeFirst)?;
-    if now_ns().wrapping_sub(first.seen_ns) > FragmentEntry::LIFE_NS {
+    if !first.leads(now_ns(), is_reply) {
         return Err(DropReason::FragmentBeforeFirst);
     }
     if parsed.part.offset < first.length {
@@ -79,7 +83,7 @@ pub const BEFORE_FIRST: u32 = DropReason::FragmentBeforeFirst as u32;
 /// number of the [`DropReason`] why it can't. A subprogram: see [`slow`](crate::slow).
 #[inline(never)]
 pub fn look_up(parsed: &mut Parsed, datagram: &mut FragmentKey, first: &mut FragmentEntry) -> u32 {
-    match first_of(parsed, datagram) {
+    match first_of(parsed, datagram, false) {
         Ok(found) => {
             *first = *found;
             parsed.carried.ports = found.ports;
@@ -143,7 +147,7 @@ pub fn note_outcome(scratch: &mut Scratch, outcome: u32) -> u32 {
 pub fn note_reply(scratch: &mut Scratch) -> u32 {
     let Scratch { inner, datagram, first, reverse, .. } = scratch;
     *datagram = datagram_of(inner);
-    *first = FragmentEntry { address: reverse.vip, outcome: FragmentEntry::TAKEN, ..entry_of(inner) };
+    *first = FragmentEntry { address: reverse.vip, outcome: FragmentEntry::REPLY, ..entry_of(inner) };
     let _ = FRAGMENTS.insert(&*datagram, &*first, 0);
     0
 }

@@ -290,3 +290,29 @@ fn replies_leave_in_the_vips_name() {
         strange.iter().for_each(|part| leaves(part, part));
     }
 }
+
+/// What is noted of one direction says nothing of the other, were addresses and identification the same.
+#[test]
+fn a_replys_first_fragment_is_no_clients() {
+    let mut node = Node::both();
+    for vip in VIPS.map(ip) {
+        let (client, pod) = (of_family(CLIENTS, vip), of_family(POD, vip));
+        let parts = parts(vip, port::IPIP_V4);
+        node.lab.ingress(&incoming(parts[0].clone()).bytes()).unwrap();
+        let noted = node.lab.fragments().unwrap();
+        let (key, first) = noted.into_iter().find(|(key, _)| key.source == client.into()).unwrap();
+        // As an endpoint at the client's address would have it that answers somebody at the VIP's.
+        let reply = FragmentEntry { address: pod.into(), outcome: FragmentEntry::REPLY, ..first };
+        node.lab.set_fragment(&key, &reply).unwrap();
+        node.row("a client's", &incoming(parts[1].clone()).bytes(), Then::Hold, Counts::default());
+
+        let answer = IpPacket { fragment: 0, ..build::ip(pod, client, udp(POD_PORT, FROM, &[5; 3000])) };
+        let later = outgoing(&HOP, answer.fragments(SIZE, ID).swap_remove(1)).bytes();
+        let key = fairlead_abi::FragmentKey { source: pod.into(), destination: client.into(), ..key };
+        for outcome in [FragmentEntry::TAKEN, FragmentEntry::ELSEWHERE, FragmentEntry::SENT_BACK] {
+            node.lab.set_fragment(&key, &FragmentEntry { address: vip.into(), outcome, ..first }).unwrap();
+            assert_eq!(hex(&node.lab.egress(&later, 0).unwrap().frame), hex(&later), "{outcome}");
+        }
+    }
+    node.judge(2);
+}

@@ -2,9 +2,11 @@
 //!
 //! A gateway that has just come, or is behind, doesn't know of an endpoint that has left its slices, or has only just come
 //! into them; by its announcement it does, and asks it. And only who has heard of all of them after a packet came can say
-//! that its flow is nobody's.
+//! that its flow is nobody's. A count takes a node with many flows longer than gateways wait: meanwhile it lists whichever of
+//! its endpoints could have flows, which takes no time.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use fairlead_abi::message::{
     ANNOUNCED, ANNOUNCED_WORDS, ANNOUNCEMENT_WORDS, MAGIC, message_kind, message_tag,
 };
 use fairlead_abi::{Address, Announced, Announcement, Header, ServiceKey};
+use ipnet::IpNet;
 
 use super::Backend;
 use super::keys::Keys;
@@ -31,10 +34,13 @@ pub(super) const WORDS: usize = ANNOUNCEMENT_WORDS + ANNOUNCED * ANNOUNCED_WORDS
 /// Nodes of which announcements are kept, at most.
 const MOST_NODES: usize = 1 << 14;
 
-/// What a receiver holds, and when it was counted.
+/// How often it is told of a cluster that its nodes announce what is not theirs.
+const TELL_STRANGE: Duration = Duration::from_secs(600);
+
+/// What a receiver holds, and when it was counted; or what it may hold, and when that was so.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
-    /// Its clock then, milliseconds since 1970.
+    /// Its clock when it is told, milliseconds since 1970; grows.
     pub turn: u64,
     /// How long ago.
     pub age: Duration,
@@ -42,6 +48,8 @@ pub struct Counted {
     pub whole: bool,
     /// Those of its endpoints that hold any.
     pub held: Vec<Announced>,
+    /// They are all that could, and were not counted.
+    pub list: bool,
 }
 
 /// The messages by which a node tells that; `nonce` is the number of the first, and grows by as many.
@@ -68,7 +76,7 @@ pub fn announcements(node: &NodeId, counted: &Counted, keys: &Keys, nonce: &mut 
             part: u8::try_from(part).expect("at most 255 parts"),
             parts: u8::try_from(parts).expect("as before"),
             whole: (counted.whole && held.len() == counted.held.len()).into(),
-            padding: 0,
+            list: counted.list.into(),
         };
         let mut words = begins.words().to_vec();
         words.extend(some.iter().flat_map(Announced::words));
@@ -87,6 +95,18 @@ fn number((cluster, node): &NodeId) -> u64 {
 pub(super) struct Announcements {
     /// By the cluster whose key they have: who has one's can't speak for another's nodes.
     nodes: BTreeMap<(Arc<str>, u64), Node>,
+    /// All clusters, and the addresses that their endpoints may have.
+    pod_cidrs: BTreeMap<Arc<str>, Vec<IpNet>>,
+    /// Clusters whose nodes announced what is not theirs, and when that was told.
+    told_strange: BTreeMap<Arc<str>, Duration>,
+}
+
+/// What is left out of an announcement: endpoints that are not of its cluster, as they would be of its slices.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Strangers {
+    pub(super) count: u64,
+    /// One of them, where it is time to tell.
+    pub(super) tell: Option<(Arc<str>, Address)>,
 }
 
 /// The last that a node has told.
@@ -94,8 +114,12 @@ pub(super) struct Announcements {
 struct Node {
     /// When anything came.
     heard: Duration,
-    /// The last count that has come whole.
-    last: Option<Told>,
+    /// The turn of the last that has come whole.
+    turn: Option<u64>,
+    /// The last count among those.
+    count: Option<Told>,
+    /// The last list, if it is younger than that.
+    list: Option<Told>,
     /// One of which parts are missing yet.
     coming: Option<(Told, BTreeMap<u8, Vec<Announced>>)>,
 }
@@ -103,12 +127,37 @@ struct Node {
 #[derive(Debug)]
 struct Told {
     turn: u64,
+    /// When it was so, at the earliest.
     at: Duration,
     whole: bool,
+    list: bool,
     held: Vec<Announced>,
 }
 
+/// An endpoint that holds flows, or may, as its receiver announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announcing {
+    /// The service.
+    pub service: ServiceKey,
+    /// The endpoint's outer address.
+    pub outer: Address,
+    /// How many; `None`: nobody has counted them.
+    pub flows: Option<u32>,
+    /// When that was so.
+    pub at: Duration,
+}
+
 impl Announcements {
+    /// These are all clusters, and the addresses that their endpoints may have.
+    pub(super) fn listen_to(&mut self, pod_cidrs: BTreeMap<Arc<str>, Vec<IpNet>>) {
+        self.told_strange.retain(|cluster, _| pod_cidrs.contains_key(cluster));
+        self.pod_cidrs = pod_cidrs;
+    }
+
+    pub(super) fn clusters(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.pod_cidrs.keys()
+    }
+
     /// Takes a message at `now`, if it has the tag of one of these `keys`.
     pub(super) fn received<'a>(
         &mut self,
@@ -116,7 +165,7 @@ impl Announcements {
         header: &Header,
         keys: impl Iterator<Item = (&'a Arc<str>, Keys)>,
         now: Duration,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Strangers, Refusal> {
         let (begins, rest) = words.split_first_chunk::<ANNOUNCEMENT_WORDS>().ok_or(Refusal::Malformed)?;
         let begins = Announcement::of(*begins);
         let (held, []) = rest.as_chunks::<ANNOUNCED_WORDS>() else { return Err(Refusal::Malformed) };
@@ -133,16 +182,45 @@ impl Announcements {
         if self.nodes.len() >= MOST_NODES && !self.nodes.contains_key(&id) {
             return Err(Refusal::Stranger);
         }
-        let node = self.nodes.entry(id).or_default();
-        node.told(&begins, held.iter().map(|&words| Announced::of(words)).collect(), now);
-        Ok(())
+        let (held, strangers) = self.own(&id.0, held.iter().map(|&words| Announced::of(words)));
+        let strangers = self.note_strangers(&id.0, &strangers, now);
+        self.nodes.entry(id).or_default().told(&begins, held, now);
+        Ok(strangers)
     }
 
-    /// What endpoints hold, and when that was counted.
-    pub(super) fn all(&self) -> impl Iterator<Item = (ServiceKey, Address, u32, Duration)> {
-        let told = self.nodes.values().filter_map(|node| node.last.as_ref());
-        told.flat_map(|told| {
-            let one = |held: &Announced| Some((held.about.service()?, held.about.outer, held.flows, told.at));
+    /// Those of a cluster's endpoints, and the addresses of others.
+    fn own(
+        &self,
+        cluster: &Arc<str>,
+        announced: impl Iterator<Item = Announced>,
+    ) -> (Vec<Announced>, Vec<Address>) {
+        let cidrs = self.pod_cidrs.get(cluster).map(Vec::as_slice).unwrap_or_default();
+        let may = |held: &Announced| cidrs.iter().any(|cidr| cidr.contains(&IpAddr::from(held.about.outer)));
+        let (own, others): (Vec<_>, Vec<_>) = announced.partition(may);
+        (own, others.iter().map(|held| held.about.outer).collect())
+    }
+
+    fn note_strangers(&mut self, cluster: &Arc<str>, outers: &[Address], now: Duration) -> Strangers {
+        let Some(&first) = outers.first() else { return Strangers::default() };
+        let tell = self.told_strange.get(cluster).is_none_or(|told| now >= *told + TELL_STRANGE);
+        if tell {
+            self.told_strange.insert(Arc::clone(cluster), now);
+        }
+        Strangers { count: outers.len() as u64, tell: tell.then(|| (Arc::clone(cluster), first)) }
+    }
+
+    /// What endpoints hold. One may be counted and in a younger list too.
+    pub(super) fn all(&self) -> impl Iterator<Item = Announcing> {
+        self.nodes.values().flat_map(Node::told_last).flat_map(|told| {
+            let one = |held: &Announced| {
+                let flows = Some(held.flows).filter(|_| !told.list);
+                Some(Announcing {
+                    service: held.about.service()?,
+                    outer: held.about.outer,
+                    flows,
+                    at: told.at,
+                })
+            };
             told.held.iter().filter_map(one)
         })
     }
@@ -154,7 +232,7 @@ impl Announcements {
         nodes: impl Iterator<Item = NodeId>,
         now: Duration,
     ) -> bool {
-        let is_whole = |node: &Node| node.last.as_ref().is_some_and(|told| told.whole && told.at >= since);
+        let is_whole = |node: &Node| node.told_last().any(|told| told.whole && told.at >= since);
         let lives = |node: &&Node| now < node.heard + FORGOTTEN_AFTER;
         self.nodes.values().filter(lives).all(is_whole)
             && nodes
@@ -170,13 +248,14 @@ impl Announcements {
 impl Node {
     fn told(&mut self, part: &Announcement, held: Vec<Announced>, now: Duration) {
         // An old one again, or late.
-        if self.last.as_ref().is_some_and(|last| part.turn <= last.turn) {
+        if self.turn.is_some_and(|last| part.turn <= last) {
             return;
         }
         self.heard = now;
         if self.coming.as_ref().is_none_or(|(coming, _)| part.turn > coming.turn) {
             let at = now.saturating_sub(Duration::from_millis(part.age.into()));
-            let told = Told { turn: part.turn, at, whole: part.whole == 1, held: Vec::new() };
+            let told =
+                Told { turn: part.turn, at, whole: part.whole == 1, list: part.list == 1, held: Vec::new() };
             self.coming = Some((told, BTreeMap::new()));
         }
         let Some((told, parts)) = &mut self.coming else { return };
@@ -185,8 +264,26 @@ impl Node {
         }
         if parts.len() == usize::from(part.parts) {
             let held = std::mem::take(parts).into_values().flatten().collect();
-            self.last = self.coming.take().map(|(told, _)| Told { held, ..told });
+            if let Some((told, _)) = self.coming.take() {
+                self.take(Told { held, ..told });
+            }
         }
+    }
+
+    fn take(&mut self, told: Told) {
+        self.turn = Some(told.turn);
+        if told.list {
+            self.list = Some(told);
+        } else {
+            // It was begun before the list was made, and ended after: then the list says more.
+            self.list.take_if(|list| list.at <= told.at);
+            self.count = Some(told);
+        }
+    }
+
+    /// What counts of what it has told.
+    fn told_last(&self) -> impl Iterator<Item = &Told> {
+        self.count.iter().chain(&self.list)
     }
 }
 

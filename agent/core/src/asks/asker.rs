@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use fairlead_abi::message::{answer, message_kind};
 use fairlead_abi::{Address, AskedFlow, DeliveryKey, Flow, Header, ServiceKey};
+use ipnet::IpNet;
 
-use super::announcements::{self, Announcements};
+use super::announcements::{self, Announcements, Announcing};
 use super::batches::{BATCH_DELAY, Batches, To};
 use super::counters::Counters;
 use super::keys::{Keys, Secrets};
@@ -63,6 +64,14 @@ pub enum Output {
         /// The flow.
         flow: Flow,
     },
+    /// A cluster's nodes announce an endpoint that isn't its own, of which nothing is believed; not told more often than every
+    /// ten minutes.
+    Strange {
+        /// The cluster whose key they have.
+        cluster: Arc<str>,
+        /// The endpoint, outside of its pod CIDRs.
+        outer: Address,
+    },
     /// A node doesn't answer, or answers again: [`Asker::silent`] has changed.
     Silent {
         /// The node.
@@ -78,8 +87,6 @@ pub struct Asker {
     secrets: Secrets,
     /// Derived as they are needed, by cluster.
     keys: BTreeMap<Arc<str>, Keys>,
-    /// All there are.
-    clusters: Vec<Arc<str>>,
     seed: u64,
     /// None without backends.
     services: BTreeMap<ServiceKey, Served>,
@@ -102,7 +109,6 @@ impl Asker {
         Self {
             secrets,
             keys: BTreeMap::new(),
-            clusters: Vec::new(),
             seed,
             services: BTreeMap::new(),
             gate: Gate::new(limits, seed),
@@ -139,9 +145,9 @@ impl Asker {
         self.services.insert(service, Served { backends, all_asked });
     }
 
-    /// Announcements are taken from nodes of these clusters.
-    pub fn listen_to<'a>(&mut self, clusters: impl Iterator<Item = &'a Arc<str>>) {
-        self.clusters = clusters.cloned().collect();
+    /// Announcements are taken from nodes of these clusters, of endpoints with addresses of theirs.
+    pub fn listen_to(&mut self, pod_cidrs: BTreeMap<Arc<str>, Vec<IpNet>>) {
+        self.announcements.listen_to(pod_cidrs);
     }
 
     /// All backends refused a packet of a flow of the service; `flow.answer` is 0.
@@ -212,8 +218,8 @@ impl Asker {
         self.polls.holding((service, outer))
     }
 
-    /// What receivers have announced unasked: which backends of which services hold so many flows, and when that was counted.
-    pub fn announcements(&self) -> impl Iterator<Item = (ServiceKey, Address, u32, Duration)> {
+    /// What receivers have announced unasked: which backends of which services hold flows, or may.
+    pub fn announcements(&self) -> impl Iterator<Item = Announcing> {
         self.announcements.all()
     }
 
@@ -378,10 +384,13 @@ impl Asker {
     }
 
     fn announced(&mut self, words: &[u64], header: &Header, now: Duration) -> Result<(), Refusal> {
-        let clusters = self.clusters.clone();
+        let clusters: Vec<_> = self.announcements.clusters().cloned().collect();
         let keys: Vec<_> = clusters.iter().map(|cluster| (cluster, self.keys_of(cluster))).collect();
-        self.announcements.received(words, header, keys.into_iter(), now)?;
+        let strangers = self.announcements.received(words, header, keys.into_iter(), now)?;
         self.counters.announcements += 1;
+        self.counters.announced_strangers += strangers.count;
+        let tell = strangers.tell.map(|(cluster, outer)| Output::Strange { cluster, outer });
+        self.outputs.extend(tell);
         Ok(())
     }
 

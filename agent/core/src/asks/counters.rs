@@ -40,6 +40,8 @@ pub struct Counters {
     pub claims_of_strangers: u64,
     /// Announcements that were taken, each part of one.
     pub announcements: u64,
+    /// Endpoints left out of those: outside the pod CIDRs of the cluster whose node announces them.
+    pub announced_strangers: u64,
     /// Messages refused: of no known shape.
     pub malformed: u64,
     /// Answers refused: no question with their number waits, because they are late, doubled or made up.
@@ -53,7 +55,7 @@ pub struct Counters {
 impl Counters {
     /// All of them by name.
     #[must_use]
-    pub const fn rows(&self) -> [(&'static str, u64); 21] {
+    pub const fn rows(&self) -> [(&'static str, u64); 22] {
         [
             ("asked", self.asked),
             ("asked_again", self.asked_again),
@@ -72,6 +74,7 @@ impl Counters {
             ("claims", self.claims),
             ("claims_of_strangers", self.claims_of_strangers),
             ("announcements", self.announcements),
+            ("announced_strangers", self.announced_strangers),
             ("malformed", self.malformed),
             ("unasked", self.unasked),
             ("strangers", self.strangers),

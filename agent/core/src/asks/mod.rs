@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use fairlead_abi::Address;
 
-pub use announcements::{ANNOUNCE_EVERY, Counted, announcements};
+pub use announcements::{ANNOUNCE_EVERY, Announcing, Counted, announcements};
 pub use asker::{Asker, Output};
 pub use batches::BATCH_DELAY;
 pub use claims::claims;

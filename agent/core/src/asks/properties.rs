@@ -129,7 +129,7 @@ impl Simulation {
                 self.nobodys.insert(flow);
             }
             Output::Claimed { .. } => prop_assert!(false, "nobody claimed"),
-            Output::Forget { .. } | Output::Silent { .. } => {}
+            Output::Forget { .. } | Output::Silent { .. } | Output::Strange { .. } => {}
         }
         Ok(())
     }

@@ -109,14 +109,15 @@ fn an_endpoint_that_is_announced_is_asked_before_a_flow_is_nobodys() {
     asker.event(service(), asked(1), ms(10));
     assert_eq!(run(&mut asker, &receivers, 10, 4000), []);
     let held = vec![Announced { about: about(service(), outer(7)), flows: 1, padding: 0 }; 30];
-    let counted = Counted { turn: 3, age: ms(100), whole: true, held };
+    let counted = Counted { turn: 3, age: ms(100), whole: true, held, list: false };
     let messages = announcements(&node("c1", "n0"), &counted, &secrets(OLD).keys("c1"), &mut 7);
     assert_eq!(messages.len(), 2);
     asker.received(&messages[1], outer(1), ms(4000));
     assert_eq!(asker.announcements().count(), 0, "the first part is missing");
     asker.received(&messages[0], outer(1), ms(4000));
     let all: Vec<_> = asker.announcements().collect();
-    assert_eq!((all.len(), all[0]), (30, (service(), outer(7), 1, ms(3900))));
+    let first = Announcing { service: service(), outer: outer(7), flows: Some(1), at: ms(3900) };
+    assert_eq!((all.len(), all[0]), (30, first));
     // The planner makes it a backend.
     asker.serve(service(), [0, 1, 2, 7].map(backend).into(), true, ms(4000));
     assert_eq!(run(&mut asker, &receivers, 4000, 11_000), [(10_014, mine(1, 7))]);
@@ -132,7 +133,8 @@ fn announcements_are_their_clusters_and_come_once() {
     let message = |turn, cluster: &str| {
         announcements(&node("c1", "n0"), &counted(turn), &secrets(OLD).keys(cluster), &mut 7).remove(0)
     };
-    let flows = |asker: &Asker| asker.announcements().map(|(.., flows, at)| (flows, at)).collect::<Vec<_>>();
+    let flows =
+        |asker: &Asker| asker.announcements().map(|told| (told.flows.unwrap(), told.at)).collect::<Vec<_>>();
     asker.received(&message(7, "elsewhere"), outer(1), ms(1));
     let mut damaged = message(7, "c1");
     damaged[50] ^= 1;
@@ -149,6 +151,73 @@ fn announcements_are_their_clusters_and_come_once() {
     assert_eq!(flows(&asker), [(5, ms(2))], "old ones");
     asker.received(&message(8, "c1"), outer(1), ms(4));
     assert_eq!(flows(&asker), [(5, ms(4))]);
+}
+
+/// Counts of a node with millions of flows take longer than flows are asked for.
+#[test]
+fn a_node_that_counts_for_long_lists_who_may_hold_flows() {
+    let tell = |asker: &mut Asker, turn: u64, age, list, holders: &[u8]| {
+        let held = |&n: &u8| Announced { about: about(service(), outer(n)), flows: 1, padding: 0 };
+        let held = holders.iter().map(held).collect();
+        let counted = Counted { turn, age: ms(age), whole: true, held, list };
+        for message in announcements(&node("c1", "n9"), &counted, &secrets(OLD).keys("c1"), &mut 7) {
+            asker.received(&message, outer(1), ms(turn));
+        }
+    };
+    let told = |asker: &Asker| asker.announcements().map(|told| (told.outer, told.flows)).collect::<Vec<_>>();
+    let begun = || {
+        let (mut asker, receivers) = setup(3);
+        tell(&mut asker, 1, 0, false, &[4]);
+        asker.event(service(), asked(1), ms(10));
+        assert_eq!(run(&mut asker, &receivers, 10, 8_000), []);
+        (asker, receivers)
+    };
+    // A count that was begun before says nothing of the flow, whenever it comes.
+    let (mut asker, receivers) = begun();
+    tell(&mut asker, 8_000, 7_995, false, &[4]);
+    assert_eq!(run(&mut asker, &receivers, 8_000, 20_000), []);
+    assert_eq!(asker.counters().unanswered, 1);
+    // A list does, and the count that comes then takes nothing of that back.
+    let (mut asker, mut receivers) = begun();
+    receivers.owners.insert(flow(1), outer(7));
+    tell(&mut asker, 8_000, 0, true, &[4, 7]);
+    tell(&mut asker, 9_000, 8_995, false, &[4]);
+    let both = [(outer(4), Some(1)), (outer(4), None), (outer(7), None)];
+    assert_eq!(told(&asker), both);
+    asker.serve(service(), [0, 1, 2, 7].map(backend).into(), true, ms(9_000));
+    assert_eq!(run(&mut asker, &receivers, 9_000, 11_000), [(10_014, mine(1, 7))]);
+    tell(&mut asker, 12_000, 1_000, false, &[4]);
+    assert_eq!(told(&asker), both[..1]);
+    let (mut asker, receivers) = begun();
+    tell(&mut asker, 8_000, 0, true, &[4]);
+    assert_eq!(run(&mut asker, &receivers, 8_000, 11_000), [(10_014, nobodys(1))]);
+}
+
+#[test]
+fn a_cluster_speaks_for_its_own_addresses_only() {
+    let (mut asker, _) = setup(3);
+    let counted = |turn, ends: &[u8]| {
+        let held = |&n: &u8| Announced { about: about(service(), outer(n)), flows: 5, padding: 0 };
+        Counted { turn, whole: true, held: ends.iter().map(held).collect(), ..Counted::default() }
+    };
+    let tell = |asker: &mut Asker, turn, ends: &[u8], at| {
+        for message in
+            announcements(&node("c1", "n0"), &counted(turn, ends), &secrets(OLD).keys("c1"), &mut 7)
+        {
+            asker.received(&message, outer(1), ms(at));
+        }
+        let strange =
+            asker.poll(ms(at)).into_iter().filter(|output| matches!(output, Output::Strange { .. }));
+        strange.collect::<Vec<_>>()
+    };
+    let strange = |n| Output::Strange { cluster: "c1".into(), outer: outer(n) };
+    assert_eq!(tell(&mut asker, 1, &[1, 2, 4, 6], 1), [strange(2)]);
+    let known = |asker: &Asker| asker.announcements().map(|told| told.outer).collect::<Vec<_>>();
+    assert_eq!(known(&asker), [outer(1), outer(4)]);
+    assert_eq!(asker.counters().announced_strangers, 2);
+    assert_eq!(tell(&mut asker, 2, &[2], 5_000), [], "told once");
+    assert_eq!((known(&asker), asker.counters().announced_strangers), (vec![], 3));
+    assert_eq!(tell(&mut asker, 3, &[2], 700_000), [strange(2)], "and again after a while");
 }
 
 #[test]

@@ -32,6 +32,11 @@ pub(super) fn outer(n: u8) -> Address {
     Address::v4([10, n % 3, 0, n])
 }
 
+/// The addresses of pods of cluster `n`.
+pub(super) fn cidr(n: usize) -> ipnet::IpNet {
+    format!("10.{n}.0.0/16").parse().unwrap()
+}
+
 /// Backend `n`: in cluster `c0` to `c2`, on one of each cluster's two nodes.
 pub(super) fn backend(n: u8) -> Backend {
     let (cluster, node) = (format!("c{}", n % 3), format!("n{}", n / 3 % 2));
@@ -116,7 +121,7 @@ pub(super) fn asker(text: &str, limits: Limits) -> Asker {
 /// An asker that listens to all clusters.
 pub(super) fn asker_of(text: &str, limits: Limits, random: u64) -> Asker {
     let mut asker = Asker::new(secrets(text), limits, random);
-    asker.listen_to(CLUSTERS.map(Arc::from).iter());
+    asker.listen_to((0..3).map(|n| (CLUSTERS[n].into(), vec![cidr(n)])).collect());
     asker
 }
 

@@ -3,7 +3,7 @@
 //! A snapshot, kept by whoever asks them. An endpoint that has left its slices stays known for as long as it holds flows;
 //! one that was never seen here, because this gateway is new or behind, becomes known by what its receiver announces.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use fairlead_abi::ServiceKey;
 pub struct Held {
     /// By service and outer destination; of this node's own endpoints by each of their addresses.
     pub reports: BTreeMap<(ServiceKey, IpAddr), Holding>,
-    /// Those of them that receivers made unasked: endpoints that this gateway may not know.
-    pub announced: BTreeSet<(ServiceKey, IpAddr)>,
+    /// Endpoints that receivers announce to hold flows, or that they may, and when that was so: this gateway may not know them.
+    pub announced: BTreeMap<(ServiceKey, IpAddr), Duration>,
 }
 
 impl Held {
@@ -25,13 +25,13 @@ impl Held {
         self.reports.get(&(service, outer)).copied()
     }
 
-    /// The announced endpoints of a service that hold flows, and when they were counted.
+    /// The announced endpoints of a service, without those that are known to hold nothing since, and when that was so.
     pub(crate) fn announced(&self, service: ServiceKey) -> impl Iterator<Item = (IpAddr, Duration)> {
         let first = (service, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let last = (service, IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)));
-        let holding = move |&(_, outer): &(ServiceKey, IpAddr)| {
-            let report = self.of(service, outer)?;
-            (report.flows > 0).then_some((outer, report.at))
+        let holding = move |(&(_, outer), &at): (&(ServiceKey, IpAddr), &Duration)| {
+            let is_over = self.of(service, outer).is_some_and(|report| report.flows == 0 && report.at >= at);
+            (!is_over).then_some((outer, at))
         };
         self.announced.range(first..=last).filter_map(holding)
     }

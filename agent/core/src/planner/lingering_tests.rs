@@ -248,7 +248,7 @@ fn who_was_never_seen_here_is_known_by_what_its_receiver_announces() {
     desk.ms = 500;
     let announce = |desk: &mut Desk, n: u8, flows: u64| {
         desk.hear(service, n, flows, desk.ms);
-        desk.held.announced.insert((service, pod(n)));
+        desk.held.announced.insert((service, pod(n)), Duration::from_millis(desk.ms));
     };
     announce(&mut desk, 2, 5);
     announce(&mut desk, 3, 0);
@@ -259,10 +259,17 @@ fn who_was_never_seen_here_is_known_by_what_its_receiver_announces() {
     assert_eq!(after.tables.fingerprint(), before.tables.fingerprint());
     // A stranger that no cluster may have is none.
     desk.held.reports.insert((service, [9, 9, 9, 9].into()), Holding { flows: 1, at: Duration::ZERO });
-    desk.held.announced.insert((service, [9, 9, 9, 9].into()));
+    desk.held.announced.insert((service, [9, 9, 9, 9].into()), Duration::ZERO);
     assert_eq!(desk.plan(&[1, 2]), after);
     desk.ms = 500 + MIN;
     announce(&mut desk, 3, 0);
+    assert!(lingering(&desk.plan(&[1, 2]).tables).is_empty());
+    // One that may hold some, which nobody has counted, is asked too.
+    desk.held.reports.remove(&(service, pod(4)));
+    desk.held.announced.insert((service, pod(4)), Duration::from_millis(desk.ms));
+    assert_eq!(lingering(&desk.plan(&[1, 2]).tables), ["(unknown)"]);
+    desk.hear(service, 4, 0, desk.ms + MIN);
+    desk.ms += MIN;
     assert!(lingering(&desk.plan(&[1, 2]).tables).is_empty());
     // Once it is in the slices, it is as any other.
     announce(&mut desk, 3, 7);

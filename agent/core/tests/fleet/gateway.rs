@@ -119,7 +119,7 @@ impl Gateway {
     pub(crate) fn hear(&mut self, outer: IpAddr, flows: u64, ms: u64) {
         let (key, at) = (self.key(), Duration::from_millis(ms));
         self.held.reports.insert((key, outer), Holding { flows, at });
-        self.held.announced.insert((key, outer));
+        self.held.announced.insert((key, outer), at);
     }
 
     /// Where a SYN goes.

@@ -20,9 +20,19 @@ pub type Fragments = BTreeMap<FragmentKey, FragmentEntry>;
 pub(super) type Choice = (u32, u8);
 
 impl Model {
-    /// What became of the first fragment of the one that this is.
+    /// What became of the first fragment of the client's that this is.
     pub(super) fn first_of(&self, ip: &Ip, payload: &Payload) -> Result<FragmentEntry, DropReason> {
-        let first = self.fragments.get(&datagram(ip, payload)).ok_or(DropReason::FragmentBeforeFirst)?;
+        self.first(ip, payload, |outcome| outcome != FragmentEntry::REPLY)
+    }
+
+    /// The same of an endpoint's reply.
+    pub(super) fn first_of_reply(&self, ip: &Ip, payload: &Payload) -> Result<FragmentEntry, DropReason> {
+        self.first(ip, payload, |outcome| outcome == FragmentEntry::REPLY)
+    }
+
+    fn first(&self, ip: &Ip, payload: &Payload, may: fn(u32) -> bool) -> Result<FragmentEntry, DropReason> {
+        let first = self.fragments.get(&datagram(ip, payload)).filter(|first| may(first.outcome));
+        let first = first.ok_or(DropReason::FragmentBeforeFirst)?;
         let begins = payload.part.map_or(0, |part| part.offset);
         if begins < usize::from(first.length) { Err(DropReason::FragmentOverlaps) } else { Ok(*first) }
     }
@@ -83,7 +93,7 @@ impl Model {
     }
 
     pub(super) fn note_reply(&mut self, ip: &Ip, payload: &Payload, vip: Address) {
-        let entry = FragmentEntry { address: vip, outcome: FragmentEntry::TAKEN, ..FragmentEntry::default() };
+        let entry = FragmentEntry { address: vip, outcome: FragmentEntry::REPLY, ..FragmentEntry::default() };
         self.note(ip, payload, entry);
     }
 

@@ -70,7 +70,7 @@ fn from_address(frame: &[u8], ip: &Ip, address: Address) -> Vec<u8> {
 impl Model {
     /// A fragment that has no ports: its source is the first one's.
     fn rewritten_later(&self, frame: &[u8], ip: &Ip, payload: &Payload) -> Option<Vec<u8>> {
-        Some(from_address(frame, ip, self.first_of(ip, payload).ok()?.address))
+        Some(from_address(frame, ip, self.first_of_reply(ip, payload).ok()?.address))
     }
 
     /// An ICMP error to a client: what it quotes was sent to the VIP; where the endpoint sent the error, so did the VIP.

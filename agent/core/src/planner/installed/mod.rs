@@ -162,6 +162,11 @@ impl Installed {
         region.map(|index| (index, &self.backends[index as usize])).filter(|(_, backend)| in_use(backend))
     }
 
+    /// What is delivered to this node's own endpoints.
+    pub fn deliveries(&self) -> impl Iterator<Item = &DeliveryKey> {
+        self.deliveries.keys()
+    }
+
     /// How much of each map is in use, and its size, for metrics. What cools counts as in use. Services and their ids are
     /// counted as services, which is what the configuration bounds; buckets have more room than that.
     #[must_use]
