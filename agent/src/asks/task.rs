@@ -301,7 +301,7 @@ impl Task {
             self.read = changed;
         }
         self.tell();
-        self.parts.ends.flows.send_replace(Arc::new(all_counts(&self.asker)));
+        self.parts.ends.flows.send_replace(Arc::new(all_counts(&self.asker, &self.parts.own)));
     }
 
     fn read_again(&mut self) {
@@ -348,7 +348,7 @@ impl Task {
                 }
             }
         }
-        add_announced(&mut held, &self.asker, &self.known);
+        add_announced(&mut held, &self.asker, &self.known, &self.parts.own);
         let heard = Heard { held, silent: Arc::new(silent) };
         self.parts.ends.heard.send_if_modified(|known| {
             let changed = **known != heard;
