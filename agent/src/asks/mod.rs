@@ -114,6 +114,8 @@ pub struct Heard {
     pub held: Held,
     /// Outer destinations whose node doesn't answer.
     pub silent: Arc<BTreeSet<IpAddr>>,
+    /// Why the secrets are not those of their file.
+    pub refused_secrets: Option<String>,
 }
 
 /// The federation's secrets, from their file.

@@ -93,6 +93,7 @@ pub struct Task {
     sockets: Sockets,
     known: BTreeMap<ServiceKey, Arc<ServiceTable>>,
     read: Option<SystemTime>,
+    refused_secrets: Option<String>,
 }
 
 impl Task {
@@ -117,6 +118,7 @@ impl Task {
             sockets,
             known: BTreeMap::new(),
             read: None,
+            refused_secrets: None,
             parts,
         };
         task.give_keys();
@@ -306,14 +308,18 @@ impl Task {
 
     fn read_again(&mut self) {
         match read_secrets(&self.parts.secrets_file) {
-            Ok(secrets) if secrets == self.parts.secrets => {}
+            Ok(secrets) if secrets == self.parts.secrets => self.refused_secrets = None,
             Ok(secrets) => {
+                self.refused_secrets = None;
                 tracing::info!("the federation's secrets are others now");
                 self.parts.secrets = secrets;
                 self.asker.replace_secrets(secrets);
                 self.give_keys();
             }
-            Err(error) => tracing::error!(%error, "the federation's secrets stay as they were"),
+            Err(error) => {
+                tracing::error!(%error, "the federation's secrets stay as they were");
+                self.refused_secrets = Some(error);
+            }
         }
     }
 
@@ -349,7 +355,8 @@ impl Task {
             }
         }
         add_announced(&mut held, &self.asker, &self.known, &self.parts.own);
-        let heard = Heard { held, silent: Arc::new(silent) };
+        let heard =
+            Heard { held, silent: Arc::new(silent), refused_secrets: self.refused_secrets.clone() };
         self.parts.ends.heard.send_if_modified(|known| {
             let changed = **known != heard;
             if changed {
