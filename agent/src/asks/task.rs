@@ -355,8 +355,7 @@ impl Task {
             }
         }
         add_announced(&mut held, &self.asker, &self.known, &self.parts.own);
-        let heard =
-            Heard { held, silent: Arc::new(silent), refused_secrets: self.refused_secrets.clone() };
+        let heard = Heard { held, silent: Arc::new(silent), refused_secrets: self.refused_secrets.clone() };
         self.parts.ends.heard.send_if_modified(|known| {
             let changed = **known != heard;
             if changed {
