@@ -8,7 +8,7 @@ use fairlead_core::planner::{Action, Plan, learn};
 use super::start::Stages;
 use crate::{
     asks::{Finding, Served},
-    dataplane::{Error, Place, nobodys},
+    dataplane::{Error, FlowCache, Place, nobodys},
 };
 
 impl Stages {
@@ -23,9 +23,10 @@ impl Stages {
 
     fn carry_finding_out(&mut self, finding: &Finding) -> Result<(), Error> {
         match *finding {
-            Finding::Claimed { service, flow, outer, asked } => {
+            Finding::Claimed { service, flow, outer, asked, bounces } => {
                 let hash = self.hash(&service, &flow);
                 let Some(place) = self.installed.place(&service, hash, Some(outer)) else { return Ok(()) };
+                self.give_back((service, flow), place, bounces)?;
                 self.remember((service, flow), place, asked)?;
                 if asked
                     && let Some(action) =
@@ -46,6 +47,24 @@ impl Stages {
                 Some(cache) => cache.forget(&(service, flow)),
                 None => Ok(()),
             },
+        }
+    }
+
+    /// What came back of a flow that is claimed was no stray's. Of one that is remembered already nothing came back, or the same
+    /// claim came before.
+    fn give_back(
+        &mut self,
+        flow: (ServiceKey, Flow),
+        (service, slot, backend): (u32, u32, Option<u16>),
+        count: u32,
+    ) -> Result<(), Error> {
+        let place = backend.map(|backend| Place { service, slot, backend });
+        let is_known = |cache: &FlowCache| place.is_some_and(|place| cache.holds(&flow, place));
+        match &mut self.bounces {
+            Some(bounces) if count > 0 && !self.cache.as_ref().is_some_and(is_known) => {
+                bounces.give_back(&flow.1.client, count)
+            }
+            _ => Ok(()),
         }
     }
 

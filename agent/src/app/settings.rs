@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use fairlead_abi::{Address, CACHE_ENTRIES, Roles, Settings, TunnelSource};
-use fairlead_core::planner;
+use fairlead_core::{
+    asks::{self, Rate},
+    planner,
+};
 use ipnet::IpNet;
 
 use crate::{
@@ -36,6 +39,17 @@ pub fn settings(config: &Config, capacities: &Capacities) -> Settings {
         bounces_per_prefix: config.limits.bounces_per_prefix,
         reports_per_second: config.limits.unclaimed_per_second,
         padding: 0,
+    }
+}
+
+/// How much is asked of receivers.
+pub(super) fn limits(config: &Config) -> asks::Limits {
+    let wanted = &config.limits;
+    let rate = |per_second: u32, burst: u32| Rate { per_second, burst };
+    asks::Limits {
+        per_prefix: rate(wanted.asks_per_prefix, wanted.asks_per_prefix.saturating_mul(2)),
+        in_all: rate(wanted.asks_per_second, wanted.asks_per_second),
+        counts: rate(wanted.counts_per_second, wanted.counts_per_second.div_ceil(10)),
     }
 }
 
@@ -77,6 +91,22 @@ fn buckets(config: &Config) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_are_the_cores_own_unless_told_otherwise() {
+        let text = "seed: 1\nnode: {name: g, region: eu, roles: [gateway], interfaces: [eth0]}\n\
+                    gateways: [{name: g, region: eu, tunnel: [192.0.2.1]}]\n\
+                    clusters: [{name: a, region: eu, zone: a, podCidrs: [10.1.0.0/16], manifests: a}]\n";
+        let read = |text: &str| crate::config::parse(text, std::path::Path::new("/etc/config.yaml")).unwrap();
+        assert_eq!(limits(&read(text)), asks::Limits::default());
+        let told = "limits: {asksPerPrefix: 3, asksPerSecond: 50, countsPerSecond: 7}\n";
+        let expected = asks::Limits {
+            per_prefix: Rate { per_second: 3, burst: 6 },
+            in_all: Rate { per_second: 50, burst: 50 },
+            counts: Rate { per_second: 7, burst: 1 },
+        };
+        assert_eq!(limits(&read(&format!("{text}{told}"))), expected);
+    }
 
     #[test]
     fn a_prefix_varies_in_its_host_bits_only() {

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     asks::{self, Finding, Heard, OwnCount, OwnList, Served},
     config::{self, Config, ConfigWatch, types::Role},
-    dataplane::{Dataplane, FlowCache, Instance, Lock, Sweep, routes},
+    dataplane::{Bounces, Dataplane, FlowCache, Instance, Lock, Sweep, routes},
     federation::{Federation, LastGood},
     fragments,
     health::{self, Deriver, ProbeTable, Prober, Targets},
@@ -98,6 +98,8 @@ pub(super) struct Stages {
     pub(super) fragments: watch::Receiver<fairlead_core::fragments::Counters>,
     /// A gateway's.
     pub(super) cache: Option<FlowCache>,
+    /// A gateway's.
+    pub(super) bounces: Option<Bounces>,
     pub(super) started: Instant,
     _lock: Lock,
 }
@@ -155,6 +157,7 @@ impl Stages {
         let counts = (flows_told, own_count.clone());
         tokio::spawn(status::keep_counts(config.state_directory(), counts, started));
         let cache = if config.has(Role::Gateway) { dataplane.take_cache(config.seed.0)? } else { None };
+        let bounces = config.has(Role::Gateway).then(|| dataplane.bounces(config.seed.0)).transpose()?;
         if let Some(parts) =
             asks(config, &mut dataplane, (asked, (own_count.clone(), listed), ends), started)?
         {
@@ -189,6 +192,7 @@ impl Stages {
             counted,
             fragments,
             cache,
+            bounces,
             planner: remembered.planner(&declared.tuning, &installed),
             model: None,
             planned: None,
@@ -321,6 +325,8 @@ fn asks(
     let (Some(reports), Some(keys)) = (dataplane.take_reports()?, dataplane.take_keys()?) else {
         return Ok(None);
     };
+    let is_both = config.has(Role::Gateway) && config.has(Role::Receiver);
+    let ingress = is_both.then(|| dataplane.ingress()).transpose()?;
     let tunnels = |gateway: &config::types::GatewayConfig| {
         gateway.tunnel.iter().map(|prefix| prefix.0).collect::<Vec<_>>()
     };
@@ -328,12 +334,14 @@ fn asks(
     Ok(Some(asks::Parts {
         secrets_file: file.clone(),
         secrets,
+        limits: settings::limits(config),
         cluster: config.node.cluster.as_ref().map(|name| Arc::clone(&name.0)),
         node: Arc::clone(&config.node.name.0),
         own: own.unwrap_or_default(),
         gateways: config.gateways.iter().flat_map(tunnels).collect(),
         reports,
         keys,
+        ingress,
         served,
         counted,
         listed,

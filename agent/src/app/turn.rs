@@ -202,10 +202,10 @@ impl Stages {
             let at = started.elapsed();
             let deliveries = deliveries.unwrap_or_default();
             match sweep.run(ticks, settled, &deliveries) {
-                Ok(Some(Swept { stay, ended, capacity, held })) => {
+                Ok(Some(swept)) => {
+                    let whole = !lacking && !swept.overflowed;
+                    let Swept { stay, ended, held, .. } = swept;
                     tracing::debug!(stay, ended, "flows swept");
-                    // Where the table is full, others stand where nobody counts them.
-                    let whole = !lacking && stay + ended < capacity;
                     let second = deliveries.iter().filter(|(key, delivery)| delivery.is_second(key));
                     let second = second.map(|(key, _)| *key).collect();
                     told.send_replace(Arc::new(OwnCount { held, second, at, whole }));

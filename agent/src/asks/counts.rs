@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use fairlead_abi::ServiceKey;
+use fairlead_abi::{Count, ServiceKey};
 use fairlead_core::{
     asks::{Asker, Holding as Said},
     model::{Held, Holding},
@@ -15,7 +15,7 @@ use crate::dataplane::COUNTED_FOR;
 /// What a receiver has counted, at the earliest when it can have. One that hasn't counted lately says the most there is.
 pub(super) fn counted(said: Said) -> Option<Holding> {
     let at = said.at.saturating_sub(COUNTED_FOR);
-    (said.flows != u32::MAX).then_some(Holding { flows: said.flows.into(), at })
+    (said.flows != Count::UNKNOWN).then_some(Holding { flows: said.flows.into(), at })
 }
 
 /// What is known of all endpoints' flows, by what was counted last.

@@ -8,6 +8,7 @@
 mod announcer;
 mod claimer;
 mod counts;
+mod own;
 mod socket;
 mod task;
 
@@ -19,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use fairlead_abi::{DeliveryKey, Flow, ServiceKey};
+use fairlead_abi::{DeliveryKey, Flow, ServiceKey, kind};
 use fairlead_core::{
     asks::Secrets,
     model::{Held, Holding},
@@ -56,13 +57,13 @@ pub struct OwnCount {
 }
 
 impl OwnCount {
-    /// As other nodes' are told.
+    /// As other nodes' are told. Where flows may be missing, nobody knows that an endpoint holds none.
     pub fn reports(&self) -> impl Iterator<Item = ((ServiceKey, IpAddr), Holding)> + '_ {
         let report = |(key, &flows): (&DeliveryKey, &u32)| {
             let holding = Holding { flows: flows.into(), at: self.at };
             Some(((key.service()?, IpAddr::from(key.outer)), holding))
         };
-        self.held.iter().filter_map(report)
+        self.held.iter().filter(|&(_, &flows)| self.whole || flows > 0).filter_map(report)
     }
 }
 
@@ -90,6 +91,8 @@ pub enum Finding {
         outer: IpAddr,
         /// It was asked for: its slot's former backends don't know it.
         asked: bool,
+        /// So often the packet came back until it was claimed, at least.
+        bounces: u32,
     },
     /// It is nobody's.
     Nobodys {
@@ -107,6 +110,11 @@ pub enum Finding {
     },
 }
 
+/// How often a packet came back that was sent by this mark in the end: the current backend had it first.
+const fn bounces(kind: u8) -> u32 {
+    if kind < kind::FORMER { 0 } else { 1 + (kind - kind::FORMER) as u32 }
+}
+
 /// What receivers said, for the planner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Heard {
@@ -122,4 +130,31 @@ pub struct Heard {
 pub fn read_secrets(path: &Path) -> Result<Secrets, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     Secrets::parse(&text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use fairlead_abi::{Address, protocol};
+
+    use super::*;
+
+    #[test]
+    fn each_former_backend_before_has_sent_it_back() {
+        let kinds = [kind::CURRENT, kind::GUESS, kind::FORMER, kind::FORMER + 1, kind::LAST];
+        assert_eq!(kinds.map(bounces), [0, 0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn nobody_knows_that_an_endpoint_holds_none_where_flows_may_be_missing() {
+        let key = |n: u8| DeliveryKey {
+            outer: Address::v4([10, 0, 0, n]),
+            protocol: protocol::TCP,
+            ..DeliveryKey::default()
+        };
+        let mut count = OwnCount { held: [(key(1), 0), (key(2), 3)].into(), ..OwnCount::default() };
+        let told = |count: &OwnCount| count.reports().map(|(_, report)| report.flows).collect::<Vec<_>>();
+        assert_eq!(told(&count), [3]);
+        count.whole = true;
+        assert_eq!(told(&count), [0, 3]);
+    }
 }

@@ -22,13 +22,15 @@ use tokio::{
 
 use super::{
     Finding, Heard, OwnCount, OwnList, Served,
-    announcer::{Announcer, Messages},
+    announcer::Announcer,
+    bounces,
     claimer::{Claimer, control_address},
     counts::{add_announced, all_counts, counted},
+    own::OwnReceiver,
     read_secrets,
     socket::Sockets,
 };
-use crate::dataplane::{MessageKeys, Reports};
+use crate::dataplane::{Ingress, MessageKeys, Reports};
 
 /// Reports that are taken at a time.
 const REPORTS: usize = 256;
@@ -47,6 +49,8 @@ pub struct Parts {
     pub secrets_file: PathBuf,
     /// What stands in it.
     pub secrets: Secrets,
+    /// How much may be asked.
+    pub limits: Limits,
     /// This node's cluster, whose endpoints' keys it has as a receiver.
     pub cluster: Option<Arc<str>>,
     /// Its name there.
@@ -59,6 +63,8 @@ pub struct Parts {
     pub reports: Reports,
     /// What the programs check questions by.
     pub keys: MessageKeys,
+    /// What answers questions about this gateway's own endpoints, where it is a receiver too.
+    pub ingress: Option<Ingress>,
     /// Which backends may hold flows.
     pub served: watch::Receiver<Arc<Served>>,
     /// What this node's own endpoints hold, each time it was counted.
@@ -90,6 +96,10 @@ pub struct Task {
     claimer: Claimer,
     /// A receiver's.
     announcer: Option<Announcer>,
+    /// A receiver's that is a gateway too.
+    own: Option<OwnReceiver>,
+    /// The outer addresses of its endpoints.
+    local: BTreeSet<Address>,
     sockets: Sockets,
     known: BTreeMap<ServiceKey, Arc<ServiceTable>>,
     read: Option<SystemTime>,
@@ -98,7 +108,7 @@ pub struct Task {
 
 impl Task {
     /// Binds its sockets and gives the programs their keys.
-    pub fn new(parts: Parts) -> std::io::Result<Self> {
+    pub fn new(mut parts: Parts) -> std::io::Result<Self> {
         let sockets = if parts.own.is_empty() {
             Sockets::of_receiver()?
         } else {
@@ -113,7 +123,9 @@ impl Task {
         };
         let mut task = Self {
             announcer: parts.cluster.as_ref().map(announcer),
-            asker: Asker::new(parts.secrets, Limits::default(), random),
+            own: parts.ingress.take().map(|ingress| OwnReceiver::new(ingress, &parts.own)),
+            local: BTreeSet::new(),
+            asker: Asker::new(parts.secrets, parts.limits, random),
             claimer: Claimer::new(parts.gateways.clone(), random),
             sockets,
             known: BTreeMap::new(),
@@ -177,11 +189,15 @@ impl Task {
         self.parts.started.elapsed()
     }
 
-    fn announce(&mut self, tell: impl FnOnce(&mut Announcer, &Keys, Duration) -> Messages) {
+    /// To all gateways, and to this one if it is one.
+    fn announce(&mut self, tell: impl FnOnce(&mut Announcer, &Keys, Duration) -> Vec<Vec<u8>>) {
         let now = self.now();
         let (Some(announcer), Some(keys)) = (&mut self.announcer, own_keys(&self.parts)) else { return };
-        for (gateway, message) in tell(announcer, &keys, now) {
-            self.sockets.send(gateway, &message);
+        for message in tell(announcer, &keys, now) {
+            announcer.gateways().for_each(|gateway| self.sockets.send(gateway, &message));
+            if !self.parts.own.is_empty() {
+                self.asker.received(&message, Address::default(), now);
+            }
         }
     }
 
@@ -199,6 +215,7 @@ impl Task {
                     flow,
                     outer,
                     asked: false,
+                    bounces: bounces(report.kind),
                 });
             } else {
                 self.claimer.add(report);
@@ -238,11 +255,25 @@ impl Task {
             if self.known.get(key).is_some_and(|known| Arc::ptr_eq(known, table)) {
                 continue;
             }
-            let asked = backends(table);
-            // This node's own are not asked by messages: where there are any, no flow is said to be nobody's.
+            let asked = backends(table, self.own.as_ref());
             let all_asked = asked.len() == table.backends.len();
             self.asker.serve(*key, asked, all_asked, now);
             self.known.insert(*key, Arc::clone(table));
+        }
+        let backends = self.known.values().flat_map(|table| &table.backends);
+        let local = backends.filter(|backend| backend.encap == Encap::Local);
+        self.local = local.map(|backend| backend.outer.into()).collect();
+    }
+
+    /// Sends a question, or asks this node's own receiver.
+    fn send(&mut self, to: Address, message: &[u8], now: Duration) {
+        match &self.own {
+            Some(own) if self.local.contains(&to) => {
+                if let Some(answer) = own.ask(to.into(), message) {
+                    self.asker.received(&answer, to, now);
+                }
+            }
+            _ => self.sockets.send(to.into(), message),
         }
     }
 
@@ -252,7 +283,7 @@ impl Task {
         for output in self.asker.poll(now) {
             let finding = match output {
                 Output::Send { to, message } => {
-                    self.sockets.send(to.into(), &message);
+                    self.send(to, &message, now);
                     continue;
                 }
                 Output::Silent { node: (cluster, node), silent } => {
@@ -270,10 +301,11 @@ impl Task {
                     continue;
                 }
                 Output::Mine { service, flow, outer } => {
-                    Finding::Claimed { service, flow, outer: outer.into(), asked: true }
+                    Finding::Claimed { service, flow, outer: outer.into(), asked: true, bounces: 0 }
                 }
-                Output::Claimed { service, flow, outer, .. } => {
-                    Finding::Claimed { service, flow, outer: outer.into(), asked: false }
+                Output::Claimed { service, flow, outer, kind } => {
+                    let (outer, bounces) = (outer.into(), bounces(kind));
+                    Finding::Claimed { service, flow, outer, asked: false, bounces }
                 }
                 Output::Nobodys { service, flow } => Finding::Nobodys { service, flow },
                 Output::Forget { service, flow } => Finding::Forget { service, flow },
@@ -370,9 +402,11 @@ fn own_keys(parts: &Parts) -> Option<Keys> {
     Some(parts.secrets.keys(parts.cluster.as_deref()?))
 }
 
-/// The backends of a table that are asked by messages.
-fn backends(table: &ServiceTable) -> Vec<Backend> {
-    let elsewhere = table.backends.iter().filter(|backend| backend.encap != Encap::Local);
+/// The backends of a table that can be asked.
+fn backends(table: &ServiceTable, own: Option<&OwnReceiver>) -> Vec<Backend> {
+    let can_be_asked = |outer| own.is_some_and(|own| own.can_be_asked(outer));
+    let all = table.backends.iter();
+    let all = all.filter(|backend| backend.encap != Encap::Local || can_be_asked(backend.outer));
     let asked = |backend: &fairlead_core::planner::WantedBackend| {
         let shard = table.shards.get(usize::from(backend.shard))?;
         Some(Backend {
@@ -382,7 +416,7 @@ fn backends(table: &ServiceTable) -> Vec<Backend> {
             leaving: !backend.verdict.is_taken(),
         })
     };
-    elsewhere.filter_map(asked).collect()
+    all.filter_map(asked).collect()
 }
 
 fn asked(report: &FlowReport) -> AskedFlow {

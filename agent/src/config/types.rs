@@ -260,6 +260,13 @@ section! {
         pub bounces_per_prefix: u32 = 20_000 => 1..=100_000_000,
         /// Packets that no backend claims, and that each CPU of a gateway reports to the agent per second.
         pub unclaimed_per_second: u32 = 20_000 => 1..=1_000_000,
+        /// Flows that a gateway asks for per second for the clients of one prefix, each time anew; twice as many at once.
+        pub asks_per_prefix: u32 = 1000 => 1..=1_000_000,
+        /// Flows that a gateway asks for per second in all, each counted once for each endpoint that is asked: what receivers and
+        /// the network have to carry.
+        pub asks_per_second: u32 = 200_000 => 1..=100_000_000,
+        /// Endpoints that a gateway asks per second how many connections they hold.
+        pub counts_per_second: u32 = 10_000 => 1..=1_000_000,
     }
 }
 

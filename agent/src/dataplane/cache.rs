@@ -83,6 +83,12 @@ impl FlowCache {
         Ok(true)
     }
 
+    /// Whether a flow is remembered to be there.
+    #[must_use]
+    pub fn holds(&self, flow: &CachedFlow, place: Place) -> bool {
+        self.kept.get(flow).is_some_and(|kept| kept.place == place)
+    }
+
     /// Forgets a flow.
     pub fn forget(&mut self, flow: &CachedFlow) -> Result<(), Error> {
         let Some(kept) = self.kept.remove(flow) else { return Ok(()) };

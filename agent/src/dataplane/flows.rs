@@ -35,6 +35,9 @@ const TCP_IDLE: Duration = Duration::from_secs(2 * 3600 + 15 * 60);
 const LOST_FOR: u32 = 600_000;
 /// For so long the flows that a sweep counted are said to be those that there are.
 pub const COUNTED_FOR: Duration = Duration::from_secs(10);
+/// So long after it was full flows may be missing in the table: those that it had no room for come into it with their endpoint's
+/// next packet, and stand where the oldest are forgotten till then.
+const OVERFLOWED_FOR: Duration = Duration::from_secs(600);
 /// How long a silent UDP flow is kept.
 const UDP_IDLE: Duration = Duration::from_secs(180);
 /// Ticks per second that kernels are built with.
@@ -50,6 +53,8 @@ pub struct Sweep {
     held: HashMap<MapData, DeliveryKey, HeldFlows>,
     clock: Clock,
     due: Instant,
+    /// When it was found full last.
+    full: Option<Instant>,
 }
 
 /// The clock that flows are stamped by, as a sweep knows it.
@@ -80,7 +85,7 @@ impl Dataplane {
         let held = HashMap::try_from(held).map_err(Error::map(map::HELD))?;
         let former = self.carry.as_ref().map_or(Ok(Vec::new()), Carry::former_flows)?;
         let clock = Clock { first: (Instant::now(), now), rate: None };
-        Ok(Some(Sweep { flows, former, held, clock, due: Instant::now() + WATCH }))
+        Ok(Some(Sweep { flows, former, held, clock, due: Instant::now() + WATCH, full: None }))
     }
 
     /// Flows of the tables before were lost: for a while, packets that come to the slot's current backend are left to their
@@ -153,9 +158,13 @@ impl Sweep {
         if swept.is_crowded() {
             self.due = Instant::now() + CROWDED_PERIOD;
         }
+        let now = Instant::now();
+        self.full = self.full.filter(|full| now.duration_since(*full) < OVERFLOWED_FOR);
+        self.full = if swept.is_full() { Some(now) } else { self.full };
+        swept.overflowed = self.full.is_some();
         let held = tally.of(deliveries);
         let seconds = u32::try_from(COUNTED_FOR.as_secs()).expect("a few");
-        held::tell(&mut self.held, &held, (ticks, rate * seconds))?;
+        held::tell(&mut self.held, &held, (ticks, rate * seconds), swept.overflowed)?;
         swept.held = held;
         Ok(Some(swept))
     }
@@ -172,9 +181,16 @@ pub struct Swept {
     pub capacity: usize,
     /// Those that stay, by delivery.
     pub held: HeldHere,
+    /// The table was full lately: others stand where nobody counts them.
+    pub overflowed: bool,
 }
 
 impl Swept {
+    /// Whether the table was full.
+    fn is_full(&self) -> bool {
+        self.stay + self.ended >= self.capacity
+    }
+
     /// Whether the table may be full before long.
     fn is_crowded(&self) -> bool {
         self.stay > self.capacity / 2
@@ -223,7 +239,7 @@ fn sweep(
             removed => removed.map_err(&error)?,
         }
     }
-    Ok(Swept { stay: stay - early, ended: over.len(), capacity, held: HeldHere::default() })
+    Ok(Swept { stay: stay - early, ended: over.len(), capacity, ..Swept::default() })
 }
 
 /// The kernel's ticks per second; `None` while there was too little time to tell.

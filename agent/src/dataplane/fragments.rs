@@ -1,22 +1,13 @@
 //! Fragments that came before their datagram's first one: taken out of the ring buffer, and given to the programs again.
 
-use std::{
-    io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
-};
+use std::io;
 
-use aya::{
-    maps::{HashMap, MapData, MapError, RingBuf},
-    programs::Program,
-};
-use fairlead_abi::{EarlyFragment, FragmentEntry, FragmentKey, MOST_HELD, map, program};
-use nix::{
-    libc,
-    time::{ClockId, clock_gettime},
-};
+use aya::maps::{HashMap, MapData, MapError, RingBuf};
+use fairlead_abi::{EarlyFragment, FragmentEntry, FragmentKey, MOST_HELD, map};
+use nix::time::{ClockId, clock_gettime};
 use tokio::io::unix::AsyncFd;
 
-use super::{Dataplane, Error};
+use super::{Dataplane, Error, ingress::Ingress};
 
 /// A frame as it came in, with a fragment in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +38,7 @@ impl Early {
 pub struct EarlyFragments {
     ring: AsyncFd<RingBuf<MapData>>,
     firsts: HashMap<MapData, FragmentKey, FragmentEntry>,
-    ingress: OwnedFd,
+    ingress: Ingress,
 }
 
 impl Dataplane {
@@ -55,10 +46,8 @@ impl Dataplane {
     pub fn take_early_fragments(&mut self) -> Result<Option<EarlyFragments>, Error> {
         let Some(ring) = self.ebpf.take_map(map::EARLY) else { return Ok(None) };
         let Some(firsts) = self.ebpf.take_map(map::FRAGMENTS) else { return Ok(None) };
-        let Some(Program::Xdp(ingress)) = self.ebpf.program(program::INGRESS) else { return Ok(None) };
-        let ingress = ingress.fd().map_err(Error::program(program::INGRESS))?;
+        let ingress = self.ingress()?;
         let shape = |error: io::Error| Error::Shape { map: map::EARLY, what: error.to_string() };
-        let ingress = ingress.as_fd().try_clone_to_owned().map_err(shape)?;
         let ring = RingBuf::try_from(ring).map_err(Error::map(map::EARLY))?;
         // SAFETY: the ring owns its descriptor, always names the same one, and is nobody else's.
         let ring = unsafe { AsyncFd::register(ring) };
@@ -100,7 +89,7 @@ impl EarlyFragments {
 
     /// Another handle on the programs, for a thread that may wait.
     pub fn ingress(&self) -> io::Result<Ingress> {
-        self.ingress.try_clone().map(Ingress)
+        self.ingress.try_clone()
     }
 }
 
@@ -108,67 +97,4 @@ impl EarlyFragments {
 fn now_ns() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map(std::time::Duration::from);
     now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
-}
-
-/// The program that packets enter by.
-pub struct Ingress(OwnedFd);
-
-/// `BPF_PROG_TEST_RUN`'s part of `union bpf_attr`.
-#[repr(C)]
-#[derive(Default)]
-struct Attributes {
-    program: u32,
-    verdict: u32,
-    data_size_in: u32,
-    data_size_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-    context_size_in: u32,
-    context_size_out: u32,
-    context_in: u64,
-    context_out: u64,
-    flags: u32,
-    cpu: u32,
-    batch_size: u32,
-    padding: u32,
-}
-
-/// `struct xdp_md`.
-#[repr(C)]
-#[derive(Default)]
-struct Context {
-    data: u32,
-    data_end: u32,
-    data_meta: u32,
-    ingress_ifindex: u32,
-    rx_queue_index: u32,
-    egress_ifindex: u32,
-}
-
-impl Ingress {
-    /// The frame comes in by its interface again: the kernel runs the program on it and does what that says
-    /// (`BPF_F_TEST_XDP_LIVE_FRAMES`, kernel 5.18). May wait for some milliseconds, while the kernel takes its pages back.
-    pub fn receive(&self, early: &Early) -> io::Result<()> {
-        const TEST_RUN: libc::c_long = 10;
-        const LIVE_FRAMES: u32 = 1 << 1;
-        let length = u32::try_from(early.frame.len()).map_err(io::Error::other)?;
-        let context = Context { data_end: length, ingress_ifindex: early.ifindex, ..Context::default() };
-        let attributes = Attributes {
-            program: u32::try_from(self.0.as_raw_fd()).map_err(io::Error::other)?,
-            data_size_in: length,
-            data_in: early.frame.as_ptr() as u64,
-            repeat: 1,
-            context_size_in: u32::try_from(size_of::<Context>()).map_err(io::Error::other)?,
-            context_in: (&raw const context) as u64,
-            flags: LIVE_FRAMES,
-            batch_size: 1,
-            ..Attributes::default()
-        };
-        // SAFETY: the kernel reads the frame and the context, which live until it returns, and writes to the attributes only.
-        let outcome =
-            unsafe { libc::syscall(libc::SYS_bpf, TEST_RUN, &raw const attributes, size_of::<Attributes>()) };
-        nix::errno::Errno::result(outcome).map(drop).map_err(io::Error::from)
-    }
 }

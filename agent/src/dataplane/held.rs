@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aya::maps::{HashMap, MapData};
-use fairlead_abi::{Address, Delivery, DeliveryKey, FlowEntry, FlowKey, HeldFlows, map};
+use fairlead_abi::{Address, Count, Delivery, DeliveryKey, FlowEntry, FlowKey, HeldFlows, map};
 
 use super::Error;
 
@@ -35,15 +35,22 @@ impl Tally {
     }
 }
 
-/// Tells the programs: at `counted` ticks there were so many, and that counts for `valid` ticks.
+/// What the programs are told of a delivery: where flows may be missing, nobody knows that there are none.
+const fn told(flows: u32, may_lack: bool) -> u32 {
+    if flows == 0 && may_lack { Count::UNKNOWN } else { flows }
+}
+
+/// Tells the programs: at `counted` ticks there were so many, and that counts for `valid` ticks; some may be missing.
 pub(super) fn tell(
     table: &mut HashMap<MapData, DeliveryKey, HeldFlows>,
     held: &HeldHere,
     (counted, valid): (u32, u32),
+    may_lack: bool,
 ) -> Result<(), Error> {
     let error = Error::map(map::HELD);
     let (counted, valid) = (counted.into(), valid.into());
     for (key, &flows) in held {
+        let flows = told(flows, may_lack);
         let value = HeldFlows { flows, padding: 0, connections: 0, counted, valid };
         table.insert(key, value, 0).map_err(&error)?;
     }
@@ -58,6 +65,12 @@ pub(super) fn tell(
 mod tests {
     use super::*;
     use fairlead_abi::protocol;
+
+    #[test]
+    fn nobody_knows_that_there_are_none_where_flows_may_be_missing() {
+        assert_eq!([told(0, false), told(7, false), told(7, true)], [0, 7, 7]);
+        assert_eq!(told(0, true), Count::UNKNOWN);
+    }
 
     #[test]
     fn flows_are_counted_by_vip_and_endpoint() {

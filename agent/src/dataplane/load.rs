@@ -172,7 +172,7 @@ impl Unused {
     }
 }
 
-fn missing(map: &'static str) -> Error {
+pub(super) fn missing(map: &'static str) -> Error {
     Error::Shape { map, what: "the programs don't have it".into() }
 }
 
@@ -259,7 +259,7 @@ fn known(name: &str) -> &'static str {
     [INGRESS, SLOW, EGRESS, CLOCK, PASS].into_iter().find(|known| *known == name).unwrap_or("(unknown)")
 }
 
-fn mapped<T: aya::Pod>(ebpf: &Ebpf, name: &'static str) -> Result<Mapped<T>, Error> {
+pub(super) fn mapped<T: aya::Pod>(ebpf: &Ebpf, name: &'static str) -> Result<Mapped<T>, Error> {
     Mapped::new(name, array(ebpf, name)?, true)
 }
 

@@ -87,6 +87,17 @@ impl<T: Pod> Mapped<T> {
         Ok(())
     }
 
+    /// Replaces one word of an element by what `change` makes of it, which may be called more than once.
+    pub(super) fn update(
+        &mut self,
+        index: u32,
+        word: usize,
+        change: impl Fn(u64) -> u64,
+    ) -> Result<(), Error> {
+        self.word(index, word)?.update(Ordering::Release, Ordering::Relaxed, change);
+        Ok(())
+    }
+
     /// Writes elements of one word from `first` on.
     pub(super) fn fill(
         &mut self,

@@ -207,6 +207,8 @@ pub const fn message_tag(key: SipKey, words: &[u64]) -> u64 {
 }
 
 impl Count {
+    /// [`Count::flows`]: nobody knows.
+    pub const UNKNOWN: u32 = u32::MAX;
     /// [`Count::state`]: its tables are whole.
     pub const CAN_SAY: u8 = 0;
     /// [`Count::state`]: its tables are new, so that "not mine" and the counts say nothing.

@@ -127,7 +127,7 @@ impl FlowEntry {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeldFlows {
-    /// Established flows.
+    /// Established flows; [`Count::UNKNOWN`](crate::Count::UNKNOWN): some may be missing.
     pub flows: u32,
     /// Zero.
     pub padding: u32,

@@ -143,7 +143,7 @@ fn judge(ctx: &XdpContext, scratch: &mut Scratch, count: u32) -> u32 {
     0
 }
 
-/// Says how many flows the endpoint holds, as the agent has counted; more than can be where it hasn't lately.
+/// Says how many flows the endpoint holds, as the agent has counted; [`Count::UNKNOWN`] where it hasn't lately.
 #[inline(always)]
 fn count(packet: &Packet, scratch: &Scratch, at: usize) -> Result<(), DropReason> {
     // SAFETY: as above.
@@ -153,7 +153,7 @@ fn count(packet: &Packet, scratch: &Scratch, at: usize) -> Result<(), DropReason
         Some(held) if (reply::now() as u32).wrapping_sub(held.counted as u32) < held.valid as u32 => {
             (held.connections, held.flows)
         }
-        _ => (0, u32::MAX),
+        _ => (0, Count::UNKNOWN),
     };
     packet.write(at + core::mem::offset_of!(Count, connections), connections)?;
     packet.write(at + core::mem::offset_of!(Count, flows), flows)?;

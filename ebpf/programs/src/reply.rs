@@ -171,8 +171,8 @@ fn numbers(packet: &Packet, carried: &Transport) -> Result<Numbers, DropReason> 
 
 impl Numbers {
     /// Whether they are near those of the flow's last packets: else it is another connection of the same ports, which some
-    /// other endpoint may know. Each number of a strange one fits by chance once in sixteen times; once in two thousand where
-    /// the flow is idle, as one is whose client has used the ports again.
+    /// other endpoint may know. Each number of a strange one fits by chance once in sixteen times; both once in a million
+    /// where the flow is idle, as one is whose client has used the ports again.
     #[inline(always)]
     fn fit(&self, known: &FlowEntry, carried: &Transport) -> bool {
         carried.protocol != protocol::TCP || self.are_near(known, carried.tcp_flags)
@@ -181,25 +181,59 @@ impl Numbers {
     #[inline(always)]
     fn are_near(&self, known: &FlowEntry, tcp_flags: u8) -> bool {
         let acknowledges = tcp_flags & tcp::ACK != 0;
-        let is_idle = now().wrapping_sub(known.seen) > IDLE;
         let is_over = known.state == FlowState::Closing as u8;
+        let sent = self.sequence.wrapping_sub(known.client_sequence);
+        let got = self.acknowledged.wrapping_sub(known.sequence);
+        if now().wrapping_sub(known.seen) > IDLE {
+            return AFTER_SILENCE.has(sent) && (!acknowledges || ACKNOWLEDGED.has(got))
+                || acknowledges && !is_over && BURST.has(sent) && ACKNOWLEDGED_BY_BURST.has(got);
+        }
         // After the endpoint's end a client hardly sends more, and may have much to acknowledge yet.
-        near(self.sequence, known.client_sequence, if is_idle || is_over { STEP } else { WINDOW })
-            && (!acknowledges || near(self.acknowledged, known.sequence, if is_idle { STEP } else { WINDOW }))
+        (if is_over { STEP } else { WINDOW }).has(sent) && (!acknowledges || WINDOW.has(got))
+    }
+}
+
+/// How far behind and ahead of another a number may be, in bytes.
+struct Range {
+    behind: u32,
+    ahead: u32,
+}
+
+impl Range {
+    #[inline(always)]
+    const fn has(&self, apart: u32) -> bool {
+        apart.wrapping_add(self.behind) < self.behind + self.ahead
+    }
+
+    const fn size(&self) -> u64 {
+        self.behind as u64 + self.ahead as u64
     }
 }
 
 /// More than any window that is in use: so far apart can numbers be while data is on its way.
-const WINDOW: u32 = 1 << 27;
+const WINDOW: Range = Range { behind: 1 << 27, ahead: 1 << 27 };
 /// More than any packet, segmented by the device or not: so far apart can they be when all has arrived.
-const STEP: u32 = 1 << 20;
+const STEP: Range = Range { behind: 1 << 20, ahead: 1 << 20 };
 /// Ticks after which all has arrived: a second on the fastest clock.
 const IDLE: u64 = 1000;
 
-#[inline(always)]
-const fn near(a: u32, b: u32, window: u32) -> bool {
-    a.wrapping_sub(b).wrapping_add(window) < 2 * window
-}
+/// After a silence: what the client sends first, or sends once more.
+const AFTER_SILENCE: Range = Range { behind: 1 << 19, ahead: 1 << 20 };
+/// With it: the endpoint's last packet, segmented by the device or not, or what came before that and was lost.
+const ACKNOWLEDGED: Range = Range { behind: 1 << 20, ahead: 1 << 18 };
+/// After a silence: what the client sends at once, until the endpoint's first acknowledgement ends the silence. As much as one of
+/// 100 Gbit/s in a millisecond, and more than hosts' buffers have unless they are told to.
+const BURST: Range = Range { behind: 0, ahead: 1 << 24 };
+/// All of that acknowledges the same: the endpoint's last packet.
+const ACKNOWLEDGED_BY_BURST: Range = Range { behind: 0, ahead: 1 << 17 };
+
+// Of strange pairs of numbers no more fit than if both were within a step.
+const _: () = assert!(
+    AFTER_SILENCE.size() * ACKNOWLEDGED.size() + BURST.size() * ACKNOWLEDGED_BY_BURST.size()
+        <= STEP.size() * STEP.size()
+);
+// And so of numbers alone, where a packet acknowledges nothing.
+const _: () = assert!(AFTER_SILENCE.size() <= STEP.size());
 
 /// Moves a flow to the table that never evicts.
 #[inline(always)]

@@ -201,6 +201,16 @@ impl Lab {
         Ok(self.half_open.iter().collect::<Result<_, MapError>>()?)
     }
 
+    /// A packet of this client came back so often until it was claimed.
+    pub fn give_back(&mut self, client: &Address, bounces: u32) -> Result<()> {
+        Ok(self.dataplane.bounces(self.settings.seed)?.give_back(client, bounces)?)
+    }
+
+    /// Notes an established flow, or makes it old.
+    pub fn set_flow(&mut self, key: &FlowKey, entry: &FlowEntry) -> Result<()> {
+        Ok(self.flows.insert(key, entry, 0)?)
+    }
+
     /// What became of datagrams' first fragments.
     pub fn fragments(&self) -> Result<BTreeMap<FragmentKey, FragmentEntry>> {
         Ok(self.fragments.iter().collect::<Result<_, MapError>>()?)

@@ -5,8 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fairlead_abi::{
-    Address, Backend, DropReason, Encap, Family, Flow, FlowEvent, NO_BACKEND, Roles, Slot, kind, mark,
-    slot_of,
+    Address, Backend, DropReason, Encap, Family, Flow, FlowEntry, FlowEvent, FlowState, NO_BACKEND, Roles,
+    Slot, kind, mark, slot_of,
 };
 use fairlead_tests::packets::{
     Carried, Counts, IpPacket, Lab,
@@ -288,6 +288,51 @@ fn a_receiver_takes_what_it_knows_and_claims_it() {
     node.judge(14);
 }
 
+/// Much may come at once before the endpoint's first word, and little of that fits by chance.
+#[test]
+fn after_a_silence_a_burst_is_known_and_a_stranger_is_not() {
+    let mut node = Node::receiver();
+    for case in cases(port::FORMERS, &[TCP]) {
+        node.connect(case.vip, case.port, FROM);
+        let (key, known) = node.lab.flows().unwrap().pop_first().unwrap();
+        let mut arrives = |state: FlowState, tcp_flags, sent: i64, got: i64| {
+            // The last packet was one of long ago.
+            node.lab.set_flow(&key, &FlowEntry { state: state as u8, seen: 0, ..known }).unwrap();
+            let far = |from: u32, by: i64| from.wrapping_add_signed(by.try_into().unwrap());
+            let (sequence, acknowledged) = (far(known.client_sequence, sent), far(known.sequence, got));
+            let segment = Tcp { sequence, acknowledged, ..tcp(FROM, case.port, tcp_flags) };
+            let packet = build::ip(of_family(CLIENTS, case.vip), case.vip, segment);
+            let [outer, _] = to_pod(&case, mark(case.hash(), kind::CURRENT, false), &packet);
+            node.lab.ingress(&incoming(outer).bytes()).unwrap().action
+        };
+        let (open, closing) = (FlowState::Established, FlowState::Closing);
+        let rows = [
+            (open, flags::ACK, 0, 1, PASS, "what comes next"),
+            (open, flags::ACK, -1, 1, PASS, "a keepalive"),
+            (open, flags::ACK, -(1 << 19), 1, PASS, "sent once more"),
+            (open, flags::ACK, (1 << 20) - 1, (1 << 18) - 1, PASS, "the endpoint's last one was large"),
+            (open, flags::ACK, 0, -(1 << 20), PASS, "the endpoint's last ones were lost"),
+            (open, flags::ACK, 3 << 20, 1, PASS, "of a burst"),
+            (open, flags::ACK, (1 << 24) - 1, 0, PASS, "the end of a burst"),
+            (open, flags::ACK, (1 << 24) - 1, (1 << 17) - 1, PASS, "after a large one"),
+            (open, flags::ACK, 1 << 24, 0, TRANSMIT, "too far ahead"),
+            (open, flags::ACK, 1 << 20, 1 << 17, TRANSMIT, "a burst that acknowledges what wasn't sent"),
+            (open, flags::ACK, 1 << 20, -1, TRANSMIT, "a burst that acknowledges old things"),
+            (open, flags::ACK, -(1 << 19) - 1, 1, TRANSMIT, "too old"),
+            (open, flags::ACK, 0, 1 << 18, TRANSMIT, "acknowledges what wasn't sent"),
+            (open, flags::ACK, 0, -(1 << 20) - 1, TRANSMIT, "acknowledges old things"),
+            (open, flags::RST, (1 << 20) - 1, 0, PASS, "without acknowledgement"),
+            (open, flags::RST, 1 << 20, 0, TRANSMIT, "no burst without acknowledgement"),
+            (closing, flags::ACK, (1 << 20) - 1, 0, PASS, "after its end"),
+            (closing, flags::ACK, 1 << 20, 0, TRANSMIT, "no burst after its end"),
+        ];
+        for (state, tcp_flags, sent, got, then, what) in rows {
+            assert_eq!(arrives(state, tcp_flags, sent, got), then, "{what}");
+        }
+        node.lab.clear_flows().unwrap();
+    }
+}
+
 #[test]
 fn a_forged_syn_makes_nothing_known() {
     let mut node = Node::receiver();
@@ -386,4 +431,23 @@ fn bounces_are_limited() {
     let drops = node.lab.counts().unwrap().drops[&DropReason::BounceLimited].packets;
     assert_eq!(drops as usize, 50 - count);
     assert!(!Backend::default().is_silent());
+}
+
+#[test]
+fn what_is_claimed_counts_no_more() {
+    let limited = fairlead_abi::Settings { bounces_per_prefix: 7, ..settings(Roles::GATEWAY) };
+    let mut node = Node::with(&limited, &tables());
+    let case = &cases(port::FORMERS, &[TCP])[0];
+    let client = Address::from(of_family(CLIENTS, case.vip));
+    let frame = incoming(case.tunnel(case.slot().current, kind::CURRENT, true)).bytes();
+    let sent_on = |lab: &mut Lab| (0..20).filter(|_| lab.ingress(&frame).unwrap().action == TRANSMIT).count();
+    // Once a second all begins anew.
+    let given_back = |node: &mut Node| {
+        sent_on(&mut node.lab);
+        let nothing = sent_on(&mut node.lab);
+        node.lab.give_back(&client, 3).unwrap();
+        (nothing, sent_on(&mut node.lab))
+    };
+    let mut tries = std::iter::repeat_with(|| given_back(&mut node)).take(10);
+    assert!(tries.any(|tried| tried == (0, 3)), "three are sent on again");
 }

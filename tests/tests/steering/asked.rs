@@ -53,15 +53,26 @@ fn pod<'w>(served: &'w Served, name: &str) -> &'w Pod {
 
 #[test]
 fn a_connection_that_nobody_has_any_more_is_reset() {
-    let served =
-        Served::build(&Plan::default().region("us-central1", &["a", "b"], 1), &Federation::default());
+    assert_strays_are_reset(&Served::build(
+        &Plan::default().region("us-central1", &["a", "b"], 1),
+        &Federation::default(),
+    ));
+}
+
+/// The gateway has an endpoint of its own, and asks itself too.
+#[test]
+fn so_it_is_where_nodes_are_their_own_gateways() {
+    assert_strays_are_reset(&Served::by_its_own_nodes());
+}
+
+fn assert_strays_are_reset(served: &Served) {
     served.wait_until_served();
-    for mut kept in Kept::open(&served) {
+    for mut kept in Kept::open(served) {
         // Its end doesn't reach the client: nobody knows any more whose name it would have to leave in.
         for number in 0..2 {
             served.node(number).forget_flows().unwrap();
         }
-        let pod = pod(&served, &kept.pod);
+        let pod = pod(served, &kept.pod);
         pod.kill().unwrap();
         pod.start_again().unwrap();
         assert_eq!(ask(&mut kept.stream), Err(ErrorKind::ConnectionReset));

@@ -3,21 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use fairlead_tests::world::{Agents, Federation, HTTP_PORT, Plan, ServiceSpec, World, bpf_elf};
+use fairlead_tests::world::{Federation, HTTP_PORT, Plan, ServiceSpec};
 
 use crate::served::{NEW_ONLY, Served, assert_nothing_failed, wait, wait_for_requests};
 
 #[test]
 fn nodes_that_are_gateways_serve_their_own_pods_and_each_others() {
-    let world = World::build(&Plan::default().region("us-central1", &["a"], 1).nodes(2).gateways(0)).unwrap();
-    let service = ServiceSpec::new("web", 1);
-    world.add_service(&service).unwrap();
-    let nodes: Vec<String> = world.layout.nodes.iter().map(|node| node.host.name.clone()).collect();
-    let names: Vec<&str> = nodes.iter().map(String::as_str).collect();
-    world.attach_pass(&bpf_elf().unwrap(), &names).unwrap();
-    let federation = Federation { nodes_are_gateways: true, ..Federation::default() };
-    let agents = Agents::start(&world, &federation).unwrap();
-    let served = Served { agents, world, service };
+    let served = Served::by_its_own_nodes();
+    let names: Vec<&str> = served.world.layout.nodes.iter().map(|node| &*node.host.name).collect();
     for node in &names {
         served.world.route_vip("us-central1", &[node]).unwrap();
         served.wait_until_served();

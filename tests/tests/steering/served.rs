@@ -45,6 +45,20 @@ impl Served {
         Self { agents, world, service }
     }
 
+    /// With an endpoint on each of two nodes, which are their own gateways; what clients send goes to the first.
+    pub fn by_its_own_nodes() -> Self {
+        let world =
+            World::build(&Plan::default().region("us-central1", &["a"], 1).nodes(2).gateways(0)).unwrap();
+        let service = ServiceSpec::new("web", 1);
+        world.add_service(&service).unwrap();
+        let nodes: Vec<&str> = world.layout.nodes.iter().map(|node| &*node.host.name).collect();
+        world.attach_pass(&bpf_elf().unwrap(), &nodes).unwrap();
+        let federation = Federation { nodes_are_gateways: true, ..Federation::default() };
+        let agents = Agents::start(&world, &federation).unwrap();
+        world.route_vip("us-central1", &nodes[..1]).unwrap();
+        Self { agents, world, service }
+    }
+
     /// The first client.
     pub fn client(&self) -> &Client {
         &self.world.clients()[0]

@@ -19,6 +19,10 @@ use crate::model::{Declarations, Held};
 /// are behind send it new connections for a while.
 pub const LINGER_MIN: Duration = Duration::from_secs(2);
 
+/// What the pod of an endpoint is called that is known by its address alone: an agent before this one knew it, or its receiver
+/// announces it.
+pub const UNKNOWN_POD: &str = "(unknown)";
+
 /// What lingers of one service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Lingering {
@@ -286,7 +290,7 @@ fn nameless(outer: IpAddr, encap: Encap, since: Duration) -> Left {
         encap,
         weight: 0,
         shard: 0,
-        pod: Arc::from("(unknown)"),
+        pod: Arc::from(UNKNOWN_POD),
         // One of its own: what is silent there says nothing of others.
         node: Arc::from(outer.to_string()),
         verdict: Verdict::Lingering,

@@ -27,7 +27,7 @@ pub use copy::copy;
 pub use diff::{Newcomers, diff, follow};
 pub use installed::{Capacities, GRACE, Installed, Raw, ReadSlots};
 pub use learn::learn;
-pub use lingering::LINGER_MIN;
+pub use lingering::{LINGER_MIN, UNKNOWN_POD};
 pub use memo::{Inputs, Planned, Planner};
 pub(crate) use plan::Slots;
 pub use plan::{Action, Full, Map, Plan, PlanError, SlotBlock};

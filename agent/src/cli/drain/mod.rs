@@ -75,7 +75,7 @@ pub(super) fn drain(mut node: Node, arguments: &Arguments, output: Output) -> Re
         print(&document.text(output.colour))?;
     }
     if arguments.wait && document.failures.is_empty() {
-        document.wait = Some(wait(&mut node, &targets, output)?);
+        document.wait = Some(wait(&mut node, &clusters, &targets, output)?);
     }
     if output.format == Format::Json {
         output.show(&document, |_, _| String::new())?;

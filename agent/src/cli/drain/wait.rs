@@ -2,7 +2,8 @@
 //!
 //! In: what the agent of this gateway says of its tables, and the counts that it hears from receivers, read again every
 //! second. A count of none ends the waiting only where it was made after the drain was known, since a gateway that is
-//! behind sends new connections for a while.
+//! behind sends new connections for a while. An endpoint that has left its slices may be known by its address alone: that is
+//! part of what is drained if it was one of its endpoints' when the drain began, or was seen to be since.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use fairlead_abi::ServiceKey;
-use fairlead_core::planner::{LINGER_MIN, ServiceTable, Verdict};
+use fairlead_core::planner::{LINGER_MIN, ServiceTable, UNKNOWN_POD, Verdict, WantedBackend};
 use serde::Serialize;
 
-use super::Target;
+use super::known::Cluster;
+use super::{Target, of_target};
 use crate::cli::node::Node;
 use crate::cli::output::{Format, Output, print};
 use crate::cli::pause::Pause;
@@ -35,6 +37,8 @@ pub(super) struct Waited {
     pub(super) left: u64,
     /// On which endpoints.
     pub(super) endpoints: Vec<Holder>,
+    /// Endpoints of the same clusters that have left their slices and hold connections: they may be part of what is drained.
+    pub(super) unknown: Vec<Holder>,
     /// Why it ended although not all endpoints are known to hold none.
     pub(super) problem: Option<String>,
 }
@@ -61,6 +65,8 @@ struct Look {
     not_seen: BTreeSet<Pod>,
     /// Endpoints that hold connections.
     holders: Vec<Holder>,
+    /// Those of which nobody knows whether they are part of it.
+    unknown: Vec<Holder>,
     /// Pods that were not counted since the drain, in all of their services.
     uncounted: BTreeSet<Pod>,
     /// Those of them that nobody counts at all.
@@ -68,9 +74,15 @@ struct Look {
 }
 
 /// Waits, and says how many are left whenever that changes.
-pub(super) fn wait(node: &mut Node, targets: &[Target], output: Output) -> Result<Waited> {
+pub(super) fn wait(
+    node: &mut Node,
+    clusters: &[Cluster],
+    targets: &[Target],
+    output: Output,
+) -> Result<Waited> {
     let mut pause = Pause::new()?;
     let begun = Instant::now();
+    let mut known = addresses(clusters, targets);
     let (mut seen, mut told): (Option<Instant>, _) = (None, String::new());
     let mut due = begun;
     loop {
@@ -79,9 +91,12 @@ pub(super) fn wait(node: &mut Node, targets: &[Target], output: Output) -> Resul
         }
         let tables = node.status.iter().flat_map(|status| &status.services).map(|table| &**table);
         let known_for = seen.map(|seen| seen.elapsed());
-        let look = look(tables, &node.counts(), targets, known_for.unwrap_or_default());
+        let look = look(tables, &node.counts(), (targets, &mut known), known_for.unwrap_or_default());
         let left = look.left();
-        let waited = |problem| Waited { left, endpoints: look.holders.clone(), problem };
+        let waited = |problem| {
+            let (endpoints, unknown) = (look.holders.clone(), look.unknown.clone());
+            Waited { left, endpoints, unknown, problem }
+        };
         if !look.not_seen.is_empty() {
             seen = None;
             if begun.elapsed() > TAKE_UP {
@@ -101,7 +116,7 @@ pub(super) fn wait(node: &mut Node, targets: &[Target], output: Output) -> Resul
             );
             return Ok(waited(Some(problem)));
         } else if look.is_over() {
-            say(&mut told, "no connection is left".to_owned(), output)?;
+            say(&mut told, look.text(), output)?;
             return Ok(waited(None));
         }
         say(&mut told, look.text(), output)?;
@@ -136,40 +151,94 @@ fn say(told: &mut String, text: String, output: Output) -> Result<()> {
     Ok(())
 }
 
+/// The addresses of endpoints, each of its cluster.
+type Addresses = BTreeSet<(Arc<str>, IpAddr)>;
+
+/// Those of the targets' endpoints, as the slices have them.
+fn addresses(clusters: &[Cluster], targets: &[Target]) -> Addresses {
+    let of_cluster = |cluster: &Cluster| {
+        let endpoints = targets.iter().flat_map(|target| of_target(cluster, target));
+        let both = endpoints
+            .flat_map(|(_, endpoint)| [endpoint.v4.map(IpAddr::from), endpoint.v6.map(IpAddr::from)]);
+        both.flatten().map(|address| (Arc::clone(&cluster.name), address)).collect::<Vec<_>>()
+    };
+    clusters.iter().flat_map(of_cluster).collect()
+}
+
+/// Whether an endpoint is part of what is drained.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Yes,
+    No,
+    /// It is of the cluster of something that is drained, and known by its address alone.
+    Perhaps,
+}
+
+/// Whether a backend of `cluster` is part of the targets, or of the addresses that are `known` to be; its own is from now on.
+fn part_of(
+    targets: &[Target],
+    known: &mut Addresses,
+    (table, cluster, backend): (&ServiceTable, &Arc<str>, &WantedBackend),
+) -> Part {
+    let endpoint = (&*backend.pod, &*backend.node);
+    let mut own = [backend.outer, backend.endpoint].map(|address| (Arc::clone(cluster), address));
+    if targets.iter().any(|target| target.holds(cluster, &table.name.namespace, endpoint)) {
+        known.extend(own);
+        Part::Yes
+    } else if &*backend.pod != UNKNOWN_POD || !targets.iter().any(|target| target.cluster() == cluster) {
+        Part::No
+    } else if own.iter_mut().any(|own| known.contains(own)) {
+        Part::Yes
+    } else {
+        Part::Perhaps
+    }
+}
+
 /// Looks for what the targets hold; the drain has been in the agent's tables for `known_for`.
 fn look<'t>(
     tables: impl Iterator<Item = &'t ServiceTable>,
     counts: &BTreeMap<(ServiceKey, IpAddr), Found>,
-    targets: &[Target],
+    (targets, known): (&[Target], &mut Addresses),
     known_for: Duration,
 ) -> Look {
     let mut look = Look::default();
     for table in tables {
         for backend in &table.backends {
             let Some(shard) = table.shards.get(usize::from(backend.shard)) else { continue };
-            let endpoint = (&*backend.pod, &*backend.node);
-            if !targets.iter().any(|target| target.holds(&shard.cluster, &table.name.namespace, endpoint)) {
+            let part = part_of(targets, known, (table, &shard.cluster, backend));
+            if part == Part::No {
                 continue;
             }
-            let pod = || (Arc::clone(&shard.cluster), Arc::clone(&backend.pod));
+            let name = || match &*backend.pod {
+                UNKNOWN_POD => Arc::from(backend.outer.to_string()),
+                _ => Arc::clone(&backend.pod),
+            };
+            let pod = || (Arc::clone(&shard.cluster), name());
+            let found = counts.get(&(table.key(), backend.outer)).filter(|found| found.age <= LATELY);
+            let holder = |connections| Holder {
+                service: table.name.to_string(),
+                port: table.port,
+                vip: table.vip,
+                cluster: Arc::clone(&shard.cluster),
+                pod: name(),
+                address: backend.outer,
+                connections,
+            };
+            if part == Part::Perhaps {
+                let flows = found.map(|found| found.flows).filter(|&flows| flows > 0);
+                look.unknown.extend(flows.map(holder));
+                continue;
+            }
             if !matches!(backend.verdict, Verdict::Draining | Verdict::Lingering) {
                 look.not_seen.insert(pod());
                 continue;
             }
-            match counts.get(&(table.key(), backend.outer)).filter(|found| found.age <= LATELY) {
+            match found {
                 None => {
                     look.uncounted.insert(pod());
                     look.unheard.insert(pod());
                 }
-                Some(found) if found.flows > 0 => look.holders.push(Holder {
-                    service: table.name.to_string(),
-                    port: table.port,
-                    vip: table.vip,
-                    cluster: Arc::clone(&shard.cluster),
-                    pod: Arc::clone(&backend.pod),
-                    address: backend.outer,
-                    connections: found.flows,
-                }),
+                Some(found) if found.flows > 0 => look.holders.push(holder(found.flows)),
                 Some(found) if found.age + LINGER_MIN > known_for => drop(look.uncounted.insert(pod())),
                 Some(_) => {}
             }
@@ -194,12 +263,23 @@ impl Look {
         }
         let holders: BTreeSet<_> = self.holders.iter().map(|holder| (&holder.cluster, &holder.pod)).collect();
         let held = format!("{} left on {}", counted(self.left(), "connection"), pods(holders.len()));
-        match (self.left(), self.uncounted.len()) {
+        let known = match (self.left(), self.uncounted.len()) {
             (0, 0) => "no connection is left".to_owned(),
             (0, _) => "waiting for the receivers' counts".to_owned(),
             (_, 0) => held,
             (_, uncounted) => format!("{held}, {} not wholly counted yet", pods(uncounted)),
-        }
+        };
+        known + &self.unknown_text()
+    }
+
+    fn unknown_text(&self) -> String {
+        let addresses: BTreeSet<IpAddr> = self.unknown.iter().map(|holder| holder.address).collect();
+        let Some(first) = addresses.first() else { return String::new() };
+        let connections: u64 = self.unknown.iter().map(|holder| holder.connections).sum();
+        let connections = counted(connections, "connection");
+        let more = addresses.len() - 1;
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("; {connections} at {first}{more}, which left before, may be part of it")
     }
 }
 
@@ -225,7 +305,42 @@ mod tests {
         let target = |pod: &str| Target::Pod("eu-b".into(), ObjectName::new("shop", pod));
         let targets: Vec<Target> = name.split(' ').map(target).collect();
         let counts = counts.iter().map(count).collect();
-        look(sample.tables.iter(), &counts, &targets, Duration::from_secs(known_for))
+        let known = &mut Addresses::new();
+        look(sample.tables.iter(), &counts, (&targets, known), Duration::from_secs(known_for))
+    }
+
+    #[test]
+    fn who_is_known_by_its_address_alone_counts_where_that_was_part_of_it() {
+        let mut sample = Sample::new();
+        let (mut known, targets) =
+            (Addresses::new(), [Target::Pod("eu-b".into(), ObjectName::new("shop", "p1"))]);
+        let key = sample.tables.iter().find(|table| table.port == 80).unwrap().key();
+        let count =
+            |n: u8, flows| ((key, IpAddr::from([10, 2, 0, n])), Found { flows, age: Duration::from_secs(1) });
+        let lingers = |sample: &mut Sample, name: &str, unknown: bool| {
+            let backends = sample.tables.iter_mut().flat_map(|table| &mut table.backends);
+            for backend in backends.filter(|backend| &*backend.pod == name) {
+                backend.verdict = Verdict::Lingering;
+                if unknown {
+                    backend.pod = UNKNOWN_POD.into();
+                }
+            }
+        };
+        let look_at = |sample: &Sample, known: &mut Addresses, flows: u64| {
+            let counts = [count(1, flows), count(2, 5)].into();
+            look(sample.tables.iter(), &counts, (&targets, known), Duration::from_secs(60))
+        };
+        lingers(&mut sample, "p1", false);
+        assert_eq!(look_at(&sample, &mut known, 3).left(), 3);
+        // Its gateway's agent starts anew, and hears of it by its receiver's announcement.
+        lingers(&mut sample, "p1", true);
+        lingers(&mut sample, "p2", true);
+        let look = look_at(&sample, &mut known, 3);
+        assert_eq!((look.left(), &*look.holders[0].pod), (3, "10.2.0.1"));
+        let perhaps = "; 5 connections at 10.2.0.2, which left before, may be part of it";
+        assert_eq!(look.text(), format!("3 connections left on 1 pod{perhaps}"));
+        let look = look_at(&sample, &mut known, 0);
+        assert_eq!((look.is_over(), look.text()), (true, format!("no connection is left{perhaps}")));
     }
 
     #[test]
