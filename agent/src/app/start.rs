@@ -131,6 +131,12 @@ impl Stages {
                 "these BPF programs log what they drop (fairlead_ebpf=debug): for debugging only, they are slower"
             );
         }
+        // By another seed, flows have other slots.
+        if status::read_seed(&config.state_directory()) == Some(config.seed.0)
+            && let Err(error) = dataplane.copy_tables(capacities.tables)
+        {
+            tracing::error!(%error, "the tables in use can't be copied: slots don't know whom they named before");
+        }
         let installed = Installed::read(&dataplane.observe()?, capacities.tables, None, Duration::ZERO);
         let declared = Arc::new(config::declarations(config));
         let (outers, wanted) = watch::channel(Arc::default());
@@ -236,7 +242,7 @@ impl Stages {
         if timeout(READ_SOURCES, reading).await.is_err() {
             tracing::warn!("some sources can't be read; what was last known of them counts");
         }
-        let takes_over = self.installed.services().next().is_some();
+        let takes_over = self.probing.is_none() && self.installed.services().next().is_some();
         self.plan();
         if !self.outers.borrow().is_empty() {
             let _ = timeout(FIND_NEXT_HOPS, self.find_next_hops()).await;

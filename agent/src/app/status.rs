@@ -39,6 +39,7 @@ impl Stages {
         problems.extend(self.federation.problems().iter().map(crate::federation::SourceProblem::to_model));
         let ways = Ways::of(&self.outers.borrow(), &self.links.borrow());
         problems.extend(ways.problem());
+        problems.extend(self.heard.borrow().refused_secrets.as_deref().map(refused_secrets));
         if self.config.has(Role::Gateway) {
             problems.extend(self.interfaces.iter().filter_map(Interface::lack));
         }
@@ -73,6 +74,16 @@ impl Stages {
             ..Status::starting(&self.config)
         };
         self.status.send_replace(Arc::new(status));
+    }
+}
+
+fn refused_secrets(why: &str) -> Problem {
+    Problem {
+        object: None,
+        cluster: None,
+        field: "secretsFile".to_owned(),
+        what: why.to_owned(),
+        hint: Some("the secrets stay as they were".to_owned()),
     }
 }
 

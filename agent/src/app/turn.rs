@@ -172,10 +172,11 @@ impl Stages {
             return;
         }
         let lacking = self.dataplane.ticks().and_then(|ticks| self.dataplane.may_lack_flows(ticks));
-        let planned = self.planned.iter().flat_map(|planned| planned.tables.deliveries.keys());
+        let planned = self.planned.iter().flat_map(|planned| &planned.tables.deliveries);
         // What waits to be taken out may still be delivered to.
-        let all = planned.chain(self.installed.deliveries()).filter(|key| key.service().is_some());
-        let list = OwnList { deliveries: all.copied().collect(), at: now, whole: !lacking.unwrap_or(true) };
+        let all = planned.chain(self.installed.deliveries()).filter(|(key, _)| key.service().is_some());
+        let deliveries = all.map(|(key, delivery)| (*key, delivery.is_second(key))).collect();
+        let list = OwnList { deliveries, at: now, whole: !lacking.unwrap_or(true) };
         self.tell_list.send_replace(Arc::new(list));
     }
 
@@ -205,12 +206,15 @@ impl Stages {
         let run = move || {
             let Ok(mut sweep) = sweep.try_lock() else { return };
             let at = started.elapsed();
-            match sweep.run(ticks, settled, &deliveries.unwrap_or_default()) {
+            let deliveries = deliveries.unwrap_or_default();
+            match sweep.run(ticks, settled, &deliveries) {
                 Ok(Some(swept)) => {
                     let whole = !lacking && !swept.overflowed;
                     let Swept { stay, ended, held, .. } = swept;
                     tracing::debug!(stay, ended, "flows swept");
-                    told.send_replace(Arc::new(OwnCount { held, at, whole }));
+                    let second = deliveries.iter().filter(|(key, delivery)| delivery.is_second(key));
+                    let second = second.map(|(key, _)| *key).collect();
+                    told.send_replace(Arc::new(OwnCount { held, second, at, whole }));
                 }
                 Ok(None) => {}
                 Err(error) => tracing::error!(%error, "flows can't be swept"),

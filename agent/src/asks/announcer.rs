@@ -38,14 +38,20 @@ impl Announcer {
     /// The messages of what was counted; `now` is the time since the agent's start.
     pub(super) fn count(&mut self, count: &OwnCount, keys: &Keys, now: Duration) -> Vec<Vec<u8>> {
         let held = count.held.iter().filter(|&(_, &flows)| flows > 0);
-        let held = held.map(|(&about, &flows)| Announced { about, flows, padding: 0 }).collect();
+        let held = held.map(|(&about, &flows)| {
+            let second = count.second.contains(&about).into();
+            Announced { about, flows, second }
+        });
+        let held = held.collect();
         let (age, whole) = (now.saturating_sub(count.at), count.whole);
         self.tell(Counted { age, whole, held, ..Counted::default() }, keys)
     }
 
     /// The same of a list of those that could hold flows.
     pub(super) fn list(&mut self, list: &OwnList, keys: &Keys, now: Duration) -> Vec<Vec<u8>> {
-        let held = list.deliveries.iter().map(|&about| Announced { about, flows: 1, padding: 0 }).collect();
+        let held = list.deliveries.iter();
+        let held =
+            held.map(|(&about, &second)| Announced { about, flows: 1, second: second.into() }).collect();
         let (age, whole) = (now.saturating_sub(list.at), list.whole);
         self.tell(Counted { age, whole, held, list: true, ..Counted::default() }, keys)
     }
@@ -87,7 +93,10 @@ mod tests {
         assert_eq!(gateways, ["198.51.100.2", "2001:db8:f::"]);
         let nothing = announcer.count(&OwnCount::default(), &keys, Duration::ZERO);
         assert_eq!(nothing.len(), 1, "that there is nothing is told, too");
-        let list = OwnList { deliveries: count.held.into_keys().collect(), ..OwnList::default() };
+        let list = OwnList {
+            deliveries: count.held.into_keys().map(|key| (key, false)).collect(),
+            ..OwnList::default()
+        };
         let (before, messages) = (announcer.turn, announcer.list(&list, &keys, Duration::ZERO));
         assert_eq!(messages.len(), 2, "all thirty");
         assert!(announcer.turn > before, "also within a millisecond");

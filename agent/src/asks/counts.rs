@@ -8,6 +8,7 @@ use fairlead_core::{
     model::{Held, Holding},
     planner::{ServiceTable, Verdict},
 };
+use ipnet::IpNet;
 
 /// What a receiver has counted. One that hasn't counted lately says the most there is.
 pub(super) fn counted(said: Said) -> Option<Holding> {
@@ -15,10 +16,10 @@ pub(super) fn counted(said: Said) -> Option<Holding> {
 }
 
 /// What is known of all endpoints' flows, by what was counted last.
-pub(super) fn all_counts(asker: &Asker) -> Held {
+pub(super) fn all_counts(asker: &Asker, tunnels: &[IpNet]) -> Held {
     let holding = |(service, outer, said)| Some(((service, IpAddr::from(outer)), counted(said)?));
     let mut reports: BTreeMap<_, _> = asker.holdings().filter_map(holding).collect();
-    for told in asker.announcements() {
+    for told in asker.announcements().filter(|told| told.is_reached_by(tunnels)) {
         let (key, at) = ((told.service, told.outer.into()), told.at);
         let Some(announced) = told.flows.map(|flows| Holding { flows: flows.into(), at }) else { continue };
         let known = reports.entry(key).or_insert(announced);
@@ -30,8 +31,13 @@ pub(super) fn all_counts(asker: &Asker) -> Held {
 }
 
 /// Adds the endpoints that receivers announce of services that are served here, and that these may lack.
-pub(super) fn add_announced(held: &mut Held, asker: &Asker, known: &BTreeMap<ServiceKey, Arc<ServiceTable>>) {
-    for told in asker.announcements() {
+pub(super) fn add_announced(
+    held: &mut Held,
+    asker: &Asker,
+    known: &BTreeMap<ServiceKey, Arc<ServiceTable>>,
+    tunnels: &[IpNet],
+) {
+    for told in asker.announcements().filter(|told| told.is_reached_by(tunnels)) {
         let Some(table) = known.get(&told.service) else { continue };
         let (key, at) = ((told.service, IpAddr::from(told.outer)), told.at);
         let place = table.backends.binary_search_by_key(&key.1, |backend| backend.outer);

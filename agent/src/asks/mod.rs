@@ -50,6 +50,8 @@ pub struct Served {
 pub struct OwnCount {
     /// By delivery.
     pub held: HeldHere,
+    /// Those of deliveries to endpoints that others deliver to by an address of the VIP's own IP version.
+    pub second: BTreeSet<DeliveryKey>,
     /// When they were counted, as time since the agent's start.
     pub at: Duration,
     /// No flows can be missing.
@@ -70,8 +72,8 @@ impl OwnCount {
 /// This node's endpoints that could hold flows, as services' deliveries: known at once, while counting takes its time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OwnList {
-    /// All that the programs may have delivered to.
-    pub deliveries: BTreeSet<DeliveryKey>,
+    /// All that the programs may have delivered to, and whether others do by an address of the VIP's own IP version.
+    pub deliveries: BTreeMap<DeliveryKey, bool>,
     /// When, as time since the agent's start.
     pub at: Duration,
     /// No flows can be missing.
@@ -122,6 +124,8 @@ pub struct Heard {
     pub held: Held,
     /// Outer destinations whose node doesn't answer.
     pub silent: Arc<BTreeSet<IpAddr>>,
+    /// Why the secrets are not those of their file.
+    pub refused_secrets: Option<String>,
 }
 
 /// New connections per second of services, from all gateways, as all of their receivers count them.

@@ -52,6 +52,7 @@ pub struct Task {
     sockets: Sockets,
     known: BTreeMap<ServiceKey, Arc<ServiceTable>>,
     read: Option<SystemTime>,
+    refused_secrets: Option<String>,
 }
 
 impl Task {
@@ -78,6 +79,7 @@ impl Task {
             sockets,
             known: BTreeMap::new(),
             read: None,
+            refused_secrets: None,
             parts,
         };
         task.give_keys();
@@ -283,7 +285,7 @@ impl Task {
             self.read = changed;
         }
         self.tell();
-        self.parts.ends.flows.send_replace(Arc::new(all_counts(&self.asker)));
+        self.parts.ends.flows.send_replace(Arc::new(all_counts(&self.asker, &self.parts.own)));
         let now = self.now();
         let opened = self.known.keys().filter_map(|key| Some((*key, self.asker.opened(*key, now)?)));
         self.parts.ends.opened.send_replace(Arc::new(opened.collect()));
@@ -291,14 +293,18 @@ impl Task {
 
     fn read_again(&mut self) {
         match read_secrets(&self.parts.secrets_file) {
-            Ok(secrets) if secrets == self.parts.secrets => {}
+            Ok(secrets) if secrets == self.parts.secrets => self.refused_secrets = None,
             Ok(secrets) => {
+                self.refused_secrets = None;
                 tracing::info!("the federation's secrets are others now");
                 self.parts.secrets = secrets;
                 self.asker.replace_secrets(secrets);
                 self.give_keys();
             }
-            Err(error) => tracing::error!(%error, "the federation's secrets stay as they were"),
+            Err(error) => {
+                tracing::error!(%error, "the federation's secrets stay as they were");
+                self.refused_secrets = Some(error);
+            }
         }
     }
 
@@ -333,8 +339,8 @@ impl Task {
                 }
             }
         }
-        add_announced(&mut held, &self.asker, &self.known);
-        let heard = Heard { held, silent: Arc::new(silent) };
+        add_announced(&mut held, &self.asker, &self.known, &self.parts.own);
+        let heard = Heard { held, silent: Arc::new(silent), refused_secrets: self.refused_secrets.clone() };
         self.parts.ends.heard.send_if_modified(|known| {
             let changed = **known != heard;
             if changed {

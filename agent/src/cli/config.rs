@@ -7,7 +7,8 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::output::{Output, print};
-use crate::config;
+use crate::asks::read_secrets;
+use crate::config::{self, Config, ConfigProblem};
 use crate::text::counted;
 
 /// What to do with it.
@@ -28,6 +29,8 @@ pub(super) enum Command {
 struct Report {
     file: PathBuf,
     problems: Vec<Problem>,
+    /// What it names and this machine doesn't have: nothing is wrong with it if it is for another.
+    missing: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -42,28 +45,49 @@ struct Problem {
 
 pub(super) fn config(command: &Command, default: &Path, output: Output) -> Result<()> {
     match command {
-        Command::Check { file: Some(file) } => check(file, config::check_other(file).err(), output),
-        Command::Check { file: None } => check(default, config::check(default).err(), output),
+        Command::Check { file: Some(file) } => check(file, config::check_other(file), output),
+        Command::Check { file: None } => check(default, config::check(default), output),
         Command::Schema => Ok(print(&(serde_json::to_string_pretty(&config::schema())? + "\n"))?),
     }
 }
 
-fn check(file: &Path, problems: Option<Vec<config::ConfigProblem>>, output: Output) -> Result<()> {
-    let problems = problems.unwrap_or_default();
-    let problem = |problem: config::ConfigProblem| Problem {
+fn check(file: &Path, checked: Result<Config, Vec<ConfigProblem>>, output: Output) -> Result<()> {
+    let missing = checked.as_ref().map(missing).unwrap_or_default();
+    let problems = checked.err().unwrap_or_default();
+    let problem = |problem: ConfigProblem| Problem {
         text: problem.to_string(),
         line: problem.place.line,
         column: problem.place.column,
         field: problem.field,
         message: problem.message,
     };
-    let report = Report { file: file.to_owned(), problems: problems.into_iter().map(problem).collect() };
+    let problems = problems.into_iter().map(problem).collect();
+    let report = Report { file: file.to_owned(), problems, missing };
     output.show(&report, |report, _| match report.problems.as_slice() {
-        [] => format!("{}: no problem\n", report.file.display()),
+        [] => {
+            let missing = report.missing.iter().map(|what| format!("not on this machine: {what}\n"));
+            format!("{}: no problem\n", report.file.display()) + &missing.collect::<String>()
+        }
         problems => problems.iter().map(|problem| format!("{}\n", problem.text)).collect(),
     })?;
     match report.problems.len() {
         0 => Ok(()),
         count => bail!(counted(count as u64, "problem")),
     }
+}
+
+fn missing(config: &Config) -> Vec<String> {
+    let mut missing = Vec::new();
+    for (number, interface) in config.node.interfaces.iter().enumerate() {
+        if !Path::new("/sys/class/net").join(&*interface.0).exists() {
+            missing.push(format!("node.interfaces[{number}]: {}", interface.0));
+        }
+    }
+    for (number, cluster) in config.clusters.iter().enumerate().filter(|(_, c)| !c.manifests.is_dir()) {
+        missing.push(format!("clusters[{number}].manifests: the directory {}", cluster.manifests.display()));
+    }
+    if let Some(Err(why)) = config.secrets_file.as_deref().map(read_secrets) {
+        missing.push(format!("secretsFile: {why}"));
+    }
+    missing
 }

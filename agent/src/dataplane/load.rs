@@ -2,7 +2,8 @@
 //!
 //! Maps that are pinned with the shape that is wanted are used as they are. Where their sizes differ, or only
 //! another ABI's are there, a new set is built beside them, filled, and taken into use when the links are
-//! switched (see `attach`). Flows go along, in the table that they stand in or copied (see `carry`).
+//! switched (see `attach`). Flows go along, in the table that they stand in or copied (see `carry`), and so does what slots
+//! remember (see `copy`).
 
 use std::{
     fs,
@@ -84,7 +85,7 @@ impl Dataplane {
         let staged = fresh && (current.exists() || !instance.links()?.is_empty());
         let folder = if staged { instance.staging() } else { current };
         fs::create_dir_all(&folder).map_err(Error::pin(&folder))?;
-        pins::record_layout(&folder)?;
+        pins::record_layouts(&folder)?;
         if staged {
             take_along(&instance.maps(), &folder, &capacities.unplanned())?;
         }

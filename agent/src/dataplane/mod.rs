@@ -11,6 +11,7 @@ mod bounces;
 mod cache;
 mod capacities;
 mod carry;
+mod copy;
 mod counters;
 mod features;
 mod flows;

@@ -3,6 +3,7 @@
 use std::{
     borrow::Borrow,
     collections::{BTreeMap, BTreeSet},
+    path::Path,
 };
 
 use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError};
@@ -51,7 +52,11 @@ pub struct View {
 impl View {
     /// Opens the pins of `instance` that are of this program's ABI.
     pub fn open(instance: &Instance) -> Result<Self, Error> {
-        let folder = instance.maps();
+        Self::of_folder(&instance.maps())
+    }
+
+    /// Opens what is pinned in `folder`, in the layout that this program knows.
+    pub(super) fn of_folder(folder: &Path) -> Result<Self, Error> {
         let pinned = |name: &'static str| MapData::from_pin(folder.join(name)).map_err(Error::map(name));
         let entries = |name: &'static str| Ok(pinned(name)?.info().map_err(Error::map(name))?.max_entries());
         let table = |name: &'static str| Map::from_map_data(pinned(name)?).map_err(Error::map(name));

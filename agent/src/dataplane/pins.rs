@@ -10,7 +10,7 @@ use std::{
 };
 
 use aya::programs::links::{FdLink, PinnedLink};
-use fairlead_abi::{ABI, FLOWS_LAYOUT, map};
+use fairlead_abi::{ABI, FLOWS_LAYOUT, STEERING_LAYOUT, map};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{Error, Mode};
@@ -18,9 +18,11 @@ use super::{Error, Mode};
 /// Where the BPF file system is mounted.
 const BPFFS: &str = "/sys/fs/bpf";
 
-/// Says in a folder of maps which layout its flows have. A link that leads nowhere: bpffs has no files, and BTF of maps
+/// Say in a folder of maps which layouts some of them have. Links that lead nowhere: bpffs has no files, and BTF of maps
 /// is read by id, which an agent need not be allowed to.
-const LAYOUT: &str = "FLOWS_LAYOUT";
+const LAYOUTS: [(&str, &str); 2] = [OF_FLOWS, OF_STEERING];
+const OF_FLOWS: (&str, &str) = ("FLOWS_LAYOUT", FLOWS_LAYOUT);
+const OF_STEERING: (&str, &str) = ("STEERING_LAYOUT", STEERING_LAYOUT);
 
 /// What the pinned tables of programs are called, of whatever version.
 const PROGRAMS: &str = "programs-";
@@ -83,9 +85,17 @@ impl Instance {
         names.sort();
         let folders = names.iter().map(|name| self.root.join(name));
         let former = folders.filter(|path| path != folder && path.join(map::FLOWS).exists());
-        Ok(former.partition(|path| {
-            fs::read_link(path.join(LAYOUT)).is_ok_and(|layout| layout.as_os_str() == FLOWS_LAYOUT)
-        }))
+        Ok(former.partition(|path| has_layout(path, OF_FLOWS)))
+    }
+
+    /// The folder of the maps that packets are steered by beside the staged ones, if their layout is this agent's.
+    pub(super) fn steering(&self) -> Result<Option<PathBuf>, Error> {
+        let mut in_use = self.in_use()?;
+        if in_use.contains(&self.switched()) {
+            in_use.retain(|path| *path == self.switched());
+        }
+        in_use.retain(|path| has_layout(path, OF_STEERING));
+        Ok(in_use.pop().filter(|_| in_use.is_empty()))
     }
 
     /// Folders of maps that packets may be steered by, of whatever ABI: none where nothing is attached.
@@ -230,13 +240,22 @@ impl fmt::Display for LinkPin {
     }
 }
 
-/// Notes in a folder of this ABI's maps which layout its flows have.
-pub(super) fn record_layout(folder: &Path) -> Result<(), Error> {
-    let path = folder.join(LAYOUT);
-    match symlink(FLOWS_LAYOUT, &path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::pin(&path)(error)),
-        _ => Ok(()),
+/// Notes in a folder of this ABI's maps which layouts they have.
+pub(super) fn record_layouts(folder: &Path) -> Result<(), Error> {
+    for (name, layout) in LAYOUTS {
+        let path = folder.join(name);
+        match symlink(layout, &path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(Error::pin(&path)(error));
+            }
+            _ => {}
+        }
     }
+    Ok(())
+}
+
+fn has_layout(folder: &Path, (name, layout): (&str, &str)) -> bool {
+    fs::read_link(folder.join(name)).is_ok_and(|found| found.as_os_str() == layout)
 }
 
 /// Makes a folder, also while others come and go in the one around it, which goes with the last.

@@ -3,7 +3,7 @@
 //!
 //! Everything here is plain data in fixed layouts, asserted at compile time. A change of any of them is a
 //! change of [`ABI`]: maps of another version are built beside these, never reinterpreted. Only flows are taken over
-//! from another version, where it has the same [`FLOWS_LAYOUT`].
+//! from another version, where it has the same [`FLOWS_LAYOUT`], and what slots remember, by [`STEERING_LAYOUT`].
 #![no_std]
 
 mod address;
@@ -38,7 +38,7 @@ pub use receiver::{
     Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, FLOWS_LAYOUT, FlowEntry, FlowKey, FlowState, HeldFlows, LEAVING,
 };
 pub use report::{FlowReport, ReportKind};
-pub use ring::{Backend, NO_BACKEND, RING_SIZES, Ring, Slot};
+pub use ring::{Backend, NO_BACKEND, RING_SIZES, Ring, STEERING_LAYOUT, Slot};
 pub use service::{BUCKET_ENTRIES, Bucket, MAX_PROBE, ServiceEntry, ServiceKey, protocol};
 pub use settings::{Roles, Settings, TunnelSource};
 pub use siphash::{SipHash, SipKey, siphash};

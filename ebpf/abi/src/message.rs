@@ -167,8 +167,8 @@ pub struct Announced {
     pub about: DeliveryKey,
     /// Flows that it holds.
     pub flows: u32,
-    /// Zero.
-    pub padding: u32,
+    /// 1: the endpoint has an address of the VIP's IP version too, and is announced by both; else 0.
+    pub second: u32,
 }
 
 /// Index of [`Header::tag`] among a message's words.

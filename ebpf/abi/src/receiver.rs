@@ -63,6 +63,14 @@ pub struct Delivery {
     pub padding: [u8; 3],
 }
 
+impl Delivery {
+    /// Whether its endpoint has an address of the VIP's IP version, and `key` says the other one.
+    #[must_use]
+    pub fn is_second(&self, key: &DeliveryKey) -> bool {
+        key.protocol != 0 && self.endpoint != key.outer
+    }
+}
+
 /// The layout of `FLOWS` and `HALF_OPEN`: kinds of map, fields of [`FlowKey`] and [`FlowEntry`], and what they mean. A
 /// change of any of them takes a new name; as long as it stays, connections outlive a change of [`ABI`](crate::ABI),
 /// for agents carry flows over from tables of any ABI with the same layout, older or newer.

@@ -198,13 +198,13 @@ impl Announced {
     #[must_use]
     pub const fn words(&self) -> [u64; ANNOUNCED_WORDS] {
         let [a0, a1, a2, a3, a4] = self.about.words();
-        [a0, a1, a2, a3, a4, word_of(self.flows.to_le_bytes(), self.padding.to_le_bytes())]
+        [a0, a1, a2, a3, a4, word_of(self.flows.to_le_bytes(), self.second.to_le_bytes())]
     }
 
     /// The reverse of [`words`](Self::words).
     #[must_use]
     pub const fn of([a0, a1, a2, a3, a4, last]: [u64; ANNOUNCED_WORDS]) -> Self {
-        Self { about: DeliveryKey::of([a0, a1, a2, a3, a4]), flows: low(last), padding: high(last) }
+        Self { about: DeliveryKey::of([a0, a1, a2, a3, a4]), flows: low(last), second: high(last) }
     }
 }
 

@@ -23,7 +23,7 @@ use aya_ebpf::{
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
-use fairlead_abi::{Address, Backend, DropReason, Flow, Hop, flow_hash, mark as mark_of};
+use fairlead_abi::{Address, Backend, DropReason, Flow, Hop, flow_hash, kind, mark as mark_of};
 use fairlead_ebpf::{
     encap::{self, Tags, Way},
     fast::{L3, Step, fast, transport},
@@ -79,7 +79,7 @@ pub struct Bench {
     pub fastest: u64,
     /// In a tunnel: the ports of the packet within.
     pub ports: [u8; 4],
-    /// What the mark says: a [`kind`](fairlead_abi::kind).
+    /// What the mark says: a [`kind`].
     pub kind: u8,
     /// Not 0: the packet comes back to its gateway.
     pub bounced: u8,
@@ -244,7 +244,7 @@ fn prepare(ctx: &XdpContext, bench: &mut Bench) -> usize {
     packet.len()
 }
 
-/// As [`prepare`], of a packet in a tunnel: its mark is that of the flow.
+/// As [`prepare`], of a packet in a tunnel: its mark, if it has one, is that of the flow.
 #[inline(always)]
 fn prepare_tunnel(ctx: &XdpContext, bench: &mut Bench) -> usize {
     let packet = Packet::new(ctx);
@@ -265,9 +265,11 @@ fn prepare_tunnel(ctx: &XdpContext, bench: &mut Bench) -> usize {
             *start.add(40 + V6_ENDS).cast() = client;
             (Address { bytes: *start.add(40 + V6_ENDS - 12).cast() }, L3 + 2)
         };
-        let hash = flow_hash(setting!(seed), &Flow { client: address, ports: bench.ports });
-        let mark = mark_of(hash, bench.kind, bench.bounced != 0);
-        *start.add(mark_at).cast() = mark.to_be_bytes();
+        if bench.kind != kind::UNMARKED {
+            let hash = flow_hash(setting!(seed), &Flow { client: address, ports: bench.ports });
+            let mark = mark_of(hash, bench.kind, bench.bounced != 0);
+            *start.add(mark_at).cast() = mark.to_be_bytes();
+        }
     }
     packet.len()
 }

@@ -190,16 +190,18 @@ fn tunnels(plane: &mut Plane, effort: Effort, v6: bool) -> Result<Vec<Row>> {
     let case = Case::tcp(v6);
     let either = |(v4, v6_one): (Ipv4Addr, Ipv6Addr)| if v6 { IpAddr::V6(v6_one) } else { v4.into() };
     let (endpoint, gateway, own) = (either(ENDPOINT), either(GATEWAY), either(OWN));
-    let tunnel = |from, to, bounced| Some(Tunnel { from, to, kind: kind::CURRENT, bounced });
+    let tunnel = |from, to, kind, bounced| Some(Tunnel { from, to, kind, bounced });
     let measured = |name, verdict, event, tunnel| Measured { name, program: TUNNEL, verdict, event, tunnel };
-    let [back, unknown, known] = if v6 {
-        ["bounce6", "receiver_unknown6", "receiver_known6"]
+    let [back, unknown, known, marked] = if v6 {
+        ["bounce6", "receiver_unknown6", "receiver_known6", "receiver_marked6"]
     } else {
-        ["bounce4", "receiver_unknown4", "receiver_known4"]
+        ["bounce4", "receiver_unknown4", "receiver_known4", "receiver_marked4"]
     };
-    let back = measured(back, TRANSMIT, Some(FlowEvent::SentOn), tunnel(endpoint, own, true));
-    let unknown = measured(unknown, TRANSMIT, Some(FlowEvent::Bounced), tunnel(gateway, endpoint, false));
-    let known = measured(known, PASS, None, tunnel(gateway, endpoint, false));
+    let to_here = |kind| tunnel(gateway, endpoint, kind, false);
+    let back = measured(back, TRANSMIT, Some(FlowEvent::SentOn), tunnel(endpoint, own, kind::CURRENT, true));
+    let unknown = measured(unknown, TRANSMIT, Some(FlowEvent::Bounced), to_here(kind::CURRENT));
+    let known = measured(known, PASS, None, to_here(kind::UNMARKED));
+    let marked = measured(marked, PASS, None, to_here(kind::CURRENT));
     give_formers(plane, &service(v6))?;
     deliver(plane, v6, endpoint, gateway)?;
     let mut rows = Vec::new();
@@ -212,7 +214,9 @@ fn tunnels(plane: &mut Plane, effort: Effort, v6: bool) -> Result<Vec<Row>> {
     for flows in FLOWS {
         establish(plane, case, endpoint, so_far..flows)?;
         so_far = flows;
-        rows.push(known.row(plane, (case, flows, 0), effort)?);
+        for measured in [&known, &marked] {
+            rows.push(measured.row(plane, (case, flows, 0), effort)?);
+        }
     }
     Ok(rows)
 }

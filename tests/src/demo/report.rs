@@ -1,5 +1,6 @@
 //! What the demo says, for people.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
@@ -73,16 +74,20 @@ impl Teller {
             0 => "none failed".to_owned(),
             failed => format!("{failed} failed, the last {} ms after the event", report.recovery_ms),
         };
-        let mut served: Vec<String> = Vec::new();
-        for ((client, zone), count) in &report.answers {
-            served.push(format!("{} {count} from {zone}", client.trim_start_matches("client-")));
-        }
         let moved = match report.broken_by_move {
             0 => String::new(),
             moved => format!(", {} broken by a moved slot", counted(moved, "connection")),
         };
         self.say(&format!("{:<20} so far {}, {failures}{moved}", "", counted(report.requests, "request")));
-        self.say(&format!("{:<20} {}", "", served.join("; ")));
+        let lines = |of: &str, by_client: &BTreeMap<String, BTreeMap<String, u64>>| {
+            for (client, counts) in by_client {
+                let counts: Vec<_> = counts.iter().map(|(what, count)| format!("{count} × {what}")).collect();
+                let client = client.trim_start_matches("client-");
+                self.say(&format!("{:<20} {client:<16} {of}{}", "", counts.join("; ")));
+            }
+        };
+        lines("failed: ", &report.failures);
+        lines("", &report.answers);
     }
 
     pub(super) fn table(&self, reports: &[EventReport]) {

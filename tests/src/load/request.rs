@@ -19,6 +19,16 @@ pub enum Kind {
     Datagram,
 }
 
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NewConnection => "new connection",
+            Self::KeptConnection => "kept connection",
+            Self::Datagram => "datagram",
+        })
+    }
+}
+
 /// Who answered.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Identity {

@@ -43,7 +43,10 @@ pub struct EventReport {
     pub broken_by_move: u64,
     /// Answers by client and zone.
     #[serde(skip)]
-    pub answers: BTreeMap<(String, String), u64>,
+    pub answers: BTreeMap<String, BTreeMap<String, u64>>,
+    /// What failed, by client and in words.
+    #[serde(skip)]
+    pub failures: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 /// A report per event, in the events' order. Requests before the first event are left out.
@@ -74,13 +77,17 @@ impl EventReport {
     fn count(&mut self, event: &Event, request: &Request) {
         self.requests += 1;
         let after = request.started.saturating_sub(event.at);
+        let client = || request.client.to_string();
         match &request.outcome {
             Ok(identity) => {
-                *self.answers.entry((request.client.to_string(), identity.zone.to_string())).or_default() +=
-                    1;
+                let answers = self.answers.entry(client()).or_default();
+                *answers.entry(identity.zone.to_string()).or_default() += 1;
             }
             Err(_) if request.broken_by_move => self.broken_by_move += 1,
-            Err(_) => {
+            Err(failure) => {
+                let version = if request.server.is_ipv4() { "IPv4" } else { "IPv6" };
+                let what = format!("{}, {version}: {failure}", request.kind);
+                *self.failures.entry(client()).or_default().entry(what).or_default() += 1;
                 self.failed += 1;
                 self.failed_after_recovery += u64::from(after > RECOVERY);
                 let after_ms = u64::try_from(after.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX);
@@ -132,7 +139,8 @@ mod tests {
         assert_eq!(pod.recovery_ms, 1_001);
         let back = &reports[1];
         assert_eq!((back.requests, back.failed, back.failed_after_recovery, back.recovery_ms), (1, 0, 0, 0));
-        assert_eq!(back.answers[&("c".to_owned(), "z".to_owned())], 1);
+        assert_eq!(back.answers["c"]["z"], 1);
+        assert_eq!(pod.failures["c"]["new connection, IPv4: no complete answer in time"], 3);
     }
 
     #[test]

@@ -279,17 +279,13 @@ pub struct Agents {
 impl Agents {
     /// Starts an agent on every gateway and node, and waits until all are ready.
     pub fn start(world: &World, federation: &Federation) -> Result<Self> {
-        let mut agents = Self::default();
-        // Receivers first: a gateway's first probes should find them there.
-        for node in &world.layout.nodes {
-            let role = Role::Receiver { cluster: &node.cluster };
-            agents.agents.push(Agent::start(world, &node.host, &role, federation)?);
-        }
-        for gateway in &world.layout.gateways {
-            agents.agents.push(Agent::start(world, gateway, &Role::Gateway, federation)?);
-        }
-        agents.agents.iter().try_for_each(|agent| agent.wait_until_ready(Duration::from_secs(30)))?;
-        Ok(agents)
+        // A gateway's first probes shall find receivers there: endpoints that they miss come back by and by.
+        let mut agents = all_ready(world.layout.nodes.iter().map(|node| {
+            Agent::start(world, &node.host, &Role::Receiver { cluster: &node.cluster }, federation)
+        }))?;
+        let gateways = world.layout.gateways.iter();
+        agents.extend(all_ready(gateways.map(|host| Agent::start(world, host, &Role::Gateway, federation)))?);
+        Ok(Self { agents })
     }
 
     /// The agent of this host.
@@ -318,6 +314,12 @@ impl Agents {
     pub fn keep(self) {
         std::mem::forget(self.agents);
     }
+}
+
+fn all_ready(agents: impl Iterator<Item = Result<Agent>>) -> Result<Vec<Agent>> {
+    let agents: Vec<Agent> = agents.collect::<Result<_>>()?;
+    agents.iter().try_for_each(|agent| agent.wait_until_ready(Duration::from_secs(30)))?;
+    Ok(agents)
 }
 
 enum Role<'a> {

@@ -99,6 +99,12 @@ fn an_endpoint_that_a_new_gateway_cant_know_is_heard_of_and_asked() {
     for kept in &mut kept {
         assert_eq!(ask(&mut kept.stream), Ok(kept.pod.clone()));
     }
+    // An endpoint is announced by both of its addresses, and is one backend.
+    let services = gateway.ask(&["services"]).unwrap();
+    let backends = services["services"].as_array().unwrap().iter().map(|row| &row["backends"]);
+    let backends: Vec<u64> = backends.map(|number| number.as_u64().unwrap()).collect();
+    assert!(backends.iter().all(|&number| number <= 3), "{services:#}");
+    assert!(backends.contains(&3), "{services:#}");
 }
 
 #[test]

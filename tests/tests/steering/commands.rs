@@ -204,10 +204,13 @@ fn fairlead(arguments: &[&str]) -> (Option<i32>, String, String) {
 #[test]
 fn a_configuration_is_checked_and_described() {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/config.example.yaml");
-    assert_eq!(
-        fairlead(&["config", "check", example]),
-        (Some(0), format!("{example}: no problem\n"), String::new())
-    );
+    let (code, checked, error) = fairlead(&["config", "check", example]);
+    assert_eq!((code, &*error), (Some(0), ""));
+    let (problems, missing) = checked.split_once('\n').unwrap();
+    assert_eq!(problems, format!("{example}: no problem"));
+    let starts =
+        |line: &str| line.starts_with("not on this machine: clusters[") && line.contains("deploy/manifests/");
+    assert_eq!(missing.lines().filter(|line| starts(line)).count(), 3, "{missing}");
     let text = fs::read_to_string(example).unwrap();
     let spoilt = std::env::temp_dir().join(format!("fairlead-spoilt-{}.yaml", std::process::id()));
     fs::write(&spoilt, text.replace("seed:", "sead:").replace("[gateway, receiver]", "[gatewya]")).unwrap();

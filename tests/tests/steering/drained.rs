@@ -17,13 +17,14 @@ use crate::served::{PATIENCE, Served, pod_of, wait};
 const COUNTED: Duration = Duration::from_secs(120);
 
 /// A connection on which one request follows the other.
-struct Kept {
+pub struct Kept {
     stream: BufReader<TcpStream>,
-    pod: String,
+    /// Who answered first.
+    pub pod: String,
 }
 
 impl Kept {
-    fn open(served: &Served, vip: IpAddr) -> Self {
+    pub fn open(served: &Served, vip: IpAddr) -> Self {
         let address = SocketAddr::new(vip, served.service.http_port);
         let stream = served.client().namespace.run(|| Ok(TcpStream::connect(address)?)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -33,7 +34,7 @@ impl Kept {
     }
 
     /// Who answers.
-    fn ask(&mut self) -> String {
+    pub fn ask(&mut self) -> String {
         self.stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: vip\r\n\r\n").unwrap();
         let (mut line, mut length) = (String::new(), 0);
         while line != "\r\n" {

@@ -207,3 +207,17 @@ fn a_changed_configuration_that_is_wrong_is_refused_whole() {
     scene.served.wait_for_status("no refusal", |status| status["refused"] == json!([]));
     scene.end();
 }
+
+#[test]
+fn secrets_that_are_none_are_told_and_the_ones_before_stay() {
+    let scene = Scene::build();
+    let secrets = scene.served.world.directory().join("secrets");
+    let good = fs::read(&secrets).unwrap();
+    fs::write(&secrets, "hunter2\n").unwrap();
+    scene.assert_told(&["secretsFile", "secrets: line 1", "the secrets stay as they were"]);
+    fs::remove_file(&secrets).unwrap();
+    scene.assert_told(&["secretsFile", "No such file", "the secrets stay as they were"]);
+    fs::write(&secrets, good).unwrap();
+    scene.served.wait_for_status("no problem", |status| status["problems"] == json!([]));
+    scene.end();
+}

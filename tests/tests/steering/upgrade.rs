@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fairlead_tests::load::Load;
-use fairlead_tests::world::{Agent, Federation, PINS, Plan, Process, own_program};
+use fairlead_tests::world::{Agent, Condition, Federation, PINS, Plan, Process, own_program};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use crate::drained::Kept;
 use crate::served::{NEW_ONLY, PATIENCE, Served, failures, pod_of, wait, wait_for_requests};
 
 fn pins(agent: &Agent) -> PathBuf {
@@ -108,6 +109,41 @@ fn tables_of_another_version_are_built_anew_and_the_others_removed() {
         assert_clean(&served);
     }
     assert_nothing_failed(load);
+}
+
+#[test]
+fn new_tables_remember_whom_the_others_named() {
+    let served = Served::build(&Plan::default().region("us-central1", &["a"], 3), &Federation::default());
+    served.wait_until_served();
+    let mut kept: Vec<Kept> = served.service.vips.iter().map(|&vip| Kept::open(&served, vip)).collect();
+    let manifests = served.world.manifests(&served.world.pod(&kept[0].pod).cluster);
+    let holders: BTreeSet<String> = kept.iter().map(|kept| kept.pod.clone()).collect();
+    holders.iter().for_each(|pod| manifests.set(pod, Condition::Terminating).unwrap());
+    let others = served.pods().difference(&holders).cloned().collect();
+    served.wait_until_served_by(&[&served.service], &others);
+
+    let agent = served.gateway();
+    let formers = || {
+        let flows = agent.ask(&["flows", "shop/web"]).unwrap();
+        let rows = flows["services"].as_array().unwrap().iter();
+        rows.map(|row| row["slots"]["one_former"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    let before = formers();
+    assert!(before.iter().sum::<u64>() > 100, "{before:?}");
+    for (from, to, version) in [("slots: 1048576", "slots: 2097152", "v2"), ("slots", "slots", "v0")] {
+        restart(agent, || {
+            let text = fs::read_to_string(agent.configuration()).unwrap();
+            // Nobody is asked: what slots don't know is lost.
+            let silent = text.lines().filter(|line| !line.starts_with("secretsFile:"));
+            let silent: String = silent.map(|line| format!("{line}\n")).collect();
+            fs::write(agent.configuration(), silent.replace(from, to)).unwrap();
+            fs::rename(pins(agent).join("v2"), pins(agent).join(version)).unwrap();
+        });
+        assert_eq!(formers(), before);
+        for kept in &mut kept {
+            assert_eq!(kept.ask(), kept.pod);
+        }
+    }
 }
 
 #[test]

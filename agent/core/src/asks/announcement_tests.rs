@@ -41,7 +41,7 @@ fn an_endpoint_that_is_announced_is_asked_before_a_flow_is_nobodys() {
     receivers.owners.insert(flow(1), outer(7));
     asker.event(service(), asked(1), ms(10));
     assert_eq!(run(&mut asker, &receivers, 10, 4000), []);
-    let held = vec![Announced { about: about(service(), outer(7)), flows: 1, padding: 0 }; 30];
+    let held = vec![Announced { about: about(service(), outer(7)), flows: 1, second: 0 }; 30];
     let counted = Counted { turn: 3, age: ms(100), whole: true, held, list: false };
     let messages = announcements(&node("c1", "n0"), &counted, &secrets(OLD).keys("c1"), &mut 7);
     assert_eq!(messages.len(), 2);
@@ -49,7 +49,8 @@ fn an_endpoint_that_is_announced_is_asked_before_a_flow_is_nobodys() {
     assert_eq!(asker.announcements().count(), 0, "the first part is missing");
     asker.received(&messages[0], outer(1), ms(4000));
     let all: Vec<_> = asker.announcements().collect();
-    let first = Announcing { service: service(), outer: outer(7), flows: Some(1), at: ms(3900) };
+    let first =
+        Announcing { service: service(), outer: outer(7), flows: Some(1), at: ms(3900), second: false };
     assert_eq!((all.len(), all[0]), (30, first));
     // The planner makes it a backend.
     asker.serve(service(), [0, 1, 2, 7].map(backend).into(), true, ms(4000));
@@ -60,7 +61,7 @@ fn an_endpoint_that_is_announced_is_asked_before_a_flow_is_nobodys() {
 fn announcements_are_their_clusters_and_come_once() {
     let (mut asker, _) = setup(3);
     let counted = |turn| {
-        let held = vec![Announced { about: about(service(), outer(1)), flows: 5, padding: 0 }];
+        let held = vec![Announced { about: about(service(), outer(1)), flows: 5, second: 0 }];
         Counted { turn, whole: true, held, ..Counted::default() }
     };
     let message = |turn, cluster: &str| {
@@ -113,7 +114,7 @@ fn receivers_count_connections_for_all_gateways() {
 #[test]
 fn a_node_that_counts_for_long_lists_who_may_hold_flows() {
     let tell = |asker: &mut Asker, turn: u64, age, list, holders: &[u8]| {
-        let held = |&n: &u8| Announced { about: about(service(), outer(n)), flows: 1, padding: 0 };
+        let held = |&n: &u8| Announced { about: about(service(), outer(n)), flows: 1, second: 0 };
         let held = holders.iter().map(held).collect();
         let counted = Counted { turn, age: ms(age), whole: true, held, list };
         for message in announcements(&node("c1", "n9"), &counted, &secrets(OLD).keys("c1"), &mut 7) {
@@ -153,7 +154,7 @@ fn a_node_that_counts_for_long_lists_who_may_hold_flows() {
 fn a_cluster_speaks_for_its_own_addresses_only() {
     let (mut asker, _) = setup(3);
     let counted = |turn, ends: &[u8]| {
-        let held = |&n: &u8| Announced { about: about(service(), outer(n)), flows: 5, padding: 0 };
+        let held = |&n: &u8| Announced { about: about(service(), outer(n)), flows: 5, second: 0 };
         Counted { turn, whole: true, held: ends.iter().map(held).collect(), ..Counted::default() }
     };
     let tell = |asker: &mut Asker, turn, ends: &[u8], at| {
@@ -174,4 +175,19 @@ fn a_cluster_speaks_for_its_own_addresses_only() {
     assert_eq!(tell(&mut asker, 2, &[2], 5_000), [], "told once");
     assert_eq!((known(&asker), asker.counters().announced_strangers), (vec![], 3));
     assert_eq!(tell(&mut asker, 3, &[2], 700_000), [strange(2)], "and again after a while");
+}
+
+/// An endpoint with addresses of both IP versions is one backend.
+#[test]
+fn of_two_addresses_a_gateway_takes_the_one_that_its_tunnels_reach() {
+    let told = |second| {
+        let at = ms(0);
+        Announcing { service: service(), outer: outer(7), flows: None, at, second }
+    };
+    let prefixes = ["198.51.100.1/32", "2001:db8::1/128"].map(|prefix| prefix.parse().unwrap());
+    for (second, tunnels, reached) in
+        [(false, &prefixes[..], true), (true, &prefixes[..], false), (true, &prefixes[1..], true)]
+    {
+        assert_eq!(told(second).is_reached_by(tunnels), reached, "{second} {tunnels:?}");
+    }
 }

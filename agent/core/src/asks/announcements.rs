@@ -145,6 +145,17 @@ pub struct Announcing {
     pub flows: Option<u32>,
     /// When that was so.
     pub at: Duration,
+    /// It is announced by an address of the VIP's IP version, too.
+    pub second: bool,
+}
+
+impl Announcing {
+    /// Whether a gateway with these tunnels reaches the endpoint by this address: each by one only.
+    #[must_use]
+    pub fn is_reached_by(&self, tunnels: &[IpNet]) -> bool {
+        let of_vip = |tunnel: &IpNet| tunnel.addr().is_ipv4() == IpAddr::from(self.service.vip).is_ipv4();
+        !self.second || !tunnels.iter().any(of_vip)
+    }
 }
 
 impl Announcements {
@@ -219,6 +230,7 @@ impl Announcements {
                     outer: held.about.outer,
                     flows,
                     at: told.at,
+                    second: held.second == 1,
                 })
             };
             told.held.iter().filter_map(one)

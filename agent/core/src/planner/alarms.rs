@@ -3,20 +3,52 @@
 //! In come planned tables, out go problems for `status`. That endpoints are held is said where that is decided, in the
 //! model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use super::{ServiceTable, ShardState, Tables};
+use super::{ServiceTable, ShardReport, ShardState, Tables};
 use crate::model::{ObjectName, Problem};
 
 impl Tables {
-    /// One problem for each service whose probes are not believed, by name.
+    /// One problem for each service whose probes are not believed, by name, and one for each cluster that has services of
+    /// which no probe passes.
     #[must_use]
     pub fn alarms(&self) -> Vec<Problem> {
         let mut panics: BTreeMap<&ObjectName, Problem> = BTreeMap::new();
-        for table in self.services.values().filter(|table| is_in_panic(table)) {
-            panics.entry(&table.name).or_insert_with(|| panic(table));
+        let mut lost: BTreeMap<&Arc<str>, BTreeSet<&ObjectName>> = BTreeMap::new();
+        for table in self.services.values() {
+            if is_in_panic(table) {
+                panics.entry(&table.name).or_insert_with(|| panic(table));
+                continue;
+            }
+            for shard in table.shards.iter().filter(|shard| is_lost(shard)) {
+                lost.entry(&shard.cluster).or_default().insert(&table.name);
+            }
         }
-        panics.into_values().collect()
+        panics
+            .into_values()
+            .chain(lost.into_iter().map(|(cluster, services)| loss(cluster, &services)))
+            .collect()
+    }
+}
+
+fn is_lost(shard: &ShardReport) -> bool {
+    shard.ready > 0 && shard.usable == 0
+}
+
+fn loss(cluster: &Arc<str>, services: &BTreeSet<&ObjectName>) -> Problem {
+    let object = services.first().map(|&name| name.clone());
+    let others = match services.len() - 1 {
+        0 => String::new(),
+        1 => ", and those of another service".to_owned(),
+        others => format!(", and those of {others} other services"),
+    };
+    Problem {
+        object,
+        cluster: Some(Arc::clone(cluster)),
+        field: "endpoints".to_owned(),
+        what: format!("all that are ready fail their probes{others}: other clusters serve"),
+        hint: Some("`fairlead backends` shows which; are the cluster and its nodes up?".to_owned()),
     }
 }
 
@@ -66,7 +98,7 @@ mod tests {
             protocol: Some(crate::model::Protocol::Tcp),
             flags: 0,
             backends: Vec::new(),
-            ring: std::sync::Arc::default(),
+            ring: Arc::default(),
             ring_hash: 0,
             shards: vec![shard("a", 2, state), shard("b", 1, ShardState::Standby)],
             not_taken: Vec::new(),
@@ -74,7 +106,7 @@ mod tests {
     }
 
     fn alarms(tables: &[ServiceTable]) -> Vec<String> {
-        let services = tables.iter().map(|table| (table.key(), std::sync::Arc::new(table.clone()))).collect();
+        let services = tables.iter().map(|table| (table.key(), Arc::new(table.clone()))).collect();
         Tables { services, ..Tables::default() }.alarms().iter().map(ToString::to_string).collect()
     }
 
@@ -87,5 +119,29 @@ mod tests {
             "{told:?}"
         );
         assert_eq!(alarms(&[table(80, ShardState::Serving)]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_cluster_that_answers_no_probes_is_told_once() {
+        let lost = |service: &str, state| {
+            let mut table = table(80, state);
+            table.name = ObjectName::new("shop", service);
+            table.vip = std::net::IpAddr::from([203, 0, 113, service.len() as u8]);
+            table.shards[0].usable = 0;
+            table
+        };
+        let down = ShardState::Standby;
+        assert_eq!(
+            alarms(&[lost("web", down), table(443, down)])[0],
+            "cluster a: Service shop/web: endpoints: all that are ready fail their probes: other clusters serve \
+             (`fairlead backends` shows which; are the cluster and its nodes up?)"
+        );
+        let told = alarms(&[lost("dns", down), lost("mail", down), lost("store", down)]);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains(
+            "Service shop/dns: endpoints: all that are ready fail their probes, and those of 2 other"
+        ));
+        let panic = alarms(&[lost("web", ShardState::Panic)]);
+        assert_eq!((panic.len(), panic[0].contains("cluster a")), (1, false), "{panic:?}");
     }
 }

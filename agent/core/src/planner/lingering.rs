@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairlead_abi::{Address, Backend, Delivery, DeliveryKey, Encap, Family, LEAVING, NO_BACKEND, ServiceKey};
+use fairlead_abi::{Address, Backend, Delivery, DeliveryKey, Encap, LEAVING, NO_BACKEND, ServiceKey};
 
 use super::service::Circumstances;
 use super::{Installed, ServiceTable, Tables, Verdict, WantedBackend};
@@ -41,27 +41,15 @@ pub(super) struct Left {
     backend: WantedBackend,
 }
 
-/// What tells an announced endpoint by. Receivers announce each of an endpoint's addresses, and a gateway knows it by one.
-#[derive(Clone, Copy)]
-pub(super) struct Addressing<'a> {
-    /// Endpoints of the service may own the VIP: then they need no address of its family.
-    pub(super) owns_vip: bool,
-    /// The addresses of this node's own endpoints.
-    pub(super) own: &'a BTreeSet<IpAddr>,
-}
-
-impl Addressing<'_> {
-    /// How an announced endpoint of the service is sent to by this address; not at all where it is sent to by another.
-    fn encap(&self, service: ServiceKey, outer: IpAddr, declared: &Declarations) -> Option<Encap> {
-        let here = &declared.here;
-        let has_tunnel = |v4: bool| if v4 { here.tunnel_v4 } else { here.tunnel_v6 };
-        let of_vip = service.family == Family::V4 as u8;
-        let is_first = outer.is_ipv4() == of_vip || !has_tunnel(of_vip) || self.owns_vip;
-        let own = self.own.contains(&outer);
-        if !may_have(declared, outer) || !is_first || !own && !has_tunnel(outer.is_ipv4()) {
-            return None;
-        }
-        Some(if own { Encap::Local } else { here.tunnel.encap() })
+/// How an announced endpoint is sent to by this address; not at all where none of this gateway's clusters may have it, or no
+/// tunnel leads there. This node's `own` need none.
+fn encap(outer: IpAddr, own: &BTreeSet<IpAddr>, declared: &Declarations) -> Option<Encap> {
+    let here = &declared.here;
+    let has_tunnel = if outer.is_ipv4() { here.tunnel_v4 } else { here.tunnel_v6 };
+    match may_have(declared, outer) {
+        true if own.contains(&outer) => Some(Encap::Local),
+        true if has_tunnel => Some(here.tunnel.encap()),
+        _ => None,
     }
 }
 
@@ -78,7 +66,7 @@ impl Lingering {
     /// Whether a receiver has announced an endpoint that holds flows of the `table`'s service and is not in it.
     pub(super) fn lacks(
         table: &ServiceTable,
-        addressing: Addressing<'_>,
+        own: &BTreeSet<IpAddr>,
         held: &Held,
         now: Duration,
         declared: &Declarations,
@@ -86,8 +74,7 @@ impl Lingering {
         let key = table.key();
         held.announced(key).any(|(outer, at)| {
             let known = table.backends.binary_search_by_key(&outer, |backend| backend.outer).is_ok();
-            let may_be = || addressing.encap(key, outer, declared).is_some();
-            !known && until(at, (key, outer), held, declared) > now && may_be()
+            !known && until(at, (key, outer), held, declared) > now && encap(outer, own, declared).is_some()
         })
     }
 
@@ -104,7 +91,7 @@ impl Lingering {
     /// far, `other` those that lingered when it was made, or that an agent before this one knew.
     pub(super) fn backends(
         &mut self,
-        (service, addressing): (ServiceKey, Addressing<'_>),
+        (service, own): (ServiceKey, &BTreeSet<IpAddr>),
         before: Option<&ServiceTable>,
         other: &mut Self,
         present: &BTreeSet<IpAddr>,
@@ -115,7 +102,7 @@ impl Lingering {
         let left = before.into_iter().flat_map(|table| table.backends.iter().map(move |b| (table, b)));
         let left = left.map(|(table, backend)| (backend.outer, Left::of(table, backend, now)));
         let announced = circumstances.held.announced(service).filter_map(|(outer, at)| {
-            let encap = addressing.encap(service, outer, circumstances.declared)?;
+            let encap = encap(outer, own, circumstances.declared)?;
             Some((outer, nameless(outer, encap, at)))
         });
         // Later ones count: who was in the table has a name, who lingers already does so for longer than the table says.

@@ -277,31 +277,22 @@ fn who_was_never_seen_here_is_known_by_what_its_receiver_announces() {
     assert_eq!(lingering(&desk.plan(&[1, 2]).tables), ["p3"], "by its name");
 }
 
-/// Receivers announce all addresses of an endpoint: they don't know by which gateways send.
 #[test]
-fn an_announced_endpoint_is_one_whatever_addresses_it_has() {
+fn an_announced_endpoint_is_sent_to_where_a_way_leads() {
     let other: IpAddr = "fd00:0::7".parse().unwrap();
-    let lingers = |change: fn(&mut Declarations), pods: &[u16]| {
-        let mut desk = Desk::new();
-        change(Arc::make_mut(&mut desk.declared));
-        let service = web(&desk.plan(&[1, 2]).tables).key();
-        for outer in [pod(7), other] {
-            desk.held.announced.insert((service, outer), Duration::ZERO);
-        }
-        let tables = desk.plan(pods).tables;
-        let all = web(&tables).backends.iter().filter(|backend| backend.verdict == Verdict::Lingering);
-        all.map(|backend| (backend.outer, backend.encap)).collect::<Vec<_>>()
-    };
-    assert_eq!(lingers(|_| {}, &[1, 2]), [(pod(7), Encap::Ipip)]);
-    assert_eq!(lingers(|_| {}, &[1, 2, 7]), []);
-    assert_eq!(lingers(|declared| declared.here.tunnel_v4 = false, &[1, 2]), [(other, Encap::Ipip)]);
+    let mut desk = Desk::new();
+    Arc::make_mut(&mut desk.declared).here.tunnel_v6 = false;
+    let service = web(&desk.plan(&[1, 2]).tables).key();
+    for outer in [pod(7), other] {
+        desk.held.announced.insert((service, outer), Duration::ZERO);
+    }
+    let tables = desk.plan(&[1, 2]).tables;
+    let lingers = web(&tables).backends.iter().filter(|backend| backend.verdict == Verdict::Lingering);
+    let lingers: Vec<_> = lingers.map(|backend| (backend.outer, backend.encap)).collect();
+    assert_eq!(lingers, [(pod(7), Encap::Ipip)]);
     // On this node no tunnel is needed.
-    let (own, none) = (BTreeSet::from([pod(7)]), BTreeSet::new());
-    let encap = |own| {
-        let service = ServiceKey::new(Address::v4([192, 0, 2, 9]), 80, 6, Family::V4);
-        Addressing { owns_vip: false, own }.encap(service, pod(7), &declarations(1))
-    };
-    assert_eq!((encap(&own), encap(&none)), (Some(Encap::Local), Some(Encap::Ipip)));
+    let own = BTreeSet::from([pod(7), other]);
+    assert_eq!([pod(7), other].map(|outer| encap(outer, &own, &desk.declared)), [Some(Encap::Local); 2]);
 }
 
 #[test]

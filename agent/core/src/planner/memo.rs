@@ -12,7 +12,7 @@ use fairlead_abi::{Delivery, DeliveryKey, Family, ServiceEntry, ServiceKey};
 use super::candidates::Target;
 use super::deliveries::deliveries;
 use super::history::History;
-use super::lingering::{Addressing, Inherited, Lingering};
+use super::lingering::{Inherited, Lingering};
 use super::service::{Circumstances, Memory, table};
 use super::{Installed, Links, ServiceTable, ShardState, Tables};
 use crate::model::{
@@ -262,18 +262,12 @@ impl Planning {
             return ends;
         }
         let own = self.own();
-        let addressing = self.addressing(&own);
-        self.tables.iter().any(|(_, table)| Lingering::lacks(table, addressing, held, now, declared))
+        self.tables.iter().any(|(_, table)| Lingering::lacks(table, &own, held, now, declared))
     }
 
     /// The addresses of this node's own endpoints of the service.
     fn own(&self) -> BTreeSet<IpAddr> {
         self.deliveries.iter().map(|(key, _)| key.outer.into()).collect()
-    }
-
-    fn addressing<'a>(&self, own: &'a BTreeSet<IpAddr>) -> Addressing<'a> {
-        let owns_vip = self.service.shards.iter().any(|shard| shard.spec.options.endpoint_owns_vip);
-        Addressing { owns_vip, own }
     }
 
     /// Of what was delivered `before`, that which lingers.
@@ -297,8 +291,7 @@ impl Planning {
         let service = Arc::clone(&self.service);
         let (mut history, mut lingering) = (take(&mut self.history), take(&mut self.lingering));
         let own = self.own();
-        let addressing = self.addressing(&own);
-        let mut memory = Memory { history: &mut history, lingered, lingering: &mut lingering, addressing };
+        let mut memory = Memory { history: &mut history, lingered, lingering: &mut lingering, own: &own };
         memory.history.begin();
         for vip in service.vips.iter() {
             self.keep(vip_table(&service, vip), before);

@@ -7,6 +7,7 @@
 
 mod alarms;
 mod candidates;
+mod copy;
 mod deliveries;
 mod diff;
 mod history;
@@ -22,6 +23,7 @@ mod slots;
 mod tables;
 mod verdict;
 
+pub use copy::copy;
 pub use diff::{Newcomers, diff, follow};
 pub use installed::{Capacities, GRACE, Installed, Raw, ReadSlots};
 pub use learn::learn;

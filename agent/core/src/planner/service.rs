@@ -12,7 +12,7 @@ use fairlead_abi::ServiceEntry;
 
 use super::candidates::{Candidate, Target, candidates};
 use super::history::{Entry, History};
-use super::lingering::{Addressing, Lingering};
+use super::lingering::Lingering;
 use super::maglev;
 use super::shares::{Taker, shares};
 use super::{Distance, ServiceTable, ShardReport, ShardState, Share, Verdict, WantedBackend};
@@ -37,8 +37,8 @@ pub(super) struct Memory<'a> {
     pub(super) lingered: &'a mut Lingering,
     /// Who does now; is filled.
     pub(super) lingering: &'a mut Lingering,
-    /// By what announced endpoints are told.
-    pub(super) addressing: Addressing<'a>,
+    /// The addresses of this node's own endpoints of the service.
+    pub(super) own: &'a BTreeSet<IpAddr>,
 }
 
 /// The table of one port of one VIP, and when to make it anew although nothing changes.
@@ -277,7 +277,7 @@ fn add_lingering(
         .map(|backend| backend.outer)
         .chain(rejected.filter_map(|of| of.address))
         .collect();
-    let of = (table.key(), memory.addressing);
+    let of = (table.key(), memory.own);
     let lingering = memory.lingering.backends(of, before, memory.lingered, &present, circumstances);
     for (backend, cluster) in lingering {
         let shard = shard_of(table, &cluster, circumstances.declared);

@@ -163,8 +163,8 @@ impl Installed {
     }
 
     /// What is delivered to this node's own endpoints.
-    pub fn deliveries(&self) -> impl Iterator<Item = &DeliveryKey> {
-        self.deliveries.keys()
+    pub fn deliveries(&self) -> impl Iterator<Item = (&DeliveryKey, &Delivery)> {
+        self.deliveries.iter()
     }
 
     /// How much of each map is in use, and its size, for metrics. What cools counts as in use. Services and their ids are

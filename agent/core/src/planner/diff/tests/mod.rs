@@ -8,17 +8,18 @@ mod repair;
 mod rows;
 
 use std::collections::{BTreeMap, HashSet};
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairlead_abi::{Hop, ServiceKey};
+use fairlead_abi::{Hop, NO_BACKEND, ServiceEntry, ServiceKey, Slot};
 use kernel::Kernel;
 
 use super::*;
 use crate::fixtures::*;
 use crate::model::*;
-use crate::planner::{Capacities, GRACE, Inputs, Links, Planner, Route};
+use crate::planner::{Capacities, GRACE, Inputs, Links, Planner, Route, copy};
 
 fn capacities() -> Capacities {
     Capacities {
@@ -96,6 +97,43 @@ impl Bench {
     fn restart(&mut self) {
         self.now += GRACE;
         self.installed = Installed::read(&self.kernel.raw(), self.kernel.capacities, None, self.now);
+    }
+
+    /// As a new agent would whose tables have another size, or another version's name.
+    fn move_tables(&mut self, larger: bool) {
+        let small = self.kernel.capacities;
+        let into = if larger {
+            Capacities {
+                buckets: small.buckets * 2,
+                slots: small.slots + 1_000,
+                hops: small.hops + 1,
+                ..small
+            }
+        } else {
+            small
+        };
+        let mut new = Kernel::new(into);
+        let copied = copy((&self.kernel.raw(), small), into, |action| {
+            new.apply(action, self.now);
+            Ok::<(), Infallible>(())
+        });
+        copied.unwrap_or_else(|never| match never {});
+        self.kernel = new;
+        self.restart();
+    }
+
+    /// Whom the slots of every service name, by address.
+    fn remembered(&self) -> BTreeMap<ServiceKey, Vec<[Option<IpAddr>; 4]>> {
+        let of_entry = |entry: &ServiceEntry| {
+            let name = |index: u16| {
+                let backend = self.kernel.backends.get((entry.backends + u32::from(index)) as usize)?;
+                (index != NO_BACKEND).then(|| backend.outer.into())
+            };
+            let [first, size] = [entry.ring.first_slot, entry.ring.size].map(|n| n as usize);
+            let all = |slot: &Slot| [slot.current, slot.formers[0], slot.formers[1], slot.formers[2]];
+            self.kernel.slots[first..first + size].iter().map(|slot| all(slot).map(name)).collect()
+        };
+        self.kernel.entries().map(|(key, _, entry)| (key, of_entry(entry))).collect()
     }
 
     fn reread(&self) -> Installed {

@@ -26,6 +26,8 @@ enum Mood {
     Learns(u32, u8),
     ReadsBack,
     Restarts,
+    /// With tables made anew, larger ones or not.
+    Moves(bool),
 }
 
 fn steps(most: usize) -> impl Strategy<Value = Vec<(Wish, u64, Mood)>> {
@@ -34,7 +36,8 @@ fn steps(most: usize) -> impl Strategy<Value = Vec<(Wish, u64, Mood)>> {
         1 => Just(Mood::ForgetsToSettle),
         2 => (any::<u32>(), 1u8..33).prop_map(|(hash, pod)| Mood::Learns(hash, pod)),
         1 => Just(Mood::ReadsBack),
-        1 => Just(Mood::Restarts)
+        1 => Just(Mood::Restarts),
+        1 => any::<bool>().prop_map(Mood::Moves)
     ];
     prop::collection::vec((wish(), prop_oneof![Just(0u64), 0u64..2500], mood), 1..most)
 }
@@ -99,8 +102,13 @@ proptest! {
                 }
                 Mood::ReadsBack => bench.installed = bench.reread(),
                 Mood::Restarts => bench.restart(),
+                Mood::Moves(larger) => {
+                    let before = bench.remembered();
+                    bench.move_tables(larger);
+                    prop_assert_eq!(bench.remembered(), before);
+                }
             }
-            if !matches!(mood, Mood::Restarts) {
+            if !matches!(mood, Mood::Restarts | Mood::Moves(_)) {
                 prop_assert_eq!(&bench.diff(&last).unwrap().actions, &[]);
                 prop_assert_eq!(&diff(&last, &bench.reread(), &bench.kernel.slots, bench.now).unwrap().actions, &[]);
             }

@@ -3,7 +3,7 @@
 use super::*;
 use fairlead_abi::{Address, Family, Ring};
 
-fn web_entry(bench: &Bench) -> fairlead_abi::ServiceEntry {
+fn web_entry(bench: &Bench) -> ServiceEntry {
     *bench.kernel.entries().find(|(key, ..)| key.port == 80).expect("published").2
 }
 
