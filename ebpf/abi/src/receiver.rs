@@ -108,8 +108,8 @@ pub struct FlowEntry {
     pub sequence: u32,
     /// [`FlowState`] as a number.
     pub state: u8,
-    /// Zero.
-    pub padding: u8,
+    /// 1: the client has sent a FIN or RST, or somebody in its name; of versions that don't know that 0.
+    pub client_ended: u8,
     /// When it was last claimed, in units of 2^[`FlowEntry::CLAIM_SHIFT`] nanoseconds of the kernel's clock.
     pub claimed: u16,
     /// What the client sends next, as the endpoint last acknowledged it; before that, of the client's first packet.
@@ -166,7 +166,8 @@ const _: () = {
     assert!(offset_of!(FlowKey, protocol) == 36);
     assert!(offset_of!(FlowEntry, vip) == 0 && offset_of!(FlowEntry, port) == 16);
     assert!(offset_of!(FlowEntry, mss) == 18 && offset_of!(FlowEntry, sequence) == 20);
-    assert!(offset_of!(FlowEntry, state) == 24 && offset_of!(FlowEntry, claimed) == 26);
+    assert!(offset_of!(FlowEntry, state) == 24 && offset_of!(FlowEntry, client_ended) == 25);
+    assert!(offset_of!(FlowEntry, claimed) == 26);
     assert!(offset_of!(FlowEntry, client_sequence) == 28 && offset_of!(FlowEntry, seen) == 32);
     assert!(FlowState::HalfOpen as u8 == 1 && FlowState::Unproven as u8 == 2);
     assert!(FlowState::Established as u8 == 3 && FlowState::Closing as u8 == 4);

@@ -29,7 +29,7 @@ pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16, kind: u8) -> Resul
         mss,
         sequence: 0,
         state: FlowState::Unproven as u8,
-        padding: 0,
+        client_ended: 0,
         claimed: 0,
         client_sequence: numbers.sequence,
         seen: now(),
@@ -55,8 +55,14 @@ pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16, kind: u8) -> Resul
             && carried.tcp_flags & tcp::RST != 0
             && numbers.sequence == known.client_sequence
         {
-            known.state = FlowState::Closing as u8;
+            (known.state, known.client_ended) = (FlowState::Closing as u8, 1);
             return Ok(true);
+        }
+        if carried.protocol == protocol::TCP
+            && carried.tcp_flags & tcp::FIN != 0
+            && numbers.fit(known, carried)
+        {
+            known.client_ended = 1;
         }
         // One that ended may be followed by a connection of the same ports, which has to take its place.
         if known.state != FlowState::Closing as u8 || HALF_OPEN.get_ptr_mut(&*key).is_none() {
@@ -184,12 +190,22 @@ impl Numbers {
         let is_over = known.state == FlowState::Closing as u8;
         let sent = self.sequence.wrapping_sub(known.client_sequence);
         let got = self.acknowledged.wrapping_sub(known.sequence);
+        let both_ended = is_over && known.client_ended != 0;
         if now().wrapping_sub(known.seen) > IDLE {
-            return AFTER_SILENCE.has(sent) && (!acknowledges || ACKNOWLEDGED.has(got))
+            return (if both_ended { LAST } else { AFTER_SILENCE }).has(sent)
+                && (!acknowledges || ACKNOWLEDGED.has(got))
                 || acknowledges && !is_over && BURST.has(sent) && ACKNOWLEDGED_BY_BURST.has(got);
         }
         // After the endpoint's end a client hardly sends more, and may have much to acknowledge yet.
-        (if is_over { STEP } else { WINDOW }).has(sent) && (!acknowledges || WINDOW.has(got))
+        (if both_ended {
+            LAST
+        } else if is_over {
+            STEP
+        } else {
+            WINDOW
+        })
+        .has(sent)
+            && (!acknowledges || WINDOW.has(got))
     }
 }
 
@@ -214,6 +230,9 @@ impl Range {
 const WINDOW: Range = Range { behind: 1 << 27, ahead: 1 << 27 };
 /// More than any packet, segmented by the device or not: so far apart can they be when all has arrived.
 const STEP: Range = Range { behind: 1 << 20, ahead: 1 << 20 };
+/// After both ends have said that they send no more. A client that uses its ports again while it remembers the connection
+/// begins 65,537 bytes on (Linux), so that next to always one of the two numbers would fit.
+const LAST: Range = Range { behind: 1 << 19, ahead: 1 << 16 };
 /// Ticks after which all has arrived: a second on the fastest clock.
 const IDLE: u64 = 1000;
 

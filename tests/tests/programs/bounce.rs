@@ -451,3 +451,40 @@ fn what_is_claimed_counts_no_more() {
     let mut tries = std::iter::repeat_with(|| given_back(&mut node)).take(10);
     assert!(tries.any(|tried| tried == (0, 3)), "three are sent on again");
 }
+
+/// Who has ended a connection may use its ports again at once, and begins 65,537 bytes on.
+#[test]
+fn after_both_ends_the_next_connection_of_the_ports_is_another() {
+    let mut node = Node::receiver();
+    for case in cases(port::FORMERS, &[TCP]) {
+        let client = of_family(CLIENTS, case.vip);
+        let reaches = |lab: &mut Lab, tcp_flags, sent: u32| {
+            let (_, known) = lab.flows().unwrap().pop_first().unwrap();
+            let (sequence, acknowledged) = (known.client_sequence.wrapping_add(sent), known.sequence);
+            let segment = Tcp { sequence, acknowledged, ..tcp(FROM, case.port, tcp_flags) };
+            let marked = mark(case.hash(), kind::CURRENT, false);
+            let [outer, _] = to_pod(&case, marked, &build::ip(client, case.vip, segment));
+            lab.ingress(&incoming(outer).bytes()).unwrap().action == PASS
+        };
+        let end = |lab: &mut Lab| {
+            let last = tcp(POD_PORT, FROM, flags::FIN);
+            lab.egress(&outgoing(&HOP, build::ip(of_family(POD, case.vip), client, last)).bytes(), 0)
+                .unwrap();
+        };
+        for client_first in [true, false] {
+            node.connect(case.vip, case.port, FROM);
+            if !client_first {
+                end(&mut node.lab);
+                assert!(reaches(&mut node.lab, flags::ACK, (1 << 20) - 1), "it goes on sending");
+            }
+            assert!(reaches(&mut node.lab, flags::FIN | flags::ACK, 0));
+            if client_first {
+                assert!(reaches(&mut node.lab, flags::ACK, 1 << 26), "there may be much on its way");
+                end(&mut node.lab);
+            }
+            assert!(reaches(&mut node.lab, flags::ACK, 1), "the last word");
+            assert!(!reaches(&mut node.lab, flags::ACK, 65_538), "another connection");
+            node.lab.clear_flows().unwrap();
+        }
+    }
+}

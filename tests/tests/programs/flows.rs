@@ -216,16 +216,19 @@ fn what_is_forged_ends_no_flow_and_the_endpoint_does() {
     for (vip, end) in VIPS.into_iter().flat_map(|vip| [(vip, flags::FIN | flags::ACK), (vip, flags::RST)]) {
         let mut story = Story::new(vip);
         story.connects();
-        for forged in [flags::RST, flags::FIN | flags::ACK, flags::SYN_ACK] {
+        // That the client has ended says nothing of the endpoint.
+        for (forged, client_ended) in [(flags::RST, 0), (flags::FIN | flags::ACK, 1), (flags::SYN_ACK, 1)] {
             let segment = story.segment(forged, 1);
             story.arrives(Tcp { sequence: segment.sequence + 1, ..segment });
-            story.holds(None, Some(story.entry(FlowState::Established, SEQUENCE)), TCP);
+            let established = story.entry(FlowState::Established, SEQUENCE);
+            story.holds(None, Some(FlowEntry { client_ended, ..established }), TCP);
         }
+        let closing = FlowEntry { client_ended: 1, ..story.entry(FlowState::Closing, 7) };
         assert!(story.answers_tcp(end, 7));
-        story.holds(None, Some(story.entry(FlowState::Closing, 7)), TCP);
+        story.holds(None, Some(closing), TCP);
         assert!(story.answers_tcp(flags::ACK, 7), "what the pod still says is rewritten");
         story.arrives(story.segment(flags::ACK, 8));
-        story.holds(None, Some(story.entry(FlowState::Closing, 7)), TCP);
+        story.holds(None, Some(closing), TCP);
     }
 }
 

@@ -48,11 +48,16 @@ impl Flows {
         let fits = |entry: &FlowEntry| unmarked || key.protocol != 6 || of_connection(entry, &sent);
         if let Some(entry) = self.established.get(key).filter(|entry| same(entry) && fits(entry)) {
             if key.protocol == 6 && resets && client_sequence == entry.client_sequence {
-                self.established.get_mut(key).expect("it is there").state = FlowState::Closing as u8;
+                let entry = self.established.get_mut(key).expect("it is there");
+                (entry.state, entry.client_ended) = (FlowState::Closing as u8, 1);
                 return true;
             }
+            let (closing, ends) = (entry.state == FlowState::Closing as u8, flags & 0x01 != 0);
+            if key.protocol == 6 && ends && of_connection(entry, &sent) {
+                self.established.get_mut(key).expect("it is there").client_ended = 1;
+            }
             // After the end, another connection of the same ports may have begun.
-            if entry.state != FlowState::Closing as u8 || !half_open {
+            if !closing || !half_open {
                 return true;
             }
         }
@@ -127,14 +132,19 @@ impl Flows {
 }
 
 /// Whether TCP's numbers lie within 128 MiB of the connection's last ones, in either direction; the client's own within 1 MiB,
-/// where the endpoint has ended it. No flow is idle here: there is no clock.
+/// where the endpoint has ended it, and less than 64 KiB ahead or 512 KiB behind, where both have. No flow is idle here: there is no
+/// clock.
 fn of_connection(entry: &FlowEntry, sent: &Sent) -> bool {
-    let near = |a: u32, b: u32, window: i64| {
+    let near = |a: u32, b: u32, behind: i64, ahead: i64| {
         let apart = i64::from(a.wrapping_sub(b).cast_signed());
-        (-window..window).contains(&apart)
+        (-behind..ahead).contains(&apart)
     };
     let acknowledges = sent.flags & 0x10 != 0;
-    let of_client = if entry.state == FlowState::Closing as u8 { 1 << 20 } else { 1 << 27 };
-    near(sent.sequence, entry.client_sequence, of_client)
-        && (!acknowledges || near(sent.acknowledged, entry.sequence, 1 << 27))
+    let (behind, ahead) = match (entry.state == FlowState::Closing as u8, entry.client_ended) {
+        (true, 1) => (1 << 19, 1 << 16),
+        (true, _) => (1 << 20, 1 << 20),
+        _ => (1 << 27, 1 << 27),
+    };
+    near(sent.sequence, entry.client_sequence, behind, ahead)
+        && (!acknowledges || near(sent.acknowledged, entry.sequence, 1 << 27, 1 << 27))
 }
