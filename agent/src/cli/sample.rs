@@ -120,6 +120,7 @@ impl Sample {
 
     pub(super) fn raw(&self) -> Raw<'_> {
         Raw {
+            server_ids: BTreeMap::new(),
             buckets: &self.buckets,
             slots: &self.slots,
             backends: &self.backends,
@@ -183,14 +184,14 @@ fn states() -> BTreeMap<Arc<str>, ClusterState> {
     let web = |endpoints| ShardSpec {
         requested_vips: vec!["203.0.113.10".parse().unwrap()],
         wants_v4: true,
-        ports: vec![ServicePort { port: 80, protocol: Protocol::Tcp, name: Arc::from("http") }],
+        ports: vec![ServicePort { port: 80, protocol: Protocol::Tcp, name: Arc::from("http"), quic: false }],
         endpoints: Arc::new(endpoints),
         ..ShardSpec::default()
     };
     let dns = ShardSpec {
         requested_vips: vec!["203.0.113.11".parse().unwrap()],
         wants_v4: true,
-        ports: vec![ServicePort { port: 53, protocol: Protocol::Udp, name: Arc::from("") }],
+        ports: vec![ServicePort { port: 53, protocol: Protocol::Udp, name: Arc::from(""), quic: false }],
         ..ShardSpec::default()
     };
     let eu = BTreeMap::from([

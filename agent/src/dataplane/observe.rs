@@ -5,8 +5,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError};
-use fairlead_abi::{Address, Backend, Bucket, CacheBucket, Cached, Delivery, DeliveryKey, Hop, Slot, map};
+use aya::{
+    Pod,
+    maps::{HashMap, LpmTrie, Map, MapData, MapError},
+};
+use fairlead_abi::{
+    Address, Backend, Bucket, CacheBucket, Cached, Delivery, DeliveryKey, Hop, Server, ServerKey, Slot, map,
+};
 use fairlead_core::planner::{Capacities, Raw, ReadSlots};
 use ipnet::IpNet;
 
@@ -23,13 +28,16 @@ impl Dataplane {
     pub fn observe(&self) -> Result<Raw<'_>, Error> {
         let deliveries =
             HashMap::try_from(self.map(map::DELIVERIES)?).map_err(Error::map(map::DELIVERIES))?;
+        let server_ids =
+            HashMap::try_from(self.map(map::SERVER_IDS)?).map_err(Error::map(map::SERVER_IDS))?;
         let gateways = LpmTrie::try_from(self.map(map::GATEWAYS)?).map_err(Error::map(map::GATEWAYS))?;
         Ok(Raw {
             buckets: self.services.elements(),
             slots: &self.slots,
             backends: self.backends.elements(),
+            server_ids: read(map::SERVER_IDS, &server_ids)?,
             hops: self.hops.elements(),
-            deliveries: read_deliveries(&deliveries)?,
+            deliveries: read(map::DELIVERIES, &deliveries)?,
             gateways: read_gateways(&gateways)?,
         })
     }
@@ -43,6 +51,7 @@ pub struct View {
     hops: Mapped<Hop>,
     cache_buckets: Mapped<CacheBucket>,
     cache_marks: Mapped<Cached>,
+    server_ids: HashMap<MapData, ServerKey, Server>,
     deliveries: HashMap<MapData, DeliveryKey, Delivery>,
     gateways: LpmTrie<MapData, [u8; 16], u32>,
     limits: (u32, u32, u32),
@@ -63,6 +72,7 @@ impl View {
             hops: Mapped::new(map::HOPS, &pinned(map::HOPS)?, false)?,
             cache_buckets: Mapped::new(map::CACHE, &pinned(map::CACHE)?, false)?,
             cache_marks: Mapped::new(map::CACHED, &pinned(map::CACHED)?, false)?,
+            server_ids: table(map::SERVER_IDS)?.try_into().map_err(Error::map(map::SERVER_IDS))?,
             deliveries: table(map::DELIVERIES)?.try_into().map_err(Error::map(map::DELIVERIES))?,
             gateways: table(map::GATEWAYS)?.try_into().map_err(Error::map(map::GATEWAYS))?,
             limits,
@@ -75,8 +85,9 @@ impl View {
             buckets: self.services.elements(),
             slots: &self.slots,
             backends: self.backends.elements(),
+            server_ids: read(map::SERVER_IDS, &self.server_ids)?,
             hops: self.hops.elements(),
-            deliveries: read_deliveries(&self.deliveries)?,
+            deliveries: read(map::DELIVERIES, &self.deliveries)?,
             gateways: read_gateways(&self.gateways)?,
         })
     }
@@ -104,10 +115,11 @@ impl View {
     }
 }
 
-fn read_deliveries<M: Borrow<MapData>>(
-    table: &HashMap<M, DeliveryKey, Delivery>,
-) -> Result<BTreeMap<DeliveryKey, Delivery>, Error> {
-    table.iter().collect::<Result<_, MapError>>().map_err(Error::map(map::DELIVERIES))
+fn read<M: Borrow<MapData>, K: Pod + Ord, V: Pod>(
+    name: &'static str,
+    table: &HashMap<M, K, V>,
+) -> Result<BTreeMap<K, V>, Error> {
+    table.iter().collect::<Result<_, MapError>>().map_err(Error::map(name))
 }
 
 fn read_gateways<M: Borrow<MapData>>(trie: &LpmTrie<M, [u8; 16], u32>) -> Result<BTreeSet<IpNet>, Error> {

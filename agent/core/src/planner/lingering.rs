@@ -12,7 +12,7 @@ use std::time::Duration;
 use fairlead_abi::{Address, Backend, Delivery, DeliveryKey, Encap, LEAVING, NO_BACKEND, ServiceKey};
 
 use super::service::Circumstances;
-use super::{Installed, ServiceTable, Tables, Verdict, WantedBackend};
+use super::{Installed, NamedServer, ServiceTable, Tables, Verdict, WantedBackend};
 use crate::model::{Declarations, Held};
 
 /// A report says of an endpoint's flows all that matters only if it is that much younger than its leaving: gateways that
@@ -35,6 +35,16 @@ pub(super) struct Left {
     cluster: Option<Arc<str>>,
     /// As it was.
     backend: WantedBackend,
+    /// Those of its addresses that server IDs were made of.
+    addresses: Vec<IpAddr>,
+}
+
+/// A backend that lingers.
+pub(super) struct Lingerer {
+    pub(super) backend: WantedBackend,
+    pub(super) cluster: Arc<str>,
+    /// Those of its addresses that are known.
+    pub(super) addresses: BTreeSet<IpAddr>,
 }
 
 impl Lingering {
@@ -74,11 +84,11 @@ impl Lingering {
         other: &mut Self,
         present: &BTreeSet<IpAddr>,
         circumstances: &Circumstances<'_>,
-    ) -> Vec<(WantedBackend, Arc<str>)> {
+    ) -> Vec<Lingerer> {
         let known = other.take(service);
         let now = circumstances.now;
-        let left = before.into_iter().flat_map(|table| table.backends.iter().map(move |b| (table, b)));
-        let left = left.map(|(table, backend)| (backend.outer, Left::of(table, backend, now)));
+        let left = before.into_iter().flat_map(|table| (0..table.backends.len()).map(move |at| (table, at)));
+        let left = left.map(|(table, at)| (table.backends[at].outer, Left::of(table, at, now)));
         let encap = circumstances.declared.here.tunnel.encap();
         let announced = circumstances.held.announced(service);
         let announced = announced.map(|(outer, at)| (outer, nameless(outer, encap, at)));
@@ -89,12 +99,12 @@ impl Lingering {
                 && until(left.since, (service, *outer), circumstances.held, circumstances.declared) > now
         });
         let room = usize::from(NO_BACKEND).saturating_sub(present.len());
-        let mut lingering: Vec<(WantedBackend, Arc<str>)> = Vec::new();
+        let mut lingering = Vec::new();
         for (outer, mut left) in newest(all, room) {
             let Some(cluster) = left.cluster(outer, circumstances.declared) else { continue };
             (left.backend.weight, left.backend.verdict) = (0, Verdict::Lingering);
             left.cluster = Some(Arc::clone(&cluster));
-            lingering.push((left.backend.clone(), cluster));
+            lingering.push(left.lingerer(cluster));
             self.backends.insert((service, outer), left);
         }
         lingering
@@ -164,9 +174,23 @@ fn newest(mut all: BTreeMap<IpAddr, Left>, room: usize) -> BTreeMap<IpAddr, Left
 }
 
 impl Left {
-    fn of(table: &ServiceTable, backend: &WantedBackend, since: Duration) -> Self {
+    /// The backend at a position of a table.
+    fn of(table: &ServiceTable, position: usize, since: Duration) -> Self {
+        let backend = table.backends[position].clone();
         let shard = table.shards.get(usize::from(backend.shard));
-        Self { since, cluster: shard.map(|shard| Arc::clone(&shard.cluster)), backend: backend.clone() }
+        let named = table.server_ids.iter().filter(|server| usize::from(server.backend) == position);
+        Self {
+            since,
+            cluster: shard.map(|shard| Arc::clone(&shard.cluster)),
+            backend,
+            addresses: named.map(|server| server.address).collect(),
+        }
+    }
+
+    fn lingerer(&self, cluster: Arc<str>) -> Lingerer {
+        let Self { backend, addresses, .. } = self;
+        let addresses = addresses.iter().chain([&backend.outer, &backend.endpoint]).copied().collect();
+        Lingerer { backend: backend.clone(), cluster, addresses }
     }
 
     /// The cluster that it is of, if that may have its address yet: an operator who takes a cluster or a range of addresses
@@ -216,7 +240,11 @@ fn without_lingering(table: &ServiceTable) -> ServiceTable {
         }
     }
     let ring = table.ring.iter().map(|&position| places[usize::from(position)]).collect();
-    ServiceTable { backends, ring, ..table.clone() }
+    let server_ids = table.server_ids.iter().filter_map(|server| {
+        let is_there = table.backends[usize::from(server.backend)].verdict != Verdict::Lingering;
+        is_there.then(|| NamedServer { backend: places[usize::from(server.backend)], ..*server })
+    });
+    ServiceTable { server_ids: server_ids.collect(), backends, ring, ..table.clone() }
 }
 
 /// What an agent before this one may have known: taken up service by service, as each is planned first.
@@ -232,8 +260,10 @@ pub(super) struct Inherited {
 impl Inherited {
     /// The lingering backends of a table that it planned.
     pub(super) fn resume(&mut self, table: &ServiceTable, now: Duration) {
-        for backend in table.backends.iter().filter(|backend| backend.verdict == Verdict::Lingering) {
-            self.named.insert((table.key(), backend.outer), Left::of(table, backend, now));
+        for (position, backend) in table.backends.iter().enumerate() {
+            if backend.verdict == Verdict::Lingering {
+                self.named.insert((table.key(), backend.outer), Left::of(table, position, now));
+            }
         }
     }
 
@@ -291,7 +321,7 @@ fn nameless(outer: IpAddr, encap: Encap, since: Duration) -> Left {
         node: Arc::from(outer.to_string()),
         verdict: Verdict::Lingering,
     };
-    Left { since, cluster: None, backend }
+    Left { since, cluster: None, backend, addresses: Vec::new() }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod lingering;
 mod maglev;
 mod memo;
 mod plan;
+mod server_ids;
 mod service;
 mod shares;
 mod slots;
@@ -29,6 +30,7 @@ pub use lingering::LINGER_MIN;
 pub use memo::{Inputs, Planned, Planner};
 pub(crate) use plan::Slots;
 pub use plan::{Action, Full, Map, Plan, PlanError, SlotBlock};
+pub use server_ids::{Clash, NamedServer};
 pub use tables::{Links, Route, ServiceTable, Tables, WantedBackend};
 pub use verdict::{Distance, NotTaken, ShardReport, ShardState, Share, Verdict};
 

@@ -7,6 +7,7 @@ mod deletions;
 mod newcomers;
 mod receiver;
 mod ring;
+mod server_ids;
 mod service;
 mod space;
 
@@ -169,6 +170,7 @@ impl<'a> Work<'a> {
                 self.actions.push(Action::SetOverflowed { bucket, value: 1 });
             }
         }
+        self.forget_stray_server_ids();
         let received = self.receiver();
         if !self.only_live {
             received?;
@@ -258,7 +260,7 @@ impl Installed {
             Map::Backends => self.regions.next_free().into_iter().chain(self.orphans.values().copied()).min(),
             Map::Hops => self.quiet_hops.values().min().copied(),
             Map::ServiceIds => self.ids.next_free(),
-            Map::Deliveries | Map::Gateways => None,
+            Map::ServerIds | Map::Deliveries | Map::Gateways => None,
         };
         first.filter(|&then| then > now)
     }

@@ -15,7 +15,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairlead_abi::{Backend, Bucket, Delivery, DeliveryKey, Hop, Ring, ServiceEntry, ServiceKey, bucket_of};
+use fairlead_abi::{
+    Backend, Bucket, Delivery, DeliveryKey, Hop, Ring, Server, ServerKey, ServiceEntry, ServiceKey, bucket_of,
+};
 use ipnet::IpNet;
 
 pub(super) use blocks::Blocks;
@@ -52,6 +54,7 @@ pub struct Installed {
     region_starts: BTreeMap<u32, ServiceKey>,
     /// Backends outside any region, and from when on no packet reads them.
     pub(super) orphans: BTreeMap<u32, Duration>,
+    pub(super) server_ids: BTreeMap<ServerKey, Server>,
     pub(super) hops: Vec<Hop>,
     pub(super) free_hops: Blocks,
     /// For each hop, how many backends name it.
@@ -109,6 +112,7 @@ impl Installed {
             regions: Blocks::new(1..capacities.backends),
             region_starts: BTreeMap::new(),
             orphans: BTreeMap::new(),
+            server_ids: BTreeMap::new(),
             hops: Vec::new(),
             free_hops: Blocks::new(1..capacities.hops),
             hop_users: Vec::new(),
@@ -177,6 +181,7 @@ impl Installed {
             (Map::Services, (services as u64, u64::from(most))),
             (Map::Slots, of(&self.slots, c.slots)),
             (Map::Backends, of(&self.regions, c.backends)),
+            (Map::ServerIds, (self.server_ids.len() as u64, u64::from(c.server_ids()))),
             (Map::Hops, of(&self.free_hops, c.hops)),
             (Map::ServiceIds, of(&self.ids, most)),
             (Map::Deliveries, (self.deliveries.len() as u64, u64::from(c.deliveries))),
@@ -193,6 +198,12 @@ impl Installed {
     pub(super) fn region(&self, live: &Live) -> Range<u32> {
         let start = if live.room == 0 { 0 } else { self.entry(live.spot).backends };
         start..start + live.room
+    }
+
+    /// The server IDs of the service whose backends begin at `first`.
+    pub(super) fn server_ids_of(&self, first: u32) -> impl Iterator<Item = (&ServerKey, &Server)> {
+        let end = |first| ServerKey { first, ..ServerKey::default() };
+        self.server_ids.range(end(first)..end(first.saturating_add(1)))
     }
 
     /// The block of slots that a service has for itself; none where it is damaged.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use fairlead_abi::{Backend, Bucket, Delivery, DeliveryKey, Hop, Slot};
+use fairlead_abi::{Backend, Bucket, Delivery, DeliveryKey, Hop, Server, ServerKey, Slot};
 use ipnet::IpNet;
 
 /// How large the maps are.
@@ -24,6 +24,14 @@ pub struct Capacities {
     pub deliveries: u32,
     /// Entries that `GATEWAYS` takes.
     pub gateways: u32,
+}
+
+impl Capacities {
+    /// Entries of `SERVER_IDS`: one for each address of each backend, so that no plan finds it full.
+    #[must_use]
+    pub const fn server_ids(&self) -> u32 {
+        self.backends.saturating_mul(2)
+    }
 }
 
 /// `SLOTS`, read block by block: all of it at once would be the largest part of an agent's memory.
@@ -48,6 +56,8 @@ pub struct Raw<'a> {
     pub slots: &'a dyn ReadSlots,
     /// `BACKENDS`.
     pub backends: &'a [Backend],
+    /// `SERVER_IDS`.
+    pub server_ids: BTreeMap<ServerKey, Server>,
     /// `HOPS`.
     pub hops: &'a [Hop],
     /// `DELIVERIES`.
