@@ -14,7 +14,8 @@ const CONNECTIONS: usize = 120;
 fn nothing_is_broken_by_nothing() {
     let Played { record, logs, asked } = play_alone("nothing", CONNECTIONS).unwrap();
     for row in rows("nothing", &record.outcomes, &logs, asked) {
-        assert!(row.connections >= CONNECTIONS, "{row:?}");
+        let least = if row.protocol == "quic" { CONNECTIONS / 8 } else { CONNECTIONS };
+        assert!(row.connections >= least, "{row:?}");
         assert_eq!((row.broken, row.endpoint_died), (0, 0), "{row:?}");
     }
     let kinds: BTreeSet<_> = record.outcomes.iter().map(|outcome| outcome.kind).collect();

@@ -137,6 +137,9 @@ impl Backed {
         let address = std::net::SocketAddr::new(row.vip, row.port);
         let title = format!("{name} {address}/{}, ring of {} slots", row.protocol, row.ring_size);
         let mut text = Style::Bold.paint(&title, colour) + "\n";
+        if let Some(config) = row.quic_config {
+            text += &format!("  QUIC by server IDs, in connection IDs of configuration {config}\n");
+        }
         for difference in &row.differences {
             text += &(Style::Warning.paint(&format!("  {difference}"), colour) + "\n");
         }

@@ -80,7 +80,7 @@ impl Stage {
         let elf = bpf_elf()?;
         let world = World::build(&plan())?;
         world.manifests(NEAR).set_exactly(&SERVING)?;
-        world.add_service(&ServiceSpec::new(SERVICE, 1))?;
+        world.add_service(&service())?;
         world.attach_pass(&elf, &world.sites())?;
         let agents = Agents::start(&world, &federation())?;
         let stage = Self { agents, world };
@@ -88,13 +88,14 @@ impl Stage {
         Ok(stage)
     }
 
-    /// What the fleet's connections go to.
-    pub(super) fn target(&self) -> Result<Target> {
-        let ServiceSpec { vips, http_port, udp_port, .. } = ServiceSpec::new(SERVICE, 1);
+    /// What the fleet's connections go to, and those of QUIC.
+    pub(super) fn target(&self) -> Result<(Target, u16)> {
+        let ServiceSpec { vips, http_port, udp_port, quic_port, .. } = service();
         let [IpAddr::V4(v4), IpAddr::V6(v6)] = vips[..] else {
             bail!("the service has one VIP of each family")
         };
-        Ok(Target { v4, v6, http_port, udp_port })
+        let quic_port = quic_port.context("the service has a port for QUIC")?;
+        Ok((Target { v4, v6, http_port, udp_port }, quic_port))
     }
 
     /// What the servers have written.
@@ -266,6 +267,10 @@ impl Stage {
 /// The value of a metric's line; a sample without one counts nothing.
 fn value(line: &str) -> Option<u64> {
     line.rsplit(' ').next()?.parse().ok()
+}
+
+fn service() -> ServiceSpec {
+    ServiceSpec::new(SERVICE, 1).quic()
 }
 
 fn plan() -> Plan {

@@ -25,6 +25,7 @@ pub use raw::{Capacities, Raw, ReadSlots};
 
 use super::tables::fingerprint;
 use super::{Links, Plan, ServiceTable};
+use crate::model::ServerId;
 
 /// How long a packet may go on reading what it has found: what is no longer named is used again only after this. A
 /// packet takes microseconds; the rest is for a CPU that is held up.
@@ -164,6 +165,12 @@ impl Installed {
     pub fn backends_of(&self, key: &ServiceKey) -> impl Iterator<Item = (u32, &Backend)> {
         let region = self.live.get(key).map_or(0..0, |live| self.region(live));
         region.map(|index| (index, &self.backends[index as usize])).filter(|(_, backend)| in_use(backend))
+    }
+
+    /// The server IDs of a published service, and the indexes in `BACKENDS` that they lead to.
+    pub fn servers_of(&self, key: &ServiceKey) -> impl Iterator<Item = (ServerId, u32)> {
+        let first = self.live.get(key).map_or(0, |live| self.region(live).start);
+        self.server_ids_of(first).map(|(key, server)| (ServerId(key.id), server.backend))
     }
 
     /// How much of each map is in use, and its size, for metrics. What cools counts as in use. Services and their ids are
