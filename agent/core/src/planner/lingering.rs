@@ -13,7 +13,7 @@ use fairlead_abi::{Address, Backend, Delivery, DeliveryKey, Encap, LEAVING, NO_B
 
 use super::service::Circumstances;
 use super::{Installed, NamedServer, ServiceTable, Tables, Verdict, WantedBackend};
-use crate::model::{Declarations, Held};
+use crate::model::{Declarations, Held, ServerId};
 
 /// A report says of an endpoint's flows all that matters only if it is that much younger than its leaving: gateways that
 /// are behind send it new connections for a while.
@@ -35,16 +35,16 @@ pub(super) struct Left {
     cluster: Option<Arc<str>>,
     /// As it was.
     backend: WantedBackend,
-    /// Those of its addresses that server IDs were made of.
-    addresses: Vec<IpAddr>,
+    /// Its server IDs, and what they were made of.
+    server_ids: Vec<(ServerId, Option<IpAddr>)>,
 }
 
 /// A backend that lingers.
 pub(super) struct Lingerer {
     pub(super) backend: WantedBackend,
     pub(super) cluster: Arc<str>,
-    /// Those of its addresses that are known.
-    pub(super) addresses: BTreeSet<IpAddr>,
+    /// Its server IDs, as far as they are known, and what they were made of.
+    pub(super) server_ids: BTreeMap<ServerId, Option<IpAddr>>,
 }
 
 impl Lingering {
@@ -183,14 +183,14 @@ impl Left {
             since,
             cluster: shard.map(|shard| Arc::clone(&shard.cluster)),
             backend,
-            addresses: named.map(|server| server.address).collect(),
+            server_ids: named.map(|server| (server.id, server.address)).collect(),
         }
     }
 
     fn lingerer(&self, cluster: Arc<str>) -> Lingerer {
-        let Self { backend, addresses, .. } = self;
-        let addresses = addresses.iter().chain([&backend.outer, &backend.endpoint]).copied().collect();
-        Lingerer { backend: backend.clone(), cluster, addresses }
+        let backend = self.backend.clone();
+        let own = [backend.outer, backend.endpoint].map(|address| (ServerId::of(address), Some(address)));
+        Lingerer { backend, cluster, server_ids: self.server_ids.iter().copied().chain(own).collect() }
     }
 
     /// The cluster that it is of, if that may have its address yet: an operator who takes a cluster or a range of addresses
@@ -253,7 +253,7 @@ pub(super) struct Inherited {
     since: Duration,
     named: BTreeMap<(ServiceKey, IpAddr), Left>,
     /// What the kernel holds, whether it lingers or not.
-    backends: BTreeMap<ServiceKey, Vec<(IpAddr, Encap)>>,
+    backends: BTreeMap<ServiceKey, Vec<(IpAddr, Encap, Vec<ServerId>)>>,
     deliveries: BTreeMap<ServiceKey, Vec<(DeliveryKey, Delivery)>>,
 }
 
@@ -271,8 +271,13 @@ impl Inherited {
     pub(super) fn read(&mut self, installed: &Installed, now: Duration) {
         self.since = now;
         for (key, ..) in installed.services() {
-            let backends = installed.backends_of(&key).filter_map(|(_, backend)| known(backend)).collect();
-            self.backends.insert(key, backends);
+            let ids_of =
+                |at: u32| installed.servers_of(&key).filter(move |(_, to)| *to == at).map(|(id, _)| id);
+            let backends = installed.backends_of(&key).filter_map(|(index, backend)| {
+                let (outer, encap) = known(backend)?;
+                Some((outer, encap, ids_of(index).collect()))
+            });
+            self.backends.insert(key, backends.collect());
         }
         for (&key, &delivery) in &installed.deliveries {
             if let Some(service) = key.service() {
@@ -289,8 +294,10 @@ impl Inherited {
         let mut lingering = Lingering::default();
         let mut deliveries = Vec::new();
         for &service in services {
-            for (outer, encap) in self.backends.remove(&service).unwrap_or_default() {
-                lingering.backends.insert((service, outer), nameless(outer, encap, self.since));
+            for (outer, encap, ids) in self.backends.remove(&service).unwrap_or_default() {
+                let server_ids = ids.into_iter().map(|id| (id, None)).collect();
+                let left = Left { server_ids, ..nameless(outer, encap, self.since) };
+                lingering.backends.insert((service, outer), left);
             }
             deliveries.extend(self.deliveries.remove(&service).unwrap_or_default());
         }
@@ -321,7 +328,7 @@ fn nameless(outer: IpAddr, encap: Encap, since: Duration) -> Left {
         node: Arc::from(outer.to_string()),
         verdict: Verdict::Lingering,
     };
-    Left { since, cluster: None, backend, addresses: Vec::new() }
+    Left { since, cluster: None, backend, server_ids: Vec::new() }
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use crate::model::ServerId;
 pub struct NamedServer {
     /// What connection IDs say.
     pub id: ServerId,
-    /// What it was made of: an address of the endpoint.
-    pub address: IpAddr,
+    /// What it was made of: an address of the endpoint. `None` where only the kernel knew of it.
+    pub address: Option<IpAddr>,
     /// Position in [`ServiceTable::backends`](super::ServiceTable::backends).
     pub backend: u16,
 }
@@ -29,14 +29,14 @@ pub struct Clash {
     pub addresses: [IpAddr; 2],
 }
 
-/// An address that leads to a backend.
+/// A server ID that could lead to a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Claim {
     pub(super) id: ServerId,
-    pub(super) address: IpAddr,
     /// The endpoint has left: who is there comes first.
     pub(super) lingers: bool,
     pub(super) backend: u16,
+    pub(super) address: Option<IpAddr>,
 }
 
 /// Each ID once, in order, whatever the order of `claims`.
@@ -44,23 +44,14 @@ pub(super) fn assign(mut claims: Vec<Claim>) -> (Vec<NamedServer>, Vec<Clash>) {
     claims.sort_unstable();
     let (mut named, mut clashes) = (Vec::new(), Vec::new());
     for of_id in claims.chunk_by(|a, b| a.id == b.id) {
-        let [first, .., last] = of_id else {
-            named.extend(of_id.iter().map(NamedServer::of));
-            continue;
-        };
-        if first.address == last.address {
-            named.push(NamedServer::of(first));
-        } else {
-            clashes.push(Clash { id: first.id, addresses: [first.address, last.address] });
+        let Claim { id, backend, .. } = of_id[0];
+        let addresses = || of_id.iter().filter_map(|claim| claim.address);
+        match (addresses().min(), addresses().max()) {
+            (Some(one), Some(other)) if one != other => clashes.push(Clash { id, addresses: [one, other] }),
+            (address, _) => named.push(NamedServer { id, address, backend }),
         }
     }
     (named, clashes)
-}
-
-impl NamedServer {
-    const fn of(claim: &Claim) -> Self {
-        Self { id: claim.id, address: claim.address, backend: claim.backend }
-    }
 }
 
 #[cfg(test)]
@@ -68,7 +59,8 @@ mod tests {
     use super::*;
 
     fn claim(id: u8, address: u8, lingers: bool, backend: u16) -> Claim {
-        Claim { id: ServerId([id; 8]), address: IpAddr::from([10, 0, 0, address]), lingers, backend }
+        let address = (address > 0).then(|| IpAddr::from([10, 0, 0, address]));
+        Claim { id: ServerId([id; 8]), lingers, backend, address }
     }
 
     fn assigned(claims: &[Claim]) -> (Vec<(u8, u16)>, Vec<u8>) {
@@ -92,6 +84,9 @@ mod tests {
     fn an_address_that_two_backends_have_is_that_ones_which_is_there() {
         assert_eq!(assigned(&[claim(1, 1, true, 0), claim(1, 1, false, 1)]), (vec![(1, 1)], vec![]));
         assert_eq!(assigned(&[claim(1, 1, true, 4), claim(1, 1, true, 2)]), (vec![(1, 2)], vec![]));
+        // Of one the address is not known.
+        assert_eq!(assigned(&[claim(1, 0, true, 0), claim(1, 1, false, 1)]), (vec![(1, 1)], vec![]));
+        assert_eq!(assigned(&[claim(1, 0, true, 3)]), (vec![(1, 3)], vec![]));
     }
 
     #[test]

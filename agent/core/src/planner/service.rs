@@ -84,9 +84,9 @@ pub(super) fn table<'t>(
     table.shards = reports(&target.service.shards, &tallies, &takers, &shares, &entries, panic);
     table.backends = backends(&candidates, &tallies, &shares, &table.shards, panic);
     let before = known.clone().find(|before| before.key() == table.key());
-    let addresses = add_lingering(&mut table, before.map(|before| &**before), memory, circumstances);
+    let lingering = add_lingering(&mut table, before.map(|before| &**before), memory, circumstances);
     if target.port.quic {
-        (table.server_ids, table.clashes) = assign(claims(&table, &candidates, &addresses));
+        (table.server_ids, table.clashes) = assign(claims(&table, &candidates, &lingering));
     }
     (table.ring, table.ring_hash) = ring(&table.backends, known);
     let next_step = |entry: &Entry| match entry {
@@ -267,6 +267,9 @@ fn verdict(candidate: &Candidate<'_>, tally: &Tally, shard: &ShardReport, panic:
     }
 }
 
+/// By the outer address of an endpoint: its server IDs, and what they were made of.
+type ServerIds = BTreeMap<IpAddr, BTreeMap<ServerId, Option<IpAddr>>>;
+
 /// [`ServiceEntry::flags`] but for those that come and go by themselves.
 fn flags(target: Target<'_>) -> u32 {
     let by_client = if target.service.by_client { ServiceEntry::BY_CLIENT } else { 0 };
@@ -274,31 +277,31 @@ fn flags(target: Target<'_>) -> u32 {
     by_client | quic
 }
 
-/// What could be server IDs: each address of each backend. `lingering` are those of the backends that have left.
-fn claims(
-    table: &ServiceTable,
-    candidates: &[Candidate<'_>],
-    lingering: &BTreeMap<IpAddr, BTreeSet<IpAddr>>,
-) -> Vec<Claim> {
+/// What could be server IDs: of each address of each backend. `lingering` are those of the backends that have left.
+fn claims(table: &ServiceTable, candidates: &[Candidate<'_>], lingering: &ServerIds) -> Vec<Claim> {
     let mut claims = Vec::with_capacity(2 * table.backends.len());
     for (position, backend) in (0..=u16::MAX).zip(&table.backends) {
         let lingers = lingers(backend);
-        let claim = |address| Claim { id: ServerId::of(address), address, lingers, backend: position };
+        let claim = |(id, address)| Claim { id, lingers, backend: position, address };
+        let of = |address| claim((ServerId::of(address), Some(address)));
         match candidates.binary_search_by_key(&backend.outer, |candidate| candidate.outer) {
-            Ok(at) => claims.extend(candidates[at].of.addresses().map(claim)),
-            Err(_) => claims.extend(lingering.get(&backend.outer).into_iter().flatten().copied().map(claim)),
+            Ok(at) => claims.extend(candidates[at].of.addresses().map(of)),
+            Err(_) => {
+                let known = lingering.get(&backend.outer).into_iter().flatten();
+                claims.extend(known.map(|(&id, &address)| claim((id, address))));
+            }
         }
     }
     claims
 }
 
-/// Adds the endpoints that have left; their rejected ones are not kept. Their addresses, by their outer one.
+/// Adds the endpoints that have left; their rejected ones are not kept. Their server IDs.
 fn add_lingering(
     table: &mut ServiceTable,
     before: Option<&ServiceTable>,
     memory: &mut Memory<'_>,
     circumstances: &Circumstances<'_>,
-) -> BTreeMap<IpAddr, BTreeSet<IpAddr>> {
+) -> ServerIds {
     let rejected = table.not_taken.iter().filter(|of| matches!(of.verdict, Verdict::Rejected(_)));
     let present: BTreeSet<IpAddr> = table
         .backends
@@ -308,9 +311,9 @@ fn add_lingering(
         .collect();
     let lingering = memory.lingering.backends(table.key(), before, memory.lingered, &present, circumstances);
     let mut known = BTreeMap::new();
-    for Lingerer { backend, cluster, addresses } in lingering {
+    for Lingerer { backend, cluster, server_ids } in lingering {
         let shard = shard_of(table, &cluster, circumstances.declared);
-        known.insert(backend.outer, addresses);
+        known.insert(backend.outer, server_ids);
         table.backends.push(WantedBackend { shard, ..backend });
     }
     table.backends.sort_by_key(|backend| backend.outer);
