@@ -7,12 +7,13 @@ mod believe;
 mod ids;
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use fairlead_core::model::ServerId;
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
     ClientConfig, Connection, Endpoint, EndpointConfig, ServerConfig, TokioRuntime, TransportConfig,
@@ -43,8 +44,13 @@ pub fn serve(address: SocketAddr, id: ServerId) -> Result<Endpoint> {
     let mut endpoint = EndpointConfig::default();
     endpoint.cid_generator(move || Box::new(Named::new(id)));
     let socket = UdpSocket::bind(address).with_context(|| format!("listen on {address}"))?;
+    // All connections share it. Without the right to have more than the system gives, less will do.
+    let _ = setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER);
     Ok(Endpoint::new(endpoint, Some(config), socket, Arc::new(TokioRuntime))?)
 }
+
+/// What a server's socket holds before it loses datagrams, bytes.
+const RECEIVE_BUFFER: usize = 8 << 20;
 
 const NAME: &str = "lasting.example";
 
@@ -71,10 +77,9 @@ impl Migrant {
         self.endpoint.local_addr()
     }
 
-    /// Goes on from another port of the same address.
-    pub fn migrate(&self) -> io::Result<()> {
-        let ip = self.address()?.ip();
-        self.endpoint.rebind(UdpSocket::bind(SocketAddr::new(ip, 0))?)
+    /// Goes on from another port, of this address.
+    pub fn migrate(&self, to: IpAddr) -> io::Result<()> {
+        self.endpoint.rebind(UdpSocket::bind(SocketAddr::new(to, 0))?)
     }
 }
 

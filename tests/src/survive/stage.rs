@@ -14,8 +14,9 @@ use fairlead::dataplane::{Instance, View};
 use fairlead_abi::{Backend, Bucket};
 use nix::sys::signal::Signal;
 
+use super::fleet::elsewhere;
 use super::logs::Logs;
-use crate::client;
+use crate::client::{self, Client};
 use crate::load::Target;
 use crate::world::{
     ADMIN, Agent, Agents, ClusterPlan, Condition, Federation, Plan, RegionPlan, Servers, ServiceSpec, World,
@@ -81,6 +82,9 @@ impl Stage {
         let world = World::build(&plan())?;
         world.manifests(NEAR).set_exactly(&SERVING)?;
         world.add_service(&service())?;
+        for client in world.clients() {
+            give_second_address(&world, client)?;
+        }
         world.attach_pass(&elf, &world.sites())?;
         let agents = Agents::start(&world, &federation())?;
         let stage = Self { agents, world };
@@ -267,6 +271,14 @@ impl Stage {
 /// The value of a metric's line; a sample without one counts nothing.
 fn value(line: &str) -> Option<u64> {
     line.rsplit(' ').next()?.parse().ok()
+}
+
+/// So that a client can move to another address.
+fn give_second_address(world: &World, client: &Client) -> Result<()> {
+    let [first, _] = client.addresses().map(|address| address.to_string());
+    let second = format!("{}/32", elsewhere(client.addresses()[0]));
+    client.namespace.command("ip", &["address", "add", &second, "dev", "eth0"])?;
+    world.router.namespace.command("ip", &["route", "add", &second, "via", &first]).map(drop)
 }
 
 fn service() -> ServiceSpec {

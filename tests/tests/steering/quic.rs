@@ -61,7 +61,7 @@ impl Kept {
         let Self { runtime, client, migrant, stream, .. } = self;
         let line = run_in(client, runtime, async {
             if migrates {
-                migrant.migrate().unwrap();
+                migrant.migrate(before.ip()).unwrap();
             }
             stream.write_all(b"who?\n").await.unwrap();
             let mut line = String::new();

@@ -255,6 +255,20 @@ mod tests {
     }
 
     #[test]
+    fn of_quic_it_is_said_when_the_flow_does_not_count() {
+        let sample = Sample::quic();
+        let (client, vip) = (CLIENT.parse().unwrap(), "203.0.113.10:80/udp".parse().unwrap());
+        let found = explanation(&sample.picture(), SEED, client, vip, &Fixed).unwrap();
+        let ways: Vec<String> =
+            found.ways.iter().map(|way| format!("{}: {}", way.packets, way.text())).collect();
+        let row = found.backend.as_ref().unwrap();
+        let by_flow =
+            format!("other datagrams: current {} ({})", row.address.unwrap(), row.pod.as_ref().unwrap());
+        let named = "QUIC packets with a server ID: the endpoint that has it takes the packet, in whatever flow it comes";
+        assert_eq!(ways, [named, &by_flow]);
+    }
+
+    #[test]
     fn what_the_flow_cache_says_comes_first() {
         let mut scene = Scene::new();
         scene.sample.slots[scene.index].formers = [scene.local(2), NO_BACKEND, NO_BACKEND];

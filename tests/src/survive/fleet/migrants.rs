@@ -1,7 +1,7 @@
 //! QUIC connections: used as those of TCP are, while their client moves from port to port.
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use quinn::{RecvStream, SendStream};
@@ -15,8 +15,18 @@ use crate::quic::Migrant;
 use crate::survive::outcome::{Break, Kind};
 use crate::survive::server::Request;
 
-/// From one move of a client to the next.
+/// From one move of a client to the next. To another port of the same IPv4 address none moves: for a server of quinn 0.11 that is the NAT's
+/// doing, and on a machine that is too busy, its answers then go where the client was before until the connection is over.
 const STAY: Duration = Duration::from_secs(3);
+
+/// Where a client goes from an address: its other one of IPv4, to which [`Stage`](crate::survive::stage::Stage) sees; of IPv6 it has one, and
+/// takes another port of it.
+pub(in crate::survive) fn elsewhere(from: IpAddr) -> IpAddr {
+    match from {
+        IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits() ^ 0x80).into(),
+        IpAddr::V6(_) => from,
+    }
+}
 
 /// An open connection.
 pub(super) struct Migrating {
@@ -43,17 +53,19 @@ impl Migrating {
         let Self { connection, migrant } = self;
         if kind == Kind::Idle {
             orders.end().await;
-            migrant.migrate()?;
+            migrant.migrate(elsewhere(connection.client.ip()))?;
             return connection.ask("still there?").await;
         }
+        let client = connection.client.ip();
         // Not all at once.
         let phase = STAY.mul_f64(f64::from(connection.client.port() % 100) / 100.0);
         let moves = async {
             sleep(phase).await;
-            let mut times = times(STAY);
+            let (mut times, mut here) = (times(STAY), client);
             loop {
                 times.tick().await;
-                migrant.migrate()?;
+                here = elsewhere(here);
+                migrant.migrate(here)?;
             }
         };
         let used = async {

@@ -27,6 +27,7 @@ use crate::client::Client;
 use crate::load::Target;
 use connection::NotOpen;
 use member::Member;
+pub(super) use migrants::elsewhere;
 use order::Order;
 
 /// How many connections each client has, of each IP version.
@@ -75,7 +76,7 @@ impl Mix {
         of.into_iter().flat_map(|(kind, count)| std::iter::repeat_n(kind, count)).collect()
     }
 
-    /// Those of QUIC: in the same proportions, and some of each that TCP has.
+    /// Those of QUIC: in the same proportions.
     fn quic_kinds(&self) -> Vec<Kind> {
         let kinds = self.kinds();
         (0..self.quic).map(|at| kinds[at * kinds.len() / self.quic]).collect()

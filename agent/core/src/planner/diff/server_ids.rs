@@ -1,7 +1,7 @@
 //! Server IDs of QUIC: to which backend of a service each leads.
 //!
 //! They stand under the first of the service's backends: a service that moves has its IDs at its new place before any packet looks for
-//! them there. There is always room, since an index of `BACKENDS` has two at most.
+//! them there.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use fairlead_abi::{Server, ServerKey};
 
 use super::Work;
 use crate::planner::installed::Live;
-use crate::planner::{Action, ServiceTable};
+use crate::planner::{Action, Full, ServiceTable};
 
 impl Work<'_> {
     /// Takes away what no service has: first of all, for it takes room.
@@ -24,35 +24,56 @@ impl Work<'_> {
             .filter(|live| live.room > 0)
             .map(|live| installed.region(live).start)
             .collect();
-        let strays = installed.server_ids.keys().filter(|key| !firsts.contains(&key.first));
-        self.actions.extend(strays.map(|&key| Action::RemoveServerId { key }));
+        let strays = installed.server_ids.keys().filter(|key| !firsts.contains(&key.first)).copied();
+        self.remove_server_ids(strays.collect());
     }
 
     /// Takes away those of a service that packets don't find any more.
     pub(super) fn forget_server_ids(&mut self, live: &Live) {
         if live.room > 0 {
             let all = self.installed.server_ids_of(self.installed.region(live).start);
-            self.actions.extend(all.map(|(&key, _)| Action::RemoveServerId { key }));
+            self.remove_server_ids(all.map(|(&key, _)| key).collect());
         }
     }
 
     /// Brings the server IDs of a service in line; `local` are the indexes of the table's backends.
-    pub(super) fn set_server_ids(&mut self, live: &Live, table: &ServiceTable, local: &[u16]) {
-        let first = self.installed.region(live).start;
+    pub(super) fn set_server_ids(
+        &mut self,
+        live: &Live,
+        table: &ServiceTable,
+        local: &[u16],
+    ) -> Result<(), Full> {
+        let installed = self.installed;
+        let first = installed.region(live).start;
         let wanted: BTreeSet<_> = table.server_ids.iter().map(|server| server.id.0).collect();
-        let unwanted = self.installed.server_ids_of(first).filter(|(key, _)| !wanted.contains(&key.id));
-        self.actions.extend(unwanted.map(|(&key, _)| Action::RemoveServerId { key }));
-        for (key, server) in server_ids(first, table, local) {
-            if self.installed.server_ids.get(&key) != Some(&server) {
-                self.actions.push(Action::PutServerId { key, server });
-            }
-        }
+        let unwanted = installed.server_ids_of(first).filter(|(key, _)| !wanted.contains(&key.id));
+        self.remove_server_ids(unwanted.map(|(&key, _)| key).collect());
+        let missing =
+            server_ids(first, table, local).filter(|(key, _)| !installed.server_ids.contains_key(key));
+        self.space.server_ids(count(missing.count()))?;
+        let wrong = |(key, server): &(ServerKey, Server)| installed.server_ids.get(key) != Some(server);
+        let put = |(key, server)| Action::PutServerId { key, server };
+        self.actions.extend(server_ids(first, table, local).filter(wrong).map(put));
+        Ok(())
     }
 
     /// Puts the server IDs of a service whose backends will begin at `first`.
-    pub(super) fn put_server_ids(&mut self, first: u32, table: &ServiceTable, local: &[u16]) {
+    pub(super) fn put_server_ids(
+        &mut self,
+        first: u32,
+        table: &ServiceTable,
+        local: &[u16],
+    ) -> Result<(), Full> {
+        self.space.server_ids(count(table.server_ids.len()))?;
         let put = |(key, server)| Action::PutServerId { key, server };
         self.actions.extend(server_ids(first, table, local).map(put));
+        Ok(())
+    }
+
+    fn remove_server_ids(&mut self, keys: Vec<ServerKey>) {
+        // Fewer always fit.
+        let _ = self.space.server_ids(-count(keys.len()));
+        self.actions.extend(keys.into_iter().map(|key| Action::RemoveServerId { key }));
     }
 
     /// Whether a server ID of the service leads to one of these indexes of `BACKENDS`.
@@ -61,6 +82,10 @@ impl Work<'_> {
         !backends.is_empty()
             && self.installed.server_ids_of(first).any(|(_, server)| backends.contains(&server.backend))
     }
+}
+
+fn count(server_ids: usize) -> i64 {
+    i64::try_from(server_ids).unwrap_or(i64::MAX)
 }
 
 fn server_ids<'t>(

@@ -26,11 +26,15 @@ pub struct Capacities {
     pub gateways: u32,
 }
 
+/// Entries of `SERVER_IDS`, however few backends there may be.
+const FEWEST_SERVER_IDS: u32 = 512;
+
 impl Capacities {
-    /// Entries of `SERVER_IDS`: one for each address of each backend, so that no plan finds it full.
+    /// Entries that `SERVER_IDS` takes: enough for one backend in eight with two of them, since most services are not QUIC.
     #[must_use]
     pub const fn server_ids(&self) -> u32 {
-        self.backends.saturating_mul(2)
+        let quarter = self.backends / 4;
+        if quarter < FEWEST_SERVER_IDS { FEWEST_SERVER_IDS } else { quarter }
     }
 }
 
