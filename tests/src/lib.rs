@@ -12,5 +12,6 @@ pub mod client;
 pub mod demo;
 pub mod load;
 pub mod packets;
+pub mod quic;
 pub mod survive;
 pub mod world;

@@ -30,6 +30,8 @@ mod icmp;
 mod node;
 #[path = "programs/probe.rs"]
 mod probe;
+#[path = "programs/quic.rs"]
+mod quic;
 #[path = "programs/receive.rs"]
 mod receive;
 #[path = "programs/refuse.rs"]

@@ -31,6 +31,8 @@ mod killed;
 mod node;
 #[path = "steering/places.rs"]
 mod places;
+#[path = "steering/quic.rs"]
+mod quic;
 #[path = "steering/served.rs"]
 mod served;
 #[path = "steering/serving.rs"]

@@ -50,7 +50,7 @@ pub(crate) fn name(service: &str) -> ObjectName {
 }
 
 pub(crate) fn port(number: u16, name: &str) -> ServicePort {
-    ServicePort { port: number, protocol: Protocol::Tcp, name: Arc::from(name) }
+    ServicePort { port: number, protocol: Protocol::Tcp, name: Arc::from(name), quic: false }
 }
 
 /// Pod `pN` of a cluster, dual stack, on `node-0`, ready, port `http` at 8080.

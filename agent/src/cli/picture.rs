@@ -15,7 +15,7 @@ use fairlead_abi::{
     Backend, BackendCounters, Counter, DropReason, Encap, FlowEvent, Hop, NO_BACKEND, ServiceCounters,
     ServiceEntry, ServiceKey, Slot,
 };
-use fairlead_core::model::Protocol;
+use fairlead_core::model::{Protocol, ServerId};
 use fairlead_core::planner::{Capacities, Installed, NotTaken, Raw, ReadSlots, ServiceTable, WantedBackend};
 
 use crate::config::Config;
@@ -99,6 +99,8 @@ pub(super) struct Service<'a> {
     pub(super) members: Vec<Member<'a>>,
     /// Slots that name no backend.
     pub(super) unresolved: u32,
+    /// Server IDs as the maps have them, and whose they are.
+    pub(super) server_ids: BTreeMap<ServerId, Option<IpAddr>>,
 }
 
 /// A backend.
@@ -182,7 +184,13 @@ impl<'a> Picture<'a> {
                 Member { outer: wanted.outer, pinned: None, hop_known: false, wanted: None, slots: 0 };
             members.entry(wanted.outer).or_insert(unknown).wanted = Some(wanted);
         }
-        Service { key, entry, table, members: members.into_values().collect(), unresolved }
+        let members: Vec<Member<'a>> = members.into_values().collect();
+        let owner = |index: u32| {
+            let is_its = |member: &&Member<'_>| member.pinned.is_some_and(|(at, _)| at == index);
+            members.iter().find(is_its).map(|member| member.outer)
+        };
+        let servers = self.installed.servers_of(&key).map(|(id, index)| (id, owner(index)));
+        Service { key, entry, table, server_ids: servers.collect(), members, unresolved }
     }
 
     /// How many slots each index in `BACKENDS` holds, and how many name nothing.
@@ -246,6 +254,30 @@ impl<'a> Service<'a> {
         self.table?.shards.get(usize::from(wanted.shard)).map(|shard| &shard.cluster)
     }
 
+    /// Whether packets go where their connection ID says.
+    pub(super) fn is_quic(&self) -> bool {
+        self.entry.is_some_and(|entry| entry.flags & ServiceEntry::QUIC != 0)
+    }
+
+    /// Where the maps have other server IDs than the agent.
+    fn other_servers(&self) -> Vec<String> {
+        let named = self.table.into_iter().flat_map(|table| {
+            table.server_ids.iter().map(|named| (named.id, table.backends.get(usize::from(named.backend))))
+        });
+        let wanted: BTreeMap<ServerId, Option<IpAddr>> =
+            named.map(|(id, backend)| (id, backend.map(|backend| backend.outer))).collect();
+        let ids: BTreeSet<&ServerId> = wanted.keys().chain(self.server_ids.keys()).collect();
+        let different = ids.into_iter().filter(|id| wanted.get(id) != self.server_ids.get(id));
+        let whose = |of: &BTreeMap<ServerId, Option<IpAddr>>, id: &ServerId| {
+            of.get(id).copied().flatten().map_or_else(|| "nobody".to_owned(), |outer| outer.to_string())
+        };
+        let tell = |id: &ServerId| {
+            let (is, shall) = (whose(&self.server_ids, id), whose(&wanted, id));
+            format!("server ID {id} leads to {is}, the agent's state says: to {shall}")
+        };
+        different.map(tell).collect()
+    }
+
     /// The endpoints that are in no backend list.
     pub(super) fn not_taken(&self) -> &'a [NotTaken] {
         self.table.map_or(&[], |table| &table.not_taken)
@@ -281,6 +313,7 @@ impl<'a> Service<'a> {
                 _ => {}
             }
         }
+        differences.extend(self.other_servers());
         if self.unresolved > 0 {
             let one = self.unresolved == 1;
             let slots = counted(self.unresolved, "slot");

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::Result;
+use fairlead_abi::QUIC_CONFIG;
+use fairlead_core::model::ServerId;
 use fairlead_core::planner::{Distance, Verdict};
 use serde::Serialize;
 
@@ -26,6 +28,8 @@ pub(super) struct ServiceRow {
     /// All of them.
     pub(super) backends: usize,
     pub(super) connections: u64,
+    /// Of a port that is QUIC: the configuration by which its servers make connection IDs that name them.
+    pub(super) quic_config: Option<u8>,
     pub(super) packets: u64,
     pub(super) bytes: u64,
     /// The part of the slots that each cluster holds, the largest first.
@@ -57,6 +61,7 @@ impl ServiceRow {
             taking: service.members.iter().filter(|member| member.slots > 0).count(),
             backends: service.members.len(),
             connections: counters.connections,
+            quic_config: service.is_quic().then_some(QUIC_CONFIG),
             packets: counters.packets,
             bytes: counters.bytes,
             served_by: served_by(service),
@@ -120,6 +125,8 @@ pub(super) struct BackendRow {
     pub(super) verdict: Option<Verdict>,
     /// The verdict in words.
     pub(super) reason: String,
+    /// Of a port that is QUIC, as the maps have them: the one that belongs to `endpoint` first.
+    pub(super) server_ids: Vec<ServerId>,
 }
 
 impl BackendRow {
@@ -160,6 +167,7 @@ impl BackendRow {
                 || "the agent's state doesn't know it".to_owned(),
                 |wanted| wanted.verdict.to_string(),
             ),
+            server_ids: server_ids(service, member),
         })
     }
 
@@ -192,6 +200,7 @@ impl BackendRow {
             packets: 0,
             verdict: Some(of.verdict),
             reason: of.verdict.to_string(),
+            server_ids: Vec::new(),
         }
     }
 
@@ -238,15 +247,28 @@ impl BackendRow {
     }
 }
 
-/// Endpoints as a table; zones only where they are not called as their clusters are.
+fn server_ids(service: &Service<'_>, member: &Member<'_>) -> Vec<ServerId> {
+    let its = service.server_ids.iter().filter(|(_, owner)| **owner == Some(member.outer));
+    let mut ids: Vec<ServerId> = its.map(|(id, _)| *id).collect();
+    let own = ServerId::of(member.wanted.map_or(member.outer, |wanted| wanted.endpoint));
+    ids.sort_by_key(|id| *id != own);
+    ids
+}
+
+/// Endpoints as a table; server IDs where there are any, zones only where they are not called as their clusters are.
 pub(super) fn backend_table(rows: &[BackendRow], colour: bool) -> String {
     let zones = rows.iter().any(|row| row.zone != row.cluster);
     let place: &[&str] = if zones { &["CLUSTER", "ZONE"] } else { &["CLUSTER"] };
+    let servers = rows.iter().any(|row| !row.server_ids.is_empty());
+    let server: &[&str] = if servers { &["SERVER ID"] } else { &[] };
     let numbers = ["DISTANCE", ">WEIGHT", ">SLOTS", ">SHARE", ">CONNECTIONS", ">PACKETS", "VERDICT"];
-    let mut table = Table::new(&[&["ADDRESS", "POD"], place, &numbers].concat()).indent(2);
+    let mut table = Table::new(&[&["ADDRESS"], server, &["POD"], place, &numbers].concat()).indent(2);
     for row in rows {
-        let mut cells =
-            vec![Cell::maybe(row.address), Cell::maybe(row.pod.as_ref()), Cell::maybe(row.cluster.as_ref())];
+        let mut cells = vec![Cell::maybe(row.address)];
+        if servers {
+            cells.push(Cell::maybe(row.server_ids.first()));
+        }
+        cells.extend([Cell::maybe(row.pod.as_ref()), Cell::maybe(row.cluster.as_ref())]);
         if zones {
             cells.push(Cell::maybe(row.zone.as_ref()));
         }

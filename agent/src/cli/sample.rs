@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use fairlead_abi::{
-    Backend, BackendCounters, Bucket, Counter, Delivery, DropReason, FlowEvent, Hop, ServiceCounters, Slot,
+    Backend, BackendCounters, Bucket, Counter, Delivery, DropReason, FlowEvent, Hop, Server, ServerKey,
+    ServiceCounters, Slot,
 };
 use fairlead_core::model::*;
 use fairlead_core::planner::*;
@@ -50,6 +51,7 @@ pub(super) struct Sample {
     pub(super) slots: Vec<Slot>,
     pub(super) backends: Vec<Backend>,
     pub(super) hops: Vec<Hop>,
+    pub(super) server_ids: BTreeMap<ServerKey, Server>,
 }
 
 const CAPACITIES: Capacities = Capacities {
@@ -64,12 +66,21 @@ const CAPACITIES: Capacities = Capacities {
 
 impl Sample {
     pub(super) fn new() -> Self {
+        Self::of(false)
+    }
+
+    /// The same, but the port of `shop/web` is UDP and QUIC.
+    pub(super) fn quic() -> Self {
+        Self::of(true)
+    }
+
+    fn of(quic: bool) -> Self {
         let declared = Arc::new(declarations());
         let mut health = Health::default();
         let bad = Probe { state: ProbeState::Bad, ..Probe::default() };
         let web = ObjectName::new("shop", "web");
         health.set(&web, Ipv4Addr::new(10, 2, 0, 4).into(), &Arc::from("http"), bad);
-        let model = merge(&declared, &states(), &health, None);
+        let model = merge(&declared, &states(quic), &health, None);
         let links = Arc::new(links());
         let demand = Demand::default();
         let now = Duration::ZERO;
@@ -96,6 +107,7 @@ impl Sample {
             slots: vec![Slot::new(0); CAPACITIES.slots as usize],
             backends: vec![Backend::default(); CAPACITIES.backends as usize],
             hops: vec![Hop::default(); CAPACITIES.hops as usize],
+            server_ids: BTreeMap::new(),
         };
         plan.actions.iter().for_each(|action| sample.carry_out(action));
         sample
@@ -112,6 +124,7 @@ impl Sample {
             Action::PublishEntry { bucket, entry, value, .. } => {
                 self.buckets[*bucket as usize].entries[*entry] = *value;
             }
+            Action::PutServerId { key, server } => drop(self.server_ids.insert(*key, *server)),
             Action::SetOverflowed { bucket, value } => self.buckets[*bucket as usize].overflowed = *value,
             Action::ClearBackendCounters { .. } | Action::ClearServiceCounters { .. } => {}
             other => panic!("a first plan has no {other:?}"),
@@ -120,6 +133,7 @@ impl Sample {
 
     pub(super) fn raw(&self) -> Raw<'_> {
         Raw {
+            server_ids: self.server_ids.clone(),
             buckets: &self.buckets,
             slots: &self.slots,
             backends: &self.backends,
@@ -179,18 +193,19 @@ fn pod(cluster: u8, number: u8) -> Endpoint {
     }
 }
 
-fn states() -> BTreeMap<Arc<str>, ClusterState> {
+fn states(quic: bool) -> BTreeMap<Arc<str>, ClusterState> {
+    let protocol = if quic { Protocol::Udp } else { Protocol::Tcp };
     let web = |endpoints| ShardSpec {
         requested_vips: vec!["203.0.113.10".parse().unwrap()],
         wants_v4: true,
-        ports: vec![ServicePort { port: 80, protocol: Protocol::Tcp, name: Arc::from("http") }],
+        ports: vec![ServicePort { port: 80, protocol, name: Arc::from("http"), quic }],
         endpoints: Arc::new(endpoints),
         ..ShardSpec::default()
     };
     let dns = ShardSpec {
         requested_vips: vec!["203.0.113.11".parse().unwrap()],
         wants_v4: true,
-        ports: vec![ServicePort { port: 53, protocol: Protocol::Udp, name: Arc::from("") }],
+        ports: vec![ServicePort { port: 53, protocol: Protocol::Udp, name: Arc::from(""), quic: false }],
         ..ShardSpec::default()
     };
     let eu = BTreeMap::from([

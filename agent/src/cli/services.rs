@@ -137,6 +137,9 @@ impl Backed {
         let address = std::net::SocketAddr::new(row.vip, row.port);
         let title = format!("{name} {address}/{}, ring of {} slots", row.protocol, row.ring_size);
         let mut text = Style::Bold.paint(&title, colour) + "\n";
+        if let Some(config) = row.quic_config {
+            text += &format!("  QUIC by server IDs, in connection IDs of configuration {config}\n");
+        }
         for difference in &row.differences {
             text += &(Style::Warning.paint(&format!("  {difference}"), colour) + "\n");
         }
@@ -175,6 +178,8 @@ pub(super) fn chosen<'s, 'a>(all: &'s [Service<'a>], filter: Option<&str>) -> Re
 
 #[cfg(test)]
 mod tests {
+    use fairlead_core::model::ServerId;
+
     use super::super::sample::{Fixed, Sample};
     use super::*;
 
@@ -215,6 +220,40 @@ shop/web  203.0.113.10  80/tcp  http    3 of 5   251         2000    20000  eu-b
         assert!(lines[6].ends_with("its node has no receiver"), "{}", lines[6]);
         assert!(lines[7].contains("us-a") && lines[7].ends_with("standby, closer shards have room"));
         assert_eq!(lines[8..], [""], "an empty line between services");
+    }
+
+    #[test]
+    fn server_ids_are_those_of_the_maps() {
+        let mut sample = Sample::quic();
+        let text = |sample: &Sample| {
+            let picture = sample.picture();
+            let all = picture.services();
+            backed(&picture, chosen(&all, Some("web")).unwrap()[0], &Fixed).unwrap()
+        };
+        let found = text(&sample);
+        let ids: Vec<Vec<String>> =
+            found.rows.iter().map(|row| row.server_ids.iter().map(ToString::to_string).collect()).collect();
+        let id = |address: &str| ServerId::of(address.parse().unwrap()).to_string();
+        assert_eq!(ids[0], [id("10.2.0.1"), id("2001:db8:2::1")], "the one of the VIP's family first");
+        assert_eq!(ids[4], [""; 0], "one that is not taken has none");
+        let lines = found.text(false);
+        let lines: Vec<&str> = lines.lines().collect();
+        assert_eq!(lines[1], "  QUIC by server IDs, in connection IDs of configuration 0");
+        assert!(lines[2].starts_with("  ADDRESS   SERVER ID         POD  CLUSTER"), "{}", lines[2]);
+        assert!(lines[3].starts_with(&format!("  10.2.0.1  {}  p1 ", id("10.2.0.1"))), "{}", lines[3]);
+        assert_eq!(found.service.differences, [""; 0]);
+        let lost: Vec<_> = sample
+            .server_ids
+            .keys()
+            .copied()
+            .filter(|key| ServerId(key.id).to_string() == id("10.2.0.1"))
+            .collect();
+        lost.iter().for_each(|key| _ = sample.server_ids.remove(key));
+        let found = text(&sample);
+        assert_eq!(found.rows[0].server_ids.len(), 1);
+        let expected =
+            format!("server ID {} leads to nobody, the agent's state says: to 10.2.0.1", id("10.2.0.1"));
+        assert_eq!(found.service.differences, [expected]);
     }
 
     #[test]

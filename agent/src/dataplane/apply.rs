@@ -5,9 +5,11 @@
 
 use std::net::IpAddr;
 
+use aya::Pod;
 use aya::maps::{HashMap, LpmTrie, PerCpuArray, PerCpuValues, lpm_trie::Key};
 use fairlead_abi::{
-    BUCKET_ENTRIES, BackendCounters, Bucket, Delivery, DeliveryKey, ServiceCounters, ServiceEntry, map,
+    BUCKET_ENTRIES, BackendCounters, Bucket, Delivery, DeliveryKey, Server, ServerKey, ServiceCounters,
+    ServiceEntry, map,
 };
 use fairlead_core::planner::Action;
 use ipnet::IpNet;
@@ -56,8 +58,10 @@ impl Dataplane {
             }
             Action::ClearBackendCounters { first, count } => self.clear_backend_counters(*first, *count),
             Action::ClearServiceCounters { id } => self.clear_service_counters(*id),
-            Action::PutDelivery { key, delivery } => self.put_delivery(key, delivery),
-            Action::RemoveDelivery { key } => self.remove_delivery(key),
+            Action::PutServerId { key, server } => self.put(map::SERVER_IDS, key, server),
+            Action::RemoveServerId { key } => self.remove::<ServerKey, Server>(map::SERVER_IDS, key),
+            Action::PutDelivery { key, delivery } => self.put(map::DELIVERIES, key, delivery),
+            Action::RemoveDelivery { key } => self.remove::<DeliveryKey, Delivery>(map::DELIVERIES, key),
             Action::PutGateway { prefix } => self.put_gateway(*prefix),
             Action::RemoveGateway { prefix } => self.remove_gateway(*prefix),
         }
@@ -114,17 +118,15 @@ impl Dataplane {
         array.set(id, zeroes()?, 0).map_err(error)
     }
 
-    fn put_delivery(&mut self, key: &DeliveryKey, delivery: &Delivery) -> Result<(), Error> {
-        let error = Error::map(map::DELIVERIES);
-        let mut table =
-            HashMap::<_, DeliveryKey, Delivery>::try_from(self.map_mut(map::DELIVERIES)?).map_err(&error)?;
-        table.insert(key, delivery, 0).map_err(error)
+    fn put<K: Pod, V: Pod>(&mut self, name: &'static str, key: &K, value: &V) -> Result<(), Error> {
+        let error = Error::map(name);
+        let mut table = HashMap::<_, K, V>::try_from(self.map_mut(name)?).map_err(&error)?;
+        table.insert(key, value, 0).map_err(error)
     }
 
-    fn remove_delivery(&mut self, key: &DeliveryKey) -> Result<(), Error> {
-        let error = Error::map(map::DELIVERIES);
-        let mut table =
-            HashMap::<_, DeliveryKey, Delivery>::try_from(self.map_mut(map::DELIVERIES)?).map_err(&error)?;
+    fn remove<K: Pod, V: Pod>(&mut self, name: &'static str, key: &K) -> Result<(), Error> {
+        let error = Error::map(name);
+        let mut table = HashMap::<_, K, V>::try_from(self.map_mut(name)?).map_err(&error)?;
         table.remove(key).map_err(error)
     }
 
@@ -151,7 +153,7 @@ fn trie_key(prefix: IpNet) -> Key<[u8; 16]> {
 }
 
 /// A zero for each CPU.
-fn zeroes<T: aya::Pod + Default>() -> Result<PerCpuValues<T>, Error> {
+fn zeroes<T: Pod + Default>() -> Result<PerCpuValues<T>, Error> {
     let unknown = |source| Error::Pin { path: "/sys/devices/system/cpu/possible".into(), source };
     let cpus = aya::util::nr_cpus().map_err(|(_, source)| unknown(source))?;
     PerCpuValues::try_from(vec![T::default(); cpus]).map_err(unknown)

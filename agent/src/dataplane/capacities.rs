@@ -26,13 +26,14 @@ pub struct Capacities {
 
 impl Capacities {
     /// Each map's name and its entries.
-    pub(super) fn entries(&self) -> [(&'static str, u32); 14] {
+    pub(super) fn entries(&self) -> [(&'static str, u32); 15] {
         let tables = &self.tables;
         [
             (map::SERVICES, tables.buckets),
             (map::SLOTS, tables.slots),
             (map::BACKENDS, tables.backends),
             (map::BACKEND_COUNTERS, tables.backends),
+            (map::SERVER_IDS, tables.server_ids()),
             (map::SERVICE_COUNTERS, tables.service_ids),
             (map::HOPS, tables.hops),
             (map::DELIVERIES, tables.deliveries),

@@ -6,8 +6,13 @@ use std::{
     path::Path,
 };
 
-use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError};
-use fairlead_abi::{Address, Backend, Bucket, CacheBucket, Cached, Delivery, DeliveryKey, Hop, Slot, map};
+use aya::{
+    Pod,
+    maps::{HashMap, LpmTrie, Map, MapData, MapError},
+};
+use fairlead_abi::{
+    Address, Backend, Bucket, CacheBucket, Cached, Delivery, DeliveryKey, Hop, Server, ServerKey, Slot, map,
+};
 use fairlead_core::planner::{Capacities, Raw, ReadSlots};
 use ipnet::IpNet;
 
@@ -24,13 +29,16 @@ impl Dataplane {
     pub fn observe(&self) -> Result<Raw<'_>, Error> {
         let deliveries =
             HashMap::try_from(self.map(map::DELIVERIES)?).map_err(Error::map(map::DELIVERIES))?;
+        let server_ids =
+            HashMap::try_from(self.map(map::SERVER_IDS)?).map_err(Error::map(map::SERVER_IDS))?;
         let gateways = LpmTrie::try_from(self.map(map::GATEWAYS)?).map_err(Error::map(map::GATEWAYS))?;
         Ok(Raw {
             buckets: self.services.elements(),
             slots: &self.slots,
             backends: self.backends.elements(),
+            server_ids: read(map::SERVER_IDS, &server_ids)?,
             hops: self.hops.elements(),
-            deliveries: read_deliveries(&deliveries)?,
+            deliveries: read(map::DELIVERIES, &deliveries)?,
             gateways: read_gateways(&gateways)?,
         })
     }
@@ -44,6 +52,7 @@ pub struct View {
     hops: Mapped<Hop>,
     cache_buckets: Mapped<CacheBucket>,
     cache_marks: Mapped<Cached>,
+    server_ids: HashMap<MapData, ServerKey, Server>,
     deliveries: HashMap<MapData, DeliveryKey, Delivery>,
     gateways: LpmTrie<MapData, [u8; 16], u32>,
     limits: (u32, u32, u32),
@@ -68,6 +77,7 @@ impl View {
             hops: Mapped::new(map::HOPS, &pinned(map::HOPS)?, false)?,
             cache_buckets: Mapped::new(map::CACHE, &pinned(map::CACHE)?, false)?,
             cache_marks: Mapped::new(map::CACHED, &pinned(map::CACHED)?, false)?,
+            server_ids: table(map::SERVER_IDS)?.try_into().map_err(Error::map(map::SERVER_IDS))?,
             deliveries: table(map::DELIVERIES)?.try_into().map_err(Error::map(map::DELIVERIES))?,
             gateways: table(map::GATEWAYS)?.try_into().map_err(Error::map(map::GATEWAYS))?,
             limits,
@@ -80,8 +90,9 @@ impl View {
             buckets: self.services.elements(),
             slots: &self.slots,
             backends: self.backends.elements(),
+            server_ids: read(map::SERVER_IDS, &self.server_ids)?,
             hops: self.hops.elements(),
-            deliveries: read_deliveries(&self.deliveries)?,
+            deliveries: read(map::DELIVERIES, &self.deliveries)?,
             gateways: read_gateways(&self.gateways)?,
         })
     }
@@ -109,10 +120,11 @@ impl View {
     }
 }
 
-fn read_deliveries<M: Borrow<MapData>>(
-    table: &HashMap<M, DeliveryKey, Delivery>,
-) -> Result<BTreeMap<DeliveryKey, Delivery>, Error> {
-    table.iter().collect::<Result<_, MapError>>().map_err(Error::map(map::DELIVERIES))
+fn read<M: Borrow<MapData>, K: Pod + Ord, V: Pod>(
+    name: &'static str,
+    table: &HashMap<M, K, V>,
+) -> Result<BTreeMap<K, V>, Error> {
+    table.iter().collect::<Result<_, MapError>>().map_err(Error::map(name))
 }
 
 fn read_gateways<M: Borrow<MapData>>(trie: &LpmTrie<M, [u8; 16], u32>) -> Result<BTreeSet<IpNet>, Error> {

@@ -108,4 +108,6 @@ events! {
     Claimed = 6, "claimed";
     /// A fragment came before its datagram's first one and was given to the agent, which sends it again.
     FragmentHeld = 7, "fragment_held";
+    /// A gateway chose the endpoint that the connection ID of a QUIC packet names.
+    NamedServer = 8, "named_server";
 }

@@ -16,6 +16,7 @@ mod mark;
 pub mod message;
 #[cfg(feature = "aya")]
 mod pod;
+mod quic;
 mod reason;
 mod receiver;
 mod report;
@@ -33,6 +34,9 @@ pub use fragment::{EarlyFragment, FragmentEntry, FragmentKey, MOST_HELD};
 pub use hash::{Flow, bucket_of, flow_hash, prefix_of, slot_hash, slot_of};
 pub use mark::{is_bounced, kind, mark, read_mark};
 pub use message::{Announced, Announcement, Ask, AskedFlow, CONTROL_PORT, Claim, Count, Header};
+pub use quic::{
+    CONNECTION_ID_MAX, CONNECTION_ID_MIN, QUIC_CONFIG, QUIC_HANDSHAKES, SERVER_ID_LENGTH, Server, ServerKey,
+};
 pub use reason::DropReason;
 pub use receiver::{
     Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, FLOWS_LAYOUT, FlowEntry, FlowKey, FlowState, HeldFlows, LEAVING,
@@ -44,7 +48,7 @@ pub use settings::{Roles, Settings, TunnelSource};
 pub use siphash::{SipHash, SipKey, siphash};
 
 /// Version of every layout in this crate; part of the path under which maps are pinned.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// Names of the maps, as in the ELF and under the pin directory.
 pub mod map {
@@ -54,6 +58,8 @@ pub mod map {
     pub const SLOTS: &str = "SLOTS";
     /// [`Backend`](crate::Backend)s of all services, in regions.
     pub const BACKENDS: &str = "BACKENDS";
+    /// [`Server`](crate::Server)s by [`ServerKey`](crate::ServerKey).
+    pub const SERVER_IDS: &str = "SERVER_IDS";
     /// [`Hop`](crate::Hop)s; index 0 is never used.
     pub const HOPS: &str = "HOPS";
     /// Per CPU [`ServiceCounters`](crate::ServiceCounters) by service id.
@@ -98,10 +104,11 @@ pub mod map {
     /// Programs that others go on in: pinned by itself, because each load of the programs has its own.
     pub const PROGRAMS: &str = "PROGRAMS";
     /// All others, which are pinned together.
-    pub const ALL: [&str; 23] = [
+    pub const ALL: [&str; 24] = [
         SERVICES,
         SLOTS,
         BACKENDS,
+        SERVER_IDS,
         HOPS,
         SERVICE_COUNTERS,
         BACKEND_COUNTERS,

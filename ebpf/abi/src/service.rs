@@ -80,7 +80,7 @@ pub struct ServiceEntry {
     pub ring: Ring,
     /// Index in `BACKENDS` of its backend 0; never changes in place.
     pub backends: u32,
-    /// [`ServiceEntry::PASS_UNSERVED`], [`ServiceEntry::RECENT`], [`ServiceEntry::BY_CLIENT`].
+    /// [`ServiceEntry::PASS_UNSERVED`], [`ServiceEntry::RECENT`], [`ServiceEntry::BY_CLIENT`], [`ServiceEntry::QUIC`].
     pub flags: u32,
 }
 
@@ -92,6 +92,8 @@ impl ServiceEntry {
     pub const RECENT: u32 = 2;
     /// All flows of a client have the same slot.
     pub const BY_CLIENT: u32 = 4;
+    /// On a service over UDP: packets of QUIC whose connection ID names a server go there.
+    pub const QUIC: u32 = 8;
 
     /// The key, or `None` where the entry is free.
     #[must_use]

@@ -4,17 +4,17 @@
 //! path, which starts anew; so nothing is decided in two places.
 
 use aya_ebpf::programs::XdpContext;
-use fairlead_abi::{CONTROL_PORT, DropReason, FlowEvent, GUE_PORT, Roles, ServiceKey, kind};
+use fairlead_abi::{CONTROL_PORT, DropReason, FlowEvent, GUE_PORT, Roles, ServiceCounters, ServiceKey, kind};
 
 use crate::{
-    count,
+    count::{self, Ahead},
     encap::{self, Tags, Way},
     gateway,
     headers::{ethertype, protocol, tcp},
     packet::Packet,
     parse::{self, Ip, Parsed, Transport},
     part::Part,
-    setting,
+    quic, setting,
     steer::{self, Steered},
     verdict::Verdict,
 };
@@ -64,9 +64,26 @@ fn forward(ctx: &XdpContext, packet: &Packet, ip: &Ip, l4: usize) -> Result<Step
         });
     };
     let of_service = count::service(service.id);
+    // Apart from here on: what both had in common would be kept on the stack, and cost every packet.
+    if let Some(steered) = quic::steer(packet, ip, service, &carried) {
+        return send::<true>(ctx, packet, ip, carried, of_service, &steered);
+    }
     let Ok(steered) = steer::steer(service, &carried, &carried.flow(ip.source)) else {
         return Ok(Step::Slow);
     };
+    send::<false>(ctx, packet, ip, carried, of_service, &steered)
+}
+
+/// To the backend that was chosen; `NAMED`: by the packet's connection ID.
+#[inline(always)]
+fn send<const NAMED: bool>(
+    ctx: &XdpContext,
+    packet: &Packet,
+    ip: &Ip,
+    carried: Transport,
+    of_service: Ahead<ServiceCounters>,
+    steered: &Steered,
+) -> Result<Step, DropReason> {
     let of_backend = count::backend(steered.index);
     let Some(growth) = encap::growth(&steered.backend) else { return Ok(Step::Slow) };
     let Some(hop) = gateway::hop(&steered.backend) else { return Ok(Step::Slow) };
@@ -75,10 +92,12 @@ fn forward(ctx: &XdpContext, packet: &Packet, ip: &Ip, l4: usize) -> Result<Step
         return Ok(Step::Slow);
     }
     gateway::lower_ttl(packet, ip)?;
-    if steered.kind == kind::GUESS {
+    if NAMED {
+        count::event(FlowEvent::NamedServer);
+    } else if steered.kind == kind::GUESS {
         count::event(FlowEvent::Guess);
     }
-    let Steered { backend, hash, .. } = &steered;
+    let Steered { backend, hash, .. } = steered;
     let way = Way { backend, hop, tags: Tags::NONE, hash: *hash, mark: steered.mark() };
     encap::wrap(ctx, ip, &way)?;
     count::forwarded_ahead(&Parsed { ip: *ip, carried, part: Part::WHOLE }, of_service, of_backend);

@@ -40,6 +40,7 @@ pub mod packet;
 pub mod parse;
 pub mod part;
 pub mod probe;
+pub mod quic;
 pub mod receiver;
 pub mod reply;
 pub mod report;

@@ -4,14 +4,15 @@
 //! publishes with single 64-bit stores. They are never written from here, but for the two that say so.
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
     macros::btf_map,
 };
 use fairlead_abi::{
     Address, Backend, BackendCounters, Bucket, CacheBucket, Cached, Counter, Delivery, DeliveryKey,
     DropReason, EarlyFragment, FlowEntry, FlowEvent, FlowKey, FlowReport, FragmentEntry, FragmentKey,
-    HeldFlows, Hop, Limit, ProbeTarget, RateLimit, ServiceCounters, Settings, SipKey, Slot, TunnelSource,
+    HeldFlows, Hop, Limit, ProbeTarget, RateLimit, Server, ServerKey, ServiceCounters, Settings, SipKey,
+    Slot, TunnelSource,
 };
 
 use crate::{
@@ -20,6 +21,8 @@ use crate::{
 };
 
 const MMAP: usize = BPF_F_MMAPABLE as usize;
+/// Of tables that most nodes have next to nothing in, and no program writes: entries take memory once they are there.
+const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
 /// Entries of `BOUNCES`: prefixes that share one share a limit. A power of two.
 pub const BOUNCE_PREFIXES: usize = 8192;
 
@@ -50,6 +53,9 @@ pub static SLOTS: Array<Slot, 1_048_576, MMAP> = Array::new();
 /// See [`fairlead_abi::map::BACKENDS`].
 #[btf_map]
 pub static BACKENDS: Array<Backend, 65_536, MMAP> = Array::new();
+/// See [`fairlead_abi::map::SERVER_IDS`].
+#[btf_map]
+pub static SERVER_IDS: HashMap<ServerKey, Server, 131_072, SPARSE> = HashMap::new();
 /// See [`fairlead_abi::map::HOPS`].
 #[btf_map]
 pub static HOPS: Array<Hop, 4096, MMAP> = Array::new();

@@ -2,13 +2,14 @@
 
 use fairlead_abi::{
     Address, BUCKET_ENTRIES, Backend, DropReason, Family, Flow, FlowEvent, FragmentEntry, MAX_PROBE,
-    NO_BACKEND, Ring, ServiceEntry, ServiceKey, Slot, bucket_of, flow_hash, kind, mark, slot_hash, slot_of,
+    NO_BACKEND, Ring, ServerKey, ServiceEntry, ServiceKey, Slot, bucket_of, flow_hash, kind, mark, slot_hash,
+    slot_of,
 };
 
 use crate::{
     cache, count,
     headers::protocol,
-    maps::{BACKENDS, SERVICES, SLOTS},
+    maps::{BACKENDS, SERVER_IDS, SERVICES, SLOTS},
     parse::Transport,
     setting,
 };
@@ -97,6 +98,30 @@ pub fn steer(service: &ServiceEntry, carried: &Transport, flow: &Flow) -> Result
         steered.backend = steered.backend.answering();
     }
     Ok(steered)
+}
+
+/// The backend that has a server ID of the service: the packet is its own, whether its node answers or not, and takes no new
+/// connections or does. None where nobody has it.
+#[inline(always)]
+#[must_use]
+pub fn to_server(service: &ServiceEntry, id: u64, flow: &Flow) -> Option<Steered> {
+    let key = ServerKey { first: service.backends, padding: 0, id: id.to_ne_bytes() };
+    // SAFETY: one word; the agent replaces entries as a whole.
+    let index = unsafe { SERVER_IDS.get(&key) }?.backend;
+    let backend = load(BACKENDS.get(index)?).answering();
+    if backend.encap == 0 {
+        return None;
+    }
+    Some(Steered {
+        hash: flow_hash(setting!(seed), flow),
+        index,
+        backend,
+        slot: Slot::new(NO_BACKEND),
+        first: service.backends,
+        kind: kind::UNMARKED,
+        ends_at_current: 1,
+        padding: [0; 2],
+    })
 }
 
 /// The backend that the first fragment of a flow's datagram went to.

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
-use fairlead_abi::protocol;
+use fairlead_abi::{QUIC_CONFIG, protocol};
+use fairlead_core::model::ServerId;
 
 use super::fleet::{PORT, vip_v4, vip_v6};
 use super::records::HEADERS;
@@ -29,10 +30,12 @@ pub(super) struct Case {
     protocol: u8,
     tcp_flags: u8,
     stranger: bool,
+    /// A packet of QUIC with a short header, whose connection ID names this server.
+    server: Option<ServerId>,
 }
 
 const fn case(name: &'static str, v6: bool, protocol: u8, tcp_flags: u8) -> Case {
-    Case { name, v6, protocol, tcp_flags, stranger: false }
+    Case { name, v6, protocol, tcp_flags, stranger: false, server: None }
 }
 
 /// All that are measured one by one.
@@ -142,6 +145,11 @@ impl Case {
         if v6 { CASES[1] } else { CASES[0] }
     }
 
+    /// A case of QUIC, for the server that an ID names.
+    pub(super) const fn quic(v6: bool, server: ServerId) -> Self {
+        Self { server: Some(server), ..if v6 { CASES[3] } else { CASES[2] } }
+    }
+
     /// The client of its flow with this number.
     pub(super) fn client(self, flow: u32) -> IpAddr {
         if self.v6 {
@@ -217,6 +225,10 @@ impl Case {
             protocol::UDP => {
                 let bytes = u16::try_from(header.len()).expect("a frame is short");
                 header[4..6].copy_from_slice(&bytes.to_be_bytes());
+                if let Some(ServerId(id)) = self.server {
+                    header[8..10].copy_from_slice(&[0x40, QUIC_CONFIG << 5]);
+                    header[10..18].copy_from_slice(&id);
+                }
             }
             _ => {}
         }

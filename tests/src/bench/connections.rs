@@ -12,11 +12,12 @@ use fairlead_abi::{
     Address, Delivery, DeliveryKey, Family, Flow, FlowEntry, FlowEvent, FlowKey, FlowState, ServiceKey, kind,
     map, protocol, slot_hash,
 };
+use fairlead_core::model::ServerId;
 use fairlead_core::planner::Action;
 use serde::Serialize;
 
 use super::case::{Case, PASS, TRANSMIT, Tunnel};
-use super::fleet::{CLUSTERS, ENDPOINTS, PORT, vip_v4, vip_v6};
+use super::fleet::{CLUSTERS, ENDPOINTS, Kind, PORT, vip_v4, vip_v6};
 use super::packets::{Effort, FLOWS, INGRESS, Side, Times, Turns, attach};
 use super::plane::{OWN, Plane, RING, SEED, Sizes};
 use super::records::Record;
@@ -67,23 +68,27 @@ impl Row {
     }
 }
 
-/// What is measured on tables of its own, and how large they are.
+/// What is measured on tables of its own, of what services, and how large they are.
 pub(super) struct Part {
+    pub(super) kind: Kind,
     pub(super) sizes: Sizes,
     pub(super) measure: fn(&mut Plane, Effort) -> Result<Vec<Row>>,
 }
 
-/// All of it: what a gateway does with its cache, and with packets in tunnels.
-pub(super) const PARTS: [Part; 4] = [
+/// All of it: what a gateway does with its cache, with QUIC, and with packets in tunnels.
+pub(super) const PARTS: [Part; 5] = [
     // An agent's sizes, if its configuration doesn't say another.
-    Part { sizes: Sizes { flows: 1024, cache: 1 << 17 }, measure: misses },
+    Part { kind: Kind::Everything, sizes: Sizes { flows: 1024, cache: 1 << 17 }, measure: misses },
     // So large that next to no bucket is full of a million flows.
-    Part { sizes: Sizes { flows: 1024, cache: 1 << 19 }, measure: hits },
+    Part { kind: Kind::Everything, sizes: Sizes { flows: 1024, cache: 1 << 19 }, measure: hits },
+    Part { kind: Kind::Quic, sizes: Sizes::SMALL, measure: named },
     Part {
+        kind: Kind::Everything,
         sizes: Sizes { flows: 1 << 20, cache: 16 },
         measure: |plane, effort| tunnels(plane, effort, false),
     },
     Part {
+        kind: Kind::Everything,
         sizes: Sizes { flows: 1 << 20, cache: 16 },
         measure: |plane, effort| tunnels(plane, effort, true),
     },
@@ -167,6 +172,23 @@ fn hits(plane: &mut Plane, effort: Effort) -> Result<Vec<Row>> {
             }
             known = flows;
             rows.push(hit.row(plane, (case, flows, 100), effort)?);
+        }
+    }
+    Ok(rows)
+}
+
+/// Packets of QUIC whose connection ID names their server.
+fn named(plane: &mut Plane, effort: Effort) -> Result<Vec<Row>> {
+    attach(&mut plane.dataplane, INGRESS)?;
+    let mut rows = Vec::new();
+    for (name, v6) in [("quic_cid4", false), ("quic_cid6", true)] {
+        let key = ServiceKey { protocol: protocol::UDP, ..service(v6) };
+        let (_, backend) = plane.installed.backends_of(&key).last().context("the service has backends")?;
+        let case = Case::quic(v6, ServerId::of(backend.outer.into()));
+        let event = Some(FlowEvent::NamedServer);
+        let named = Measured { name, program: INGRESS, verdict: TRANSMIT, event, tunnel: None };
+        for flows in FLOWS {
+            rows.push(named.row(plane, (case, flows, 0), effort)?);
         }
     }
     Ok(rows)

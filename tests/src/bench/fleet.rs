@@ -28,6 +28,8 @@ pub(super) const PORT: u16 = 80;
 pub(super) enum Kind {
     /// TCP and UDP, IPv4 and IPv6: what packets of all cases find.
     Everything,
+    /// The same, with UDP ports that are QUIC.
+    Quic,
     /// One TCP port at one IPv4 VIP.
     Plain,
 }
@@ -36,7 +38,7 @@ impl Kind {
     /// Ports of VIPs that one service takes, the entries of the VIPs themselves included.
     pub(super) const fn entries(self) -> u32 {
         match self {
-            Self::Everything => 6,
+            Self::Everything | Self::Quic => 6,
             Self::Plain => 2,
         }
     }
@@ -44,7 +46,7 @@ impl Kind {
     /// Rings of one service.
     pub(super) const fn rings(self) -> u32 {
         match self {
-            Self::Everything => 4,
+            Self::Everything | Self::Quic => 4,
             Self::Plain => 1,
         }
     }
@@ -108,12 +110,18 @@ fn cluster_name(cluster: u16) -> Arc<str> {
 }
 
 fn shard(cluster: u16, service: u32, kind: Kind) -> Result<ShardSpec> {
-    let everything = kind == Kind::Everything;
-    let mut ports = vec![ServicePort { port: PORT, protocol: Protocol::Tcp, name: Arc::from("tcp") }];
+    let everything = kind != Kind::Plain;
+    let mut ports =
+        vec![ServicePort { port: PORT, protocol: Protocol::Tcp, name: Arc::from("tcp"), quic: false }];
     let mut targets = TargetPorts::from([(Arc::from("tcp"), 8080)]);
     let mut vips = vec![IpAddr::V4(vip_v4(service))];
     if everything {
-        ports.push(ServicePort { port: PORT, protocol: Protocol::Udp, name: Arc::from("udp") });
+        ports.push(ServicePort {
+            port: PORT,
+            protocol: Protocol::Udp,
+            name: Arc::from("udp"),
+            quic: kind == Kind::Quic,
+        });
         targets.insert(Arc::from("udp"), 8081);
         vips.push(IpAddr::V6(vip_v6(service)));
     }

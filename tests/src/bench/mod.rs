@@ -159,9 +159,9 @@ fn measure_connections(
     eprintln!("packets of connections that have moved, and a receiver's");
     let namespace = link::pair(footprint, "connections")?;
     let instance = Instance::new(&format!("{}-connections", footprint.id()));
-    for connections::Part { sizes, measure } in connections::PARTS {
-        let mut plane = Plane::load(&instance, &options.elf, (1, Kind::Everything), sizes)?;
-        plane.turn(&Fleet::new(1, Kind::Everything, ROUTE)?)?;
+    for connections::Part { kind, sizes, measure } in connections::PARTS {
+        let mut plane = Plane::load(&instance, &options.elf, (1, kind), sizes)?;
+        plane.turn(&Fleet::new(1, kind, ROUTE)?)?;
         rows.extend(namespace.run(|| measure(&mut plane, effort))?);
         drop(plane);
         instance.remove()?;

@@ -95,6 +95,7 @@ fn targets(results: &Results) -> Vec<Target> {
         most("cache_hit4, cache_hit6 at 1,024: times the floor", worst("cache_hit", 1024), 2.2),
         most("cache_hit4, cache_hit6 at 1,048,576: times the floor", worst("cache_hit", 1_048_576), 4.0),
         most("cache_miss4, cache_miss6: times the floor", worst("cache_miss", u32::MAX), 2.2),
+        most("quic_cid4, quic_cid6: times the floor", worst("quic_cid", u32::MAX), 1.75),
         most("receiver_known4, receiver_known6: times the floor", worst("receiver_known", u32::MAX), 5.0),
         Target { what: "live: per cent of the floor's rate", worst: share, goal: Goal::AtLeast(85.0) },
         most("one change at 1,000 services, ms", at(1000).map(|row| row.one_change_ms), 5.0),

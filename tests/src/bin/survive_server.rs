@@ -1,6 +1,6 @@
 //! The server in the pods of the world that connections must survive in.
 //!
-//! `fairlead-survive-server POD DIRECTORY TCP-PORT UDP-PORT ADDRESS [ADDRESS …]`; it runs until it is killed. What it
+//! `fairlead-survive-server POD DIRECTORY TCP-PORT UDP-PORT QUIC-PORT ADDRESS [ADDRESS …]`; it runs until it is killed. What it
 //! serves is said in `survive::server`; its log goes to the directory.
 #![forbid(unsafe_code)]
 
@@ -9,9 +9,9 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use fairlead_tests::survive::server;
+use fairlead_tests::survive::server::{self, Ports};
 
-/// TCP connections that last, and a UDP echo.
+/// Connections of TCP and QUIC that last, and a UDP echo.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Who answers
@@ -20,11 +20,13 @@ struct Arguments {
     directory: PathBuf,
     tcp_port: u16,
     udp_port: u16,
+    quic_port: u16,
     addresses: Vec<IpAddr>,
 }
 
 fn main() -> Result<()> {
-    let Arguments { pod, directory, tcp_port, udp_port, addresses } = Arguments::parse();
+    let Arguments { pod, directory, tcp_port, udp_port, quic_port, addresses } = Arguments::parse();
     ensure!(!addresses.is_empty(), "no address to listen on");
-    server::run(&pod, &directory, tcp_port, udp_port, &addresses)
+    let ports = Ports { tcp: tcp_port, udp: udp_port, quic: quic_port };
+    server::run(&pod, &directory, ports, &addresses)
 }

@@ -16,7 +16,7 @@ use aya::{
 use fairlead::dataplane::{Capacities, Dataplane, Early, Instance, Programs};
 use fairlead_abi::{
     Address, CacheBucket, CacheTag, Cached, Delivery, DeliveryKey, DropReason, FlowEntry, FlowEvent, FlowKey,
-    FragmentEntry, FragmentKey, HeldFlows, ProbeTarget, Settings, SipKey, map, program,
+    FragmentEntry, FragmentKey, HeldFlows, ProbeTarget, Server, ServerKey, Settings, SipKey, map, program,
 };
 
 use super::{Counts, Tables};
@@ -283,6 +283,10 @@ fn fill(instance: &Instance, tables: &Tables, settings: &Settings) -> Result<()>
     write_array(instance, map::SLOTS, 0, slots)?;
     write_array(instance, map::SERVICES, 0, tables.buckets(settings.bucket_mask).into_iter())?;
     fill_cache(instance, tables, settings)?;
+    let mut servers = HashMap::<_, ServerKey, Server>::try_from(open(instance, map::SERVER_IDS)?)?;
+    for (key, server) in tables.servers() {
+        servers.insert(key, server, 0)?;
+    }
     let mut deliveries = HashMap::<_, DeliveryKey, Delivery>::try_from(open(instance, map::DELIVERIES)?)?;
     for (key, delivery) in &tables.deliveries {
         deliveries.insert(key, delivery, 0)?;

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use fairlead_abi::{
     Address, BUCKET_ENTRIES, Backend, Bucket, Delivery, DeliveryKey, Encap, Family, Flow, Hop, MAX_PROBE,
-    NO_BACKEND, ProbeTarget, Ring, ServiceEntry, ServiceKey, Slot, bucket_of, slot_hash, slot_of,
+    NO_BACKEND, ProbeTarget, Ring, SERVER_ID_LENGTH, Server, ServerKey, ServiceEntry, ServiceKey, Slot,
+    bucket_of, slot_hash, slot_of,
 };
 use ipnet::IpNet;
 
@@ -21,6 +22,8 @@ pub struct Tables {
     pub gateways: Vec<IpNet>,
     /// Where probes go, by number.
     pub probes: Vec<(u32, ProbeTarget)>,
+    /// Server IDs of services, and numbers of their backends.
+    pub server_ids: Vec<(ServiceKey, [u8; SERVER_ID_LENGTH], u16)>,
     /// What the flow cache holds: flows of services, and numbers of their backends.
     pub cache: Vec<(ServiceKey, Flow, u16)>,
 }
@@ -123,6 +126,15 @@ impl Tables {
     #[must_use]
     pub fn first_slots(&self) -> Vec<u32> {
         running(0, self.services.iter().map(|service| service.slots.len()))
+    }
+
+    /// The entries of `SERVER_IDS`.
+    pub fn servers(&self) -> impl Iterator<Item = (ServerKey, Server)> {
+        let firsts: Vec<_> = self.services.iter().zip(self.first_backends()).collect();
+        self.server_ids.iter().map(move |&(key, id, number)| {
+            let (_, first) = firsts.iter().find(|(service, _)| service.key == key).expect("a service");
+            (ServerKey { first: *first, padding: 0, id }, Server { backend: first + u32::from(number) })
+        })
     }
 
     /// The service with a key. Panics where there is none: the test is wrong.

@@ -82,7 +82,7 @@ impl Scene {
         let hosts = stage.world.layout.gateways.iter().filter(|host| GATEWAYS.contains(&&*host.name));
         let pods = stage.world.pods().iter().filter(|pod| SERVING.contains(&pod.name()));
         Ok(Self {
-            target: stage.target()?,
+            target: stage.target()?.0,
             clients: stage.world.clients().iter().map(|client| client.addresses()).collect(),
             gateways: hosts.map(|host| both(host.uplink.host)).collect(),
             pods: pods.map(|pod| pod.addresses()).collect(),

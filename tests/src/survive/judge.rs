@@ -17,7 +17,7 @@ use super::outcome::{Break, Kind, Outcome, PROTOCOLS, Protocol};
 pub struct Row {
     /// What was done.
     pub event: String,
-    /// `tcp4`, `tcp6` or `udp`.
+    /// `tcp4`, `tcp6`, `udp` or `quic`.
     pub protocol: &'static str,
     /// Connections that were open before the event, and short ones that were opened meanwhile.
     pub connections: usize,
@@ -153,12 +153,12 @@ mod tests {
             broken(None, 900),
             of_a_log,
         ];
-        let [tcp4, tcp6, udp] = rows("x", &outcomes, &logs(), 3).try_into().unwrap();
+        let [tcp4, tcp6, udp, quic] = rows("x", &outcomes, &logs(), 3).try_into().unwrap();
         assert_eq!((tcp4.connections, tcp4.broken, tcp4.endpoint_died), (7, 6, 3));
         assert_eq!((tcp4.asked, tcp4.longest_stall_ms), (3, 7));
         assert_eq!(tcp4.breaks, BTreeMap::from([((Kind::Idle, Break::Reset), 3)]));
         assert!(!tcp4.is_kept());
-        assert_eq!((tcp6.connections, udp.connections), (0, 0));
+        assert_eq!([tcp6, udp, quic].map(|row| row.connections), [0; 3]);
     }
 
     #[test]

@@ -116,7 +116,7 @@ fn play(stage: &Stage, event: &Event, options: &Options, ports: &mut Ports) -> R
     let each = options.connections.div_ceil(clients.len());
     let mix = if event.idle { Mix::idle } else { Mix::of };
     // Flows of both IP versions are one protocol.
-    let fleet = Fleet::open(clients, stage.target()?, mix(each, each.div_ceil(2)), ports)?;
+    let fleet = Fleet::open(clients, stage.target()?, mix(each), ports)?;
     match event.action {
         Action::World(action) => action(stage)?,
         Action::Fleet(action) => action(stage, &fleet)?,

@@ -18,10 +18,12 @@ pub enum Protocol {
     Tcp6,
     /// UDP over either: a flow counts as a connection.
     Udp,
+    /// QUIC over either.
+    Quic,
 }
 
-/// All of them. QUIC comes with its server.
-pub const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp4, Protocol::Tcp6, Protocol::Udp];
+/// All of them.
+pub const PROTOCOLS: [Protocol; 4] = [Protocol::Tcp4, Protocol::Tcp6, Protocol::Udp, Protocol::Quic];
 
 impl Protocol {
     /// Of a TCP connection to this server.
@@ -37,6 +39,7 @@ impl Protocol {
             Self::Tcp4 => "tcp4",
             Self::Tcp6 => "tcp6",
             Self::Udp => "udp",
+            Self::Quic => "quic",
         }
     }
 }

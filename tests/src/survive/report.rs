@@ -40,7 +40,6 @@ impl Teller {
             took.as_secs_f64(),
             options.connections,
         ));
-        self.say("left out: quic, which has no server here yet");
         if options.flood < WHOLE_FLOOD {
             self.say(&format!(
                 "left out (more packets with --full): {} of {WHOLE_FLOOD} of each flood",

@@ -14,8 +14,9 @@ use fairlead::dataplane::{Instance, View};
 use fairlead_abi::{Backend, Bucket};
 use nix::sys::signal::Signal;
 
+use super::fleet::elsewhere;
 use super::logs::Logs;
-use crate::client;
+use crate::client::{self, Client};
 use crate::load::Target;
 use crate::world::{
     ADMIN, Agent, Agents, ClusterPlan, Condition, Federation, Plan, RegionPlan, Servers, ServiceSpec, World,
@@ -80,7 +81,10 @@ impl Stage {
         let elf = bpf_elf()?;
         let world = World::build(&plan())?;
         world.manifests(NEAR).set_exactly(&SERVING)?;
-        world.add_service(&ServiceSpec::new(SERVICE, 1))?;
+        world.add_service(&service())?;
+        for client in world.clients() {
+            give_second_address(&world, client)?;
+        }
         world.attach_pass(&elf, &world.sites())?;
         let agents = Agents::start(&world, &federation())?;
         let stage = Self { agents, world };
@@ -88,13 +92,14 @@ impl Stage {
         Ok(stage)
     }
 
-    /// What the fleet's connections go to.
-    pub(super) fn target(&self) -> Result<Target> {
-        let ServiceSpec { vips, http_port, udp_port, .. } = ServiceSpec::new(SERVICE, 1);
+    /// What the fleet's connections go to, and those of QUIC.
+    pub(super) fn target(&self) -> Result<(Target, u16)> {
+        let ServiceSpec { vips, http_port, udp_port, quic_port, .. } = service();
         let [IpAddr::V4(v4), IpAddr::V6(v6)] = vips[..] else {
             bail!("the service has one VIP of each family")
         };
-        Ok(Target { v4, v6, http_port, udp_port })
+        let quic_port = quic_port.context("the service has a port for QUIC")?;
+        Ok((Target { v4, v6, http_port, udp_port }, quic_port))
     }
 
     /// What the servers have written.
@@ -266,6 +271,18 @@ impl Stage {
 /// The value of a metric's line; a sample without one counts nothing.
 fn value(line: &str) -> Option<u64> {
     line.rsplit(' ').next()?.parse().ok()
+}
+
+/// So that a client can move to another address.
+fn give_second_address(world: &World, client: &Client) -> Result<()> {
+    let [first, _] = client.addresses().map(|address| address.to_string());
+    let second = format!("{}/32", elsewhere(client.addresses()[0]));
+    client.namespace.command("ip", &["address", "add", &second, "dev", "eth0"])?;
+    world.router.namespace.command("ip", &["route", "add", &second, "via", &first]).map(drop)
+}
+
+fn service() -> ServiceSpec {
+    ServiceSpec::new(SERVICE, 1).quic()
 }
 
 fn plan() -> Plan {

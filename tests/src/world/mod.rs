@@ -27,7 +27,7 @@ pub use namespace::Namespace;
 pub use plan::{
     ClusterPlan, ClusterSeat, Host, Layout, NodeSeat, Plan, PodSeat, RegionPlan, Servers, Uplink,
 };
-pub use pod::{DOWNLOADS, HTTP_PORT, Pod, UDP_PORT};
+pub use pod::{DOWNLOADS, HTTP_PORT, Pod, QUIC_PORT, UDP_PORT};
 pub use process::{Process, own_program};
 pub use router::{Router, VIPS_V4, VIPS_V6};
 

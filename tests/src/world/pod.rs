@@ -18,6 +18,9 @@ pub const HTTP_PORT: u16 = 8080;
 /// Where a UDP echo listens in every pod.
 pub const UDP_PORT: u16 = 7007;
 
+/// Where the server listens for QUIC whose connections last.
+pub const QUIC_PORT: u16 = 7443;
+
 /// Where nginx itself hears that an upload is complete.
 const RECEIVED_PORT: u16 = 8081;
 
@@ -77,9 +80,9 @@ impl Pod {
     fn start_lasting(&self) -> Result<Process> {
         let program = own_program("fairlead-survive-server", "FAIRLEAD_SURVIVE_SERVER")?;
         let directory = self.directory.display().to_string();
-        let (tcp, udp) = (HTTP_PORT.to_string(), UDP_PORT.to_string());
+        let [tcp, udp, quic] = [HTTP_PORT, UDP_PORT, QUIC_PORT].map(|port| port.to_string());
         let [v4, v6] = self.addresses().map(|address| address.to_string());
-        self.start_one("server", &program, &[self.name(), &directory, &tcp, &udp, &v4, &v6])
+        self.start_one("server", &program, &[self.name(), &directory, &tcp, &udp, &quic, &v4, &v6])
     }
 
     fn start_one(&self, what: &str, program: &Path, arguments: &[&str]) -> Result<Process> {

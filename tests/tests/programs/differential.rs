@@ -31,6 +31,7 @@ const AT_GATEWAY: &[&str] = &[
     "bad_source",
     "event forgotten",
     "event guess",
+    "event named_server",
     "event passed_over",
     "event sent_on",
     "event fragment_held",

@@ -53,7 +53,7 @@ fn assert_clean(served: &Served) {
         let pinned = pinned(agent);
         let kinds: Vec<_> = pinned.iter().filter_map(|name| name.split(char::is_numeric).next()).collect();
         assert_eq!(kinds, ["link-eth", "link-eth", "programs-of-", "v"], "{}: {pinned:?}", agent.host());
-        assert!(pinned.contains("v2"), "{pinned:?}");
+        assert!(pinned.contains("v3"), "{pinned:?}");
         wait("tables as planned", || agent.ask(&["plan"]).unwrap()["actions"] == json!([]));
     }
 }
@@ -103,7 +103,7 @@ fn tables_of_another_version_are_built_anew_and_the_others_removed() {
     // An older version's, then a newer one's: upgrade and rollback. The links hold on to their maps meanwhile.
     for other in ["v0", "v3"] {
         for agent in served.agents.iter() {
-            restart(agent, || fs::rename(pins(agent).join("v2"), pins(agent).join(other)).unwrap());
+            restart(agent, || fs::rename(pins(agent).join("v3"), pins(agent).join(other)).unwrap());
             wait_for_requests(&load, 20);
         }
         assert_clean(&served);

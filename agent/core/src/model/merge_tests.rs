@@ -491,3 +491,27 @@ mod incremental {
         }
     }
 }
+
+#[test]
+fn what_one_cluster_calls_quic_is_quic() {
+    let with = |cluster, quic| {
+        let mut spec = shard(cluster, 1);
+        spec.ports = vec![ServicePort { protocol: Protocol::Udp, quic, ..port(443, "http") }];
+        (cluster, spec)
+    };
+    let declared = Arc::new(declarations(3));
+    let alike = merged(&declared, &states([with(0, true), with(1, true)]), None);
+    assert_eq!(alike.problems, []);
+    for (first, second, wrong) in [(true, false, "c1"), (false, true, "c0")] {
+        let model = merged(&declared, &states([with(0, first), with(1, second)]), None);
+        let service = &model.services[&name("web")];
+        assert!(service.ports.len() == 1 && service.ports[0].quic);
+        let told: Vec<_> = model.problems.iter().map(ToString::to_string).collect();
+        let right = if wrong == "c1" { "c0" } else { "c1" };
+        let expected = format!(
+            "cluster {wrong}: Service ns/web: spec.ports[http].appProtocol: is not fairlead.io/quic here, but in cluster \
+             {right}, which counts (say the same in all clusters)"
+        );
+        assert_eq!(told, [expected]);
+    }
+}

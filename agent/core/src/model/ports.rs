@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::{ObjectName, Problem, ServicePort, ShardSpec};
 
 /// The union, sorted by port and protocol. Where two items contradict each other, the later one is rejected: by
-/// cluster name, then in the order of the object.
+/// cluster name, then in the order of the object. What one cluster says to be QUIC is QUIC: servers that name themselves in
+/// their connection IDs must be found, and those that don't lose nothing.
 pub(super) fn union<'a>(
     name: &ObjectName,
     shards: impl Iterator<Item = (&'a Arc<str>, &'a Arc<ShardSpec>)>,
@@ -14,7 +15,12 @@ pub(super) fn union<'a>(
     let mut union: Vec<(ServicePort, &Arc<str>)> = Vec::new();
     for (cluster, spec) in shards {
         for port in &spec.ports {
-            if union.iter().any(|(known, _)| known == port) {
+            if let Some((known, first)) = union.iter_mut().find(|(known, _)| is_same(known, port)) {
+                if known.quic != port.quic {
+                    let (says, other) = if port.quic { (cluster, *first) } else { (*first, cluster) };
+                    problems.push(no_quic(name, port, says, other));
+                    known.quic = true;
+                }
                 continue;
             }
             match conflict(port, &union) {
@@ -32,6 +38,21 @@ pub(super) fn union<'a>(
     let mut ports: Vec<ServicePort> = union.into_iter().map(|(port, _)| port).collect();
     ports.sort_unstable();
     ports
+}
+
+fn is_same(a: &ServicePort, b: &ServicePort) -> bool {
+    (a.port, a.protocol, &a.name) == (b.port, b.protocol, &b.name)
+}
+
+/// That a port is QUIC in cluster `says`, and not in the `other`.
+fn no_quic(name: &ObjectName, port: &ServicePort, says: &Arc<str>, other: &Arc<str>) -> Problem {
+    Problem {
+        object: Some(name.clone()),
+        cluster: Some(Arc::clone(other)),
+        field: format!("spec.ports[{}].appProtocol", label(port)),
+        what: format!("is not fairlead.io/quic here, but in cluster {says}, which counts"),
+        hint: Some("say the same in all clusters".to_owned()),
+    }
 }
 
 /// What is wrong with a port, and what to do.

@@ -54,6 +54,9 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// Its name; empty where a service has only one.
     pub name: Arc<str>,
+    /// Packets go to the server that their connection ID names (`appProtocol: fairlead.io/quic`); of UDP only.
+    #[serde(default)]
+    pub quic: bool,
 }
 
 /// Port names to the numbers that a pod listens on.

@@ -6,12 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{ServiceTable, ShardReport, ShardState, Tables};
+use super::{Clash, ServiceTable, ShardReport, ShardState, Tables};
 use crate::model::{ObjectName, Problem};
 
 impl Tables {
-    /// One problem for each service whose probes are not believed, by name, and one for each cluster that has services of
-    /// which no probe passes.
+    /// One problem for each service whose probes are not believed, by name; one for each cluster that has services of which no
+    /// probe passes; and one for each server ID that is nobody's.
     #[must_use]
     pub fn alarms(&self) -> Vec<Problem> {
         let mut panics: BTreeMap<&ObjectName, Problem> = BTreeMap::new();
@@ -25,10 +25,12 @@ impl Tables {
                 lost.entry(&shard.cluster).or_default().insert(&table.name);
             }
         }
-        panics
-            .into_values()
-            .chain(lost.into_iter().map(|(cluster, services)| loss(cluster, &services)))
-            .collect()
+        let losses = lost.into_iter().map(|(cluster, services)| loss(cluster, &services));
+        let clashes =
+            self.services.values().flat_map(|table| table.clashes.iter().map(|of| clash(table, of)));
+        // Of both families it is told once.
+        let clashes: BTreeSet<Problem> = clashes.collect();
+        panics.into_values().chain(losses).chain(clashes).collect()
     }
 }
 
@@ -73,6 +75,20 @@ fn panic(table: &ServiceTable) -> Problem {
     }
 }
 
+fn clash(table: &ServiceTable, of: &Clash) -> Problem {
+    let [one, other] = of.addresses;
+    Problem {
+        object: Some(table.name.clone()),
+        cluster: None,
+        field: format!("spec.ports[{}].appProtocol", table.port_name),
+        what: format!(
+            "endpoints {one} and {other} have the same server ID, {}: their packets go by flow",
+            of.id
+        ),
+        hint: Some("give one of them another address".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,11 +114,27 @@ mod tests {
             protocol: Some(crate::model::Protocol::Tcp),
             flags: 0,
             backends: Vec::new(),
+            server_ids: Vec::new(),
+            clashes: Vec::new(),
             ring: Arc::default(),
             ring_hash: 0,
             shards: vec![shard("a", 2, state), shard("b", 1, ShardState::Standby)],
             not_taken: Vec::new(),
         }
+    }
+
+    #[test]
+    fn a_server_id_of_two_endpoints_is_told_once() {
+        let addresses = [[10, 0, 0, 1], [10, 0, 0, 2]].map(std::net::IpAddr::from);
+        let clash = Clash { id: crate::model::ServerId([0xab; 8]), addresses };
+        let table = |port| ServiceTable { clashes: vec![clash], ..table(port, ShardState::Serving) };
+        assert_eq!(
+            alarms(&[table(443), table(444)]),
+            [
+                "Service shop/web: spec.ports[http].appProtocol: endpoints 10.0.0.1 and 10.0.0.2 have the same server ID, \
+              abababababababab: their packets go by flow (give one of them another address)"
+            ]
+        );
     }
 
     fn alarms(tables: &[ServiceTable]) -> Vec<String> {

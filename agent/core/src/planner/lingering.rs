@@ -12,8 +12,8 @@ use std::time::Duration;
 use fairlead_abi::{Address, Backend, Delivery, DeliveryKey, Encap, LEAVING, NO_BACKEND, ServiceKey};
 
 use super::service::Circumstances;
-use super::{Installed, ServiceTable, Tables, Verdict, WantedBackend};
-use crate::model::{Declarations, Held};
+use super::{Installed, NamedServer, ServiceTable, Tables, Verdict, WantedBackend};
+use crate::model::{Declarations, Held, ServerId};
 
 /// A report says of an endpoint's flows all that matters only if it is that much younger than its leaving: gateways that
 /// are behind send it new connections for a while.
@@ -39,6 +39,16 @@ pub(super) struct Left {
     cluster: Option<Arc<str>>,
     /// As it was.
     backend: WantedBackend,
+    /// Its server IDs, and what they were made of.
+    server_ids: Vec<(ServerId, Option<IpAddr>)>,
+}
+
+/// A backend that lingers.
+pub(super) struct Lingerer {
+    pub(super) backend: WantedBackend,
+    pub(super) cluster: Arc<str>,
+    /// Its server IDs, as far as they are known, and what they were made of.
+    pub(super) server_ids: BTreeMap<ServerId, Option<IpAddr>>,
 }
 
 /// How an announced endpoint is sent to by this address; not at all where none of this gateway's clusters may have it, or no
@@ -96,11 +106,11 @@ impl Lingering {
         other: &mut Self,
         present: &BTreeSet<IpAddr>,
         circumstances: &Circumstances<'_>,
-    ) -> Vec<(WantedBackend, Arc<str>)> {
+    ) -> Vec<Lingerer> {
         let known = other.take(service);
         let now = circumstances.now;
-        let left = before.into_iter().flat_map(|table| table.backends.iter().map(move |b| (table, b)));
-        let left = left.map(|(table, backend)| (backend.outer, Left::of(table, backend, now)));
+        let left = before.into_iter().flat_map(|table| (0..table.backends.len()).map(move |at| (table, at)));
+        let left = left.map(|(table, at)| (table.backends[at].outer, Left::of(table, at, now)));
         let announced = circumstances.held.announced(service).filter_map(|(outer, at)| {
             let encap = encap(outer, own, circumstances.declared)?;
             Some((outer, nameless(outer, encap, at)))
@@ -112,12 +122,12 @@ impl Lingering {
                 && until(left.since, (service, *outer), circumstances.held, circumstances.declared) > now
         });
         let room = usize::from(NO_BACKEND).saturating_sub(present.len());
-        let mut lingering: Vec<(WantedBackend, Arc<str>)> = Vec::new();
+        let mut lingering = Vec::new();
         for (outer, mut left) in newest(all, room) {
             let Some(cluster) = left.cluster(outer, circumstances.declared) else { continue };
             (left.backend.weight, left.backend.verdict) = (0, Verdict::Lingering);
             left.cluster = Some(Arc::clone(&cluster));
-            lingering.push((left.backend.clone(), cluster));
+            lingering.push(left.lingerer(cluster));
             self.backends.insert((service, outer), left);
         }
         lingering
@@ -187,9 +197,23 @@ fn newest(mut all: BTreeMap<IpAddr, Left>, room: usize) -> BTreeMap<IpAddr, Left
 }
 
 impl Left {
-    fn of(table: &ServiceTable, backend: &WantedBackend, since: Duration) -> Self {
+    /// The backend at a position of a table.
+    fn of(table: &ServiceTable, position: usize, since: Duration) -> Self {
+        let backend = table.backends[position].clone();
         let shard = table.shards.get(usize::from(backend.shard));
-        Self { since, cluster: shard.map(|shard| Arc::clone(&shard.cluster)), backend: backend.clone() }
+        let named = table.server_ids.iter().filter(|server| usize::from(server.backend) == position);
+        Self {
+            since,
+            cluster: shard.map(|shard| Arc::clone(&shard.cluster)),
+            backend,
+            server_ids: named.map(|server| (server.id, server.address)).collect(),
+        }
+    }
+
+    fn lingerer(&self, cluster: Arc<str>) -> Lingerer {
+        let backend = self.backend.clone();
+        let own = [backend.outer, backend.endpoint].map(|address| (ServerId::of(address), Some(address)));
+        Lingerer { backend, cluster, server_ids: self.server_ids.iter().copied().chain(own).collect() }
     }
 
     /// The cluster that it is of, if that may have its address yet: an operator who takes a cluster or a range of addresses
@@ -239,7 +263,11 @@ fn without_lingering(table: &ServiceTable) -> ServiceTable {
         }
     }
     let ring = table.ring.iter().map(|&position| places[usize::from(position)]).collect();
-    ServiceTable { backends, ring, ..table.clone() }
+    let server_ids = table.server_ids.iter().filter_map(|server| {
+        let is_there = table.backends[usize::from(server.backend)].verdict != Verdict::Lingering;
+        is_there.then(|| NamedServer { backend: places[usize::from(server.backend)], ..*server })
+    });
+    ServiceTable { server_ids: server_ids.collect(), backends, ring, ..table.clone() }
 }
 
 /// What an agent before this one may have known: taken up service by service, as each is planned first.
@@ -248,15 +276,17 @@ pub(super) struct Inherited {
     since: Duration,
     named: BTreeMap<(ServiceKey, IpAddr), Left>,
     /// What the kernel holds, whether it lingers or not.
-    backends: BTreeMap<ServiceKey, Vec<(IpAddr, Encap)>>,
+    backends: BTreeMap<ServiceKey, Vec<(IpAddr, Encap, Vec<ServerId>)>>,
     deliveries: BTreeMap<ServiceKey, Vec<(DeliveryKey, Delivery)>>,
 }
 
 impl Inherited {
     /// The lingering backends of a table that it planned.
     pub(super) fn resume(&mut self, table: &ServiceTable, now: Duration) {
-        for backend in table.backends.iter().filter(|backend| backend.verdict == Verdict::Lingering) {
-            self.named.insert((table.key(), backend.outer), Left::of(table, backend, now));
+        for (position, backend) in table.backends.iter().enumerate() {
+            if backend.verdict == Verdict::Lingering {
+                self.named.insert((table.key(), backend.outer), Left::of(table, position, now));
+            }
         }
     }
 
@@ -264,8 +294,13 @@ impl Inherited {
     pub(super) fn read(&mut self, installed: &Installed, now: Duration) {
         self.since = now;
         for (key, ..) in installed.services() {
-            let backends = installed.backends_of(&key).filter_map(|(_, backend)| known(backend)).collect();
-            self.backends.insert(key, backends);
+            let ids_of =
+                |at: u32| installed.servers_of(&key).filter(move |(_, to)| *to == at).map(|(id, _)| id);
+            let backends = installed.backends_of(&key).filter_map(|(index, backend)| {
+                let (outer, encap) = known(backend)?;
+                Some((outer, encap, ids_of(index).collect()))
+            });
+            self.backends.insert(key, backends.collect());
         }
         for (&key, &delivery) in &installed.deliveries {
             if let Some(service) = key.service() {
@@ -282,8 +317,10 @@ impl Inherited {
         let mut lingering = Lingering::default();
         let mut deliveries = Vec::new();
         for &service in services {
-            for (outer, encap) in self.backends.remove(&service).unwrap_or_default() {
-                lingering.backends.insert((service, outer), nameless(outer, encap, self.since));
+            for (outer, encap, ids) in self.backends.remove(&service).unwrap_or_default() {
+                let server_ids = ids.into_iter().map(|id| (id, None)).collect();
+                let left = Left { server_ids, ..nameless(outer, encap, self.since) };
+                lingering.backends.insert((service, outer), left);
             }
             deliveries.extend(self.deliveries.remove(&service).unwrap_or_default());
         }
@@ -314,7 +351,7 @@ fn nameless(outer: IpAddr, encap: Encap, since: Duration) -> Left {
         node: Arc::from(outer.to_string()),
         verdict: Verdict::Lingering,
     };
-    Left { since, cluster: None, backend }
+    Left { since, cluster: None, backend, server_ids: Vec::new() }
 }
 
 #[cfg(test)]

@@ -304,3 +304,72 @@ fn those_that_left_last_are_kept_where_there_is_no_room_for_all() {
     assert_eq!(kept(2), [pod(3), pod(4)]);
     assert!(kept(0).is_empty());
 }
+
+/// As [`model`], and the port is QUIC.
+fn quic_model(declared: &Arc<Declarations>, pods: &[u16]) -> Model {
+    let mut spec = shard(0, 0);
+    spec.ports[0].quic = true;
+    spec.endpoints = Arc::new(pods.iter().map(|&n| endpoint(0, n)).collect());
+    merged(declared, &states([(0, spec)]), None)
+}
+
+/// To which outer address each server ID leads.
+fn servers(tables: &Tables) -> BTreeMap<ServerId, IpAddr> {
+    let table = web(tables);
+    assert_eq!(table.clashes, []);
+    table
+        .server_ids
+        .iter()
+        .map(|named| (named.id, table.backends[usize::from(named.backend)].outer))
+        .collect()
+}
+
+fn ids(n: u16) -> [ServerId; 2] {
+    let endpoint = endpoint(0, n);
+    [endpoint.v4.unwrap().into(), endpoint.v6.unwrap().into()].map(ServerId::of)
+}
+
+#[test]
+fn server_ids_lead_to_who_has_left_as_long_as_it_lingers() {
+    let mut desk = Desk::new();
+    let both: BTreeMap<ServerId, IpAddr> =
+        [1, 2].into_iter().flat_map(|n| ids(n.into()).map(|id| (id, pod(n)))).collect();
+    let (two, one) = (quic_model(&desk.declared, &[1, 2]), quic_model(&desk.declared, &[2]));
+    let before = desk.plan_model(&two);
+    assert_eq!(servers(&before.tables), both);
+    let after = desk.plan_model(&one);
+    assert_eq!((lingering(&after.tables), servers(&after.tables)), (vec!["p1"], both.clone()));
+    let lean = after.tables.without_lingering().unwrap();
+    assert_eq!(servers(&lean), ids(2).map(|id| (id, pod(2))).into());
+    // The next agent knows it by the state, or by the kernel.
+    let in_kernel = installed(&after.tables);
+    for kept in [true, false] {
+        let mut next = Desk::new();
+        if kept {
+            let tables = after.tables.services.values().map(|table| &**table);
+            next.planner.resume(tables, (Duration::ZERO, Duration::ZERO), &next.declared.tuning);
+        }
+        next.planner.inherit(&in_kernel, Duration::ZERO);
+        assert_eq!(servers(&next.plan_model(&one).tables), both, "{kept}");
+    }
+    desk.hear(web(&after.tables).key(), 1, 0, MIN);
+    desk.ms = MIN;
+    assert_eq!(servers(&desk.plan_model(&one).tables), ids(2).map(|id| (id, pod(2))).into());
+}
+
+#[test]
+fn an_announced_endpoint_has_the_server_id_of_its_address() {
+    let mut desk = Desk::new();
+    let one = quic_model(&desk.declared, &[2]);
+    let service = web(&desk.plan_model(&one).tables).key();
+    let [id1, other1] = ids(1);
+    let [_, other2] = ids(2);
+    // One that has left, by both of its addresses, and one that is there, by the other one.
+    for outer in [pod(1), "fd00::1".parse().unwrap(), "fd00::2".parse().unwrap()] {
+        desk.held.reports.insert((service, outer), Holding { flows: 1, at: Duration::ZERO });
+        desk.held.announced.insert((service, outer), Duration::ZERO);
+    }
+    let found = servers(&desk.plan_model(&one).tables);
+    assert_eq!((found[&id1], found[&other1]), (pod(1), "fd00::1".parse::<IpAddr>().unwrap()));
+    assert_eq!(found[&other2], pod(2), "who is there comes first");
+}

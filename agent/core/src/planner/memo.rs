@@ -325,6 +325,8 @@ fn vip_table(service: &Service, vip: IpAddr) -> ServiceTable {
         protocol: None,
         flags: if service.pass_unserved { ServiceEntry::PASS_UNSERVED } else { 0 },
         backends: Vec::new(),
+        server_ids: Vec::new(),
+        clashes: Vec::new(),
         ring: Arc::from([]),
         ring_hash: 0,
         shards: Vec::new(),

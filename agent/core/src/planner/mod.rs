@@ -17,6 +17,7 @@ mod lingering;
 mod maglev;
 mod memo;
 mod plan;
+mod server_ids;
 mod service;
 mod shares;
 mod slots;
@@ -31,6 +32,7 @@ pub use lingering::{LINGER_MIN, UNKNOWN_POD};
 pub use memo::{Inputs, Planned, Planner};
 pub(crate) use plan::Slots;
 pub use plan::{Action, Full, Map, Plan, PlanError, SlotBlock};
+pub use server_ids::{Clash, NamedServer};
 pub use tables::{Links, Route, ServiceTable, Tables, WantedBackend};
 pub use verdict::{Distance, NotTaken, ShardReport, ShardState, Share, Verdict};
 

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairlead_abi::{Backend, Delivery, DeliveryKey, Hop, NO_BACKEND, Ring, ServiceEntry, ServiceKey, Slot};
+use fairlead_abi::{
+    Backend, Delivery, DeliveryKey, Hop, NO_BACKEND, Ring, Server, ServerKey, ServiceEntry, ServiceKey, Slot,
+};
 use ipnet::IpNet;
 
 use super::{Links, ServiceTable};
@@ -96,6 +98,18 @@ pub enum Action {
         entry: usize,
         /// [`ServiceEntry::flags`].
         flags: u32,
+    },
+    /// Insert into or overwrite in `SERVER_IDS`.
+    PutServerId {
+        /// Its key.
+        key: ServerKey,
+        /// Its value.
+        server: Server,
+    },
+    /// Delete from `SERVER_IDS`.
+    RemoveServerId {
+        /// Its key.
+        key: ServerKey,
     },
     /// Insert into or overwrite in `DELIVERIES`.
     PutDelivery {
@@ -267,6 +281,8 @@ pub enum Map {
     Slots,
     /// `BACKENDS`.
     Backends,
+    /// `SERVER_IDS`.
+    ServerIds,
     /// `HOPS`.
     Hops,
     /// `SERVICE_COUNTERS`: ids of services.
@@ -284,7 +300,7 @@ impl Map {
         match self {
             Self::Services | Self::ServiceIds => "services",
             Self::Slots => "slots",
-            Self::Backends => "backends",
+            Self::Backends | Self::ServerIds => "backends",
             Self::Hops => "hops",
             Self::Deliveries => "deliveries",
             Self::Gateways => "gateways",
@@ -298,6 +314,7 @@ impl fmt::Display for Map {
             Self::Services => fairlead_abi::map::SERVICES,
             Self::Slots => fairlead_abi::map::SLOTS,
             Self::Backends => fairlead_abi::map::BACKENDS,
+            Self::ServerIds => fairlead_abi::map::SERVER_IDS,
             Self::Hops => fairlead_abi::map::HOPS,
             Self::ServiceIds => fairlead_abi::map::SERVICE_COUNTERS,
             Self::Deliveries => fairlead_abi::map::DELIVERIES,

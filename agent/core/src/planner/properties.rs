@@ -45,6 +45,7 @@ impl Sketch {
         spec.options.capacity_per_endpoint = self.capacity;
         spec.options.min_healthy = self.min_healthy;
         spec.wants_v6 = self.requested;
+        spec.ports[0].quic = self.service == 1;
         if self.requested {
             // Services may ask for the same one.
             spec.requested_vips = vec![format!("192.0.2.{}", 50 + self.service / 2).parse().unwrap()];

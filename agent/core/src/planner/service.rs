@@ -3,7 +3,7 @@
 //! The steps, in this order: candidates; whether probes are believed; which shards are able; how far those that came
 //! back are let in; shares by distance and capacity; weights; the ring.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +12,12 @@ use fairlead_abi::ServiceEntry;
 
 use super::candidates::{Candidate, Target, candidates};
 use super::history::{Entry, History};
-use super::lingering::Lingering;
+use super::lingering::{Lingerer, Lingering};
 use super::maglev;
+use super::server_ids::{Claim, assign};
 use super::shares::{Taker, shares};
 use super::{Distance, ServiceTable, ShardReport, ShardState, Share, Verdict, WantedBackend};
-use crate::model::{Declarations, Held, Place, ServiceHealth, Shard};
+use crate::model::{Declarations, Held, Place, ServerId, ServiceHealth, Shard};
 use crate::stable::Stable;
 
 /// What else the table of a port depends on.
@@ -58,8 +59,10 @@ pub(super) fn table<'t>(
         vip: target.vip,
         port: target.port.port,
         protocol: Some(target.port.protocol),
-        flags: if target.service.by_client { ServiceEntry::BY_CLIENT } else { 0 },
+        flags: flags(target),
         backends: Vec::with_capacity(candidates.len()),
+        server_ids: Vec::new(),
+        clashes: Vec::new(),
         ring: Arc::from([]),
         ring_hash: 0,
         shards: Vec::new(),
@@ -83,7 +86,10 @@ pub(super) fn table<'t>(
     table.shards = reports(&target.service.shards, &tallies, &takers, &shares, &entries, panic);
     table.backends = backends(&candidates, &tallies, &shares, &table.shards, panic);
     let before = known.clone().find(|before| before.key() == table.key());
-    add_lingering(&mut table, before.map(|before| &**before), memory, circumstances);
+    let lingering = add_lingering(&mut table, before.map(|before| &**before), memory, circumstances);
+    if target.port.quic {
+        (table.server_ids, table.clashes) = assign(claims(&table, &candidates, &lingering));
+    }
     (table.ring, table.ring_hash) = ring(&table.backends, known);
     let next_step = |entry: &Entry| match entry {
         Entry::Full => None,
@@ -263,13 +269,41 @@ fn verdict(candidate: &Candidate<'_>, tally: &Tally, shard: &ShardReport, panic:
     }
 }
 
-/// Adds the endpoints that have left; their rejected ones are not kept.
+/// By the outer address of an endpoint: its server IDs, and what they were made of.
+type ServerIds = BTreeMap<IpAddr, BTreeMap<ServerId, Option<IpAddr>>>;
+
+/// [`ServiceEntry::flags`] but for those that come and go by themselves.
+fn flags(target: Target<'_>) -> u32 {
+    let by_client = if target.service.by_client { ServiceEntry::BY_CLIENT } else { 0 };
+    let quic = if target.port.quic { ServiceEntry::QUIC } else { 0 };
+    by_client | quic
+}
+
+/// What could be server IDs: of each address of each backend. `lingering` are those of the backends that have left.
+fn claims(table: &ServiceTable, candidates: &[Candidate<'_>], lingering: &ServerIds) -> Vec<Claim> {
+    let mut claims = Vec::with_capacity(2 * table.backends.len());
+    for (position, backend) in (0..=u16::MAX).zip(&table.backends) {
+        let lingers = lingers(backend);
+        let claim = |(id, address)| Claim { id, lingers, backend: position, address };
+        let of = |address| claim((ServerId::of(address), Some(address)));
+        match candidates.binary_search_by_key(&backend.outer, |candidate| candidate.outer) {
+            Ok(at) => claims.extend(candidates[at].of.addresses().map(of)),
+            Err(_) => {
+                let known = lingering.get(&backend.outer).into_iter().flatten();
+                claims.extend(known.map(|(&id, &address)| claim((id, address))));
+            }
+        }
+    }
+    claims
+}
+
+/// Adds the endpoints that have left; their rejected ones are not kept. Their server IDs.
 fn add_lingering(
     table: &mut ServiceTable,
     before: Option<&ServiceTable>,
     memory: &mut Memory<'_>,
     circumstances: &Circumstances<'_>,
-) {
+) -> ServerIds {
     let rejected = table.not_taken.iter().filter(|of| matches!(of.verdict, Verdict::Rejected(_)));
     let present: BTreeSet<IpAddr> = table
         .backends
@@ -279,11 +313,14 @@ fn add_lingering(
         .collect();
     let of = (table.key(), memory.own);
     let lingering = memory.lingering.backends(of, before, memory.lingered, &present, circumstances);
-    for (backend, cluster) in lingering {
+    let mut known = BTreeMap::new();
+    for Lingerer { backend, cluster, server_ids } in lingering {
         let shard = shard_of(table, &cluster, circumstances.declared);
+        known.insert(backend.outer, server_ids);
         table.backends.push(WantedBackend { shard, ..backend });
     }
     table.backends.sort_by_key(|backend| backend.outer);
+    known
 }
 
 /// Where a cluster stands among the table's shards; added where it has none any more.

@@ -9,7 +9,7 @@ use fairlead_abi::{Delivery, DeliveryKey, Encap, Hop, ServiceKey};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{NotTaken, ShardReport, Verdict};
+use super::{Clash, NamedServer, NotTaken, ShardReport, Verdict};
 use crate::model::{ObjectName, Protocol};
 use crate::stable::Stable;
 
@@ -61,6 +61,12 @@ pub struct ServiceTable {
     pub flags: u32,
     /// All endpoints that could hold a slot, with and without weight, and those that linger, sorted by `outer`.
     pub backends: Vec<WantedBackend>,
+    /// Of a port that is QUIC: to whom server IDs lead, in their order.
+    #[serde(default)]
+    pub server_ids: Vec<NamedServer>,
+    /// Server IDs that would lead to two, and so lead to nobody.
+    #[serde(default)]
+    pub clashes: Vec<Clash>,
     /// Slots as positions in `backends`; empty: no endpoint takes new connections.
     #[serde(skip)]
     pub ring: Arc<[u16]>,

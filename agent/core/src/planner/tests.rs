@@ -377,6 +377,43 @@ fn a_service_that_keeps_clients_says_so_in_its_ports_entries() {
 }
 
 #[test]
+fn server_ids_are_the_same_whatever_tunnels_a_gateway_has() {
+    let mut spec = shard(0, 2);
+    spec.wants_v6 = true;
+    spec.ports[0].quic = true;
+    // Of the other cluster's, one has no IPv6.
+    let mut other = shard(3, 2);
+    other.ports[0].quic = true;
+    Arc::make_mut(&mut other.endpoints)[1].v6 = None;
+    let states = states([(0, spec), (3, other)]);
+    let of = |v4: bool, v6: bool| {
+        let mut declared = declarations(9);
+        (declared.here.tunnel_v4, declared.here.tunnel_v6) = (v4, v6);
+        let tables = planned(&merged(&Arc::new(declared), &states, None), &Health::default());
+        let named = tables.services.values().filter(|table| table.protocol.is_some()).map(|table| {
+            assert_eq!((table.flags, table.clashes.len()), (ServiceEntry::QUIC, 0));
+            let pod = |named: &NamedServer| Arc::clone(&table.backends[usize::from(named.backend)].pod);
+            let named: Vec<_> =
+                table.server_ids.iter().map(|named| (named.id, named.address, pod(named))).collect();
+            (table.vip, named)
+        });
+        named.collect::<Vec<_>>()
+    };
+    let both = of(true, true);
+    assert_eq!(
+        both.iter().map(|(_, named)| named.len()).collect::<Vec<_>>(),
+        [7, 6],
+        "p4 can't serve an IPv6 VIP"
+    );
+    assert_eq!(of(true, false), both);
+    for (vip, named) in &both {
+        for (id, address, pod) in named {
+            assert_eq!(*id, ServerId::of(address.unwrap()), "{vip} {pod}");
+        }
+    }
+}
+
+#[test]
 fn services_that_share_a_vip_share_its_entry() {
     let asking = |number: u16, pass: bool| {
         let mut spec = shard(0, 1);

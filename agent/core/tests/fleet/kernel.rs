@@ -47,6 +47,7 @@ impl Kernel {
             buckets: &self.buckets,
             slots: &self.slots,
             backends: &self.backends,
+            server_ids: BTreeMap::new(),
             hops: &self.hops,
             deliveries: BTreeMap::new(),
             gateways: BTreeSet::new(),

@@ -23,7 +23,7 @@ pub(crate) fn hash(flow: u64) -> u32 {
 pub(crate) fn spec() -> ShardSpec {
     ShardSpec {
         wants_v4: true,
-        ports: vec![ServicePort { port: 80, protocol: Protocol::Tcp, name: Arc::from("http") }],
+        ports: vec![ServicePort { port: 80, protocol: Protocol::Tcp, name: Arc::from("http"), quic: false }],
         ..ShardSpec::default()
     }
 }

@@ -12,7 +12,7 @@ use crate::cli::picture::{Picture, Service};
 /// What one kind of packet meets.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Way {
-    /// `SYN`, `other packets` or `datagrams`.
+    /// `SYN`, `other packets` or `datagrams`; of a port that is QUIC `QUIC packets with a server ID` and `other datagrams`.
     pub(super) packets: &'static str,
     pub(super) tries: Vec<Try>,
     /// What becomes of one that nobody of these takes.
@@ -53,6 +53,7 @@ const TAKES: &str = "it takes the packet, whether it knows the flow or not";
 const ASKED: &str = "dropped, and all backends are asked whose it is";
 const ENDS: &str = "the current one takes it";
 const DROPPED: &str = "dropped";
+const NAMED: &str = "the endpoint that has it takes the packet, in whatever flow it comes";
 
 /// What becomes of packets of `flow`, whose slot is the one at `index` in `SLOTS`.
 pub(super) fn tried(
@@ -80,7 +81,11 @@ pub(super) fn tried(
     let ways = if service.protocol() == Some(Protocol::Udp) {
         let settled = entry.flags & ServiceEntry::RECENT == 0 && current.is_some() && guess.is_none();
         let then = if current.is_some() { ENDS } else { DROPPED };
-        vec![if settled || nobodys { alone("datagrams") } else { all("datagrams", then) }]
+        let is_quic = service.is_quic();
+        let datagrams = if is_quic { "other datagrams" } else { "datagrams" };
+        let by_flow = if settled || nobodys { alone(datagrams) } else { all(datagrams, then) };
+        let named = Way { packets: "QUIC packets with a server ID", tries: Vec::new(), then: NAMED };
+        is_quic.then_some(named).into_iter().chain([by_flow]).collect()
     } else {
         let others = if nobodys { alone("other packets") } else { all("other packets", ASKED) };
         vec![alone("SYN"), others]
@@ -247,6 +252,20 @@ mod tests {
                  answer; then former 2 10.2.0.3 (p3); {ASKED}"
             )
         );
+    }
+
+    #[test]
+    fn of_quic_it_is_said_when_the_flow_does_not_count() {
+        let sample = Sample::quic();
+        let (client, vip) = (CLIENT.parse().unwrap(), "203.0.113.10:80/udp".parse().unwrap());
+        let found = explanation(&sample.picture(), SEED, client, vip, &Fixed).unwrap();
+        let ways: Vec<String> =
+            found.ways.iter().map(|way| format!("{}: {}", way.packets, way.text())).collect();
+        let row = found.backend.as_ref().unwrap();
+        let by_flow =
+            format!("other datagrams: current {} ({})", row.address.unwrap(), row.pod.as_ref().unwrap());
+        let named = "QUIC packets with a server ID: the endpoint that has it takes the packet, in whatever flow it comes";
+        assert_eq!(ways, [named, &by_flow]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use fairlead_abi::{Address, Backend, DeliveryKey, ServiceKey};
-use fairlead_core::model::Protocol;
+use fairlead_core::model::{Protocol, ServerId};
 use fairlead_core::planner::{Action, Installed, Tables};
 
 use super::Row;
@@ -97,6 +97,15 @@ fn row(action: &Action, at: impl Fn(u32, usize) -> String) -> Row {
         ),
         Action::SetEntryFlags { bucket, entry, flags } => {
             ("set flags", at(*bucket, *entry), format!("SERVICES {bucket}.{entry}"), format!("{flags:#x}"))
+        }
+        Action::PutServerId { key, server } => (
+            "put server ID",
+            ServerId(key.id).to_string(),
+            "SERVER_IDS".to_owned(),
+            format!("BACKENDS {}", server.backend),
+        ),
+        Action::RemoveServerId { key } => {
+            ("remove server ID", ServerId(key.id).to_string(), "SERVER_IDS".to_owned(), String::new())
         }
         Action::PutDelivery { key, delivery } => {
             ("put delivery", ip(key.outer), "DELIVERIES".to_owned(), delivery_text(key, delivery.port))

@@ -11,7 +11,7 @@ use fairlead_core::model::{ProbeKind, ServiceOptions};
 use super::{Defaults, Faults, field};
 use crate::text::{nearest, parse_duration, show_duration};
 
-const PREFIX: &str = "fairlead.io/";
+pub(super) const PREFIX: &str = "fairlead.io/";
 
 /// All annotations that there are, without [`PREFIX`].
 pub(super) const NAMES: [&str; 12] = [

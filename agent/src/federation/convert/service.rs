@@ -6,7 +6,12 @@ use std::sync::Arc;
 use fairlead_core::model::{Protocol, ServicePort, ShardSpec};
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 
+use super::annotations::PREFIX;
 use super::{CLASS, Defaults, Fault, Faults, annotations, field, port_number};
+use crate::yaml::Path;
+
+/// The `appProtocol` of ports whose servers name themselves in their connection IDs, behind [`PREFIX`].
+const QUIC: &str = "quic";
 
 /// What a Service object asks for, without endpoints; `None` where it is not ours or rejected.
 #[must_use]
@@ -99,7 +104,8 @@ fn ports(spec: &ServiceSpec, faults: &mut Faults) -> Vec<ServicePort> {
         match port_number(port.port) {
             Ok(number) => {
                 let name = Arc::from(port.name.as_deref().unwrap_or_default());
-                ports.push(ServicePort { port: number, protocol, name });
+                let quic = is_quic(port.app_protocol.as_deref(), protocol, &path, faults);
+                ports.push(ServicePort { port: number, protocol, name, quic });
             }
             Err(message) => faults.reject(path.key("port"), message),
         }
@@ -110,4 +116,21 @@ fn ports(spec: &ServiceSpec, faults: &mut Faults) -> Vec<ServicePort> {
     // Thousands of services have one or two.
     ports.shrink_to_fit();
     ports
+}
+
+/// Whether a port's `appProtocol` says that it is QUIC. Names that are not ours are for others to read.
+fn is_quic(app_protocol: Option<&str>, protocol: Protocol, port: &Path, faults: &mut Faults) -> bool {
+    let Some(name) = app_protocol.and_then(|text| text.strip_prefix(PREFIX)) else { return false };
+    let path = port.key("appProtocol");
+    match (name, protocol) {
+        (QUIC, Protocol::Udp) => return true,
+        (QUIC, Protocol::Tcp) => {
+            faults.reject(
+                path,
+                format!("{PREFIX}{QUIC} is for UDP ports: write protocol: UDP, or leave it out"),
+            );
+        }
+        _ => faults.leave_out(path, format!("there is no {PREFIX}{name}: did you mean {PREFIX}{QUIC}?")),
+    }
+    false
 }

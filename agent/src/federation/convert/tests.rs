@@ -224,6 +224,25 @@ fn ports_protocols_and_families() {
 }
 
 #[test]
+fn udp_ports_are_quic_where_they_say_so() {
+    let quic = |protocol: &str, app: &str| {
+        let ports = format!("  ports: [{{port: 443, protocol: {protocol}, appProtocol: {app}}}]\n");
+        let (spec, faults) = service_with(&[], &ports);
+        (spec.map(|spec| spec.ports[0].quic), faults.join(" "))
+    };
+    assert_eq!(quic("UDP", "fairlead.io/quic"), (Some(true), String::new()));
+    for other in ["quic", "kubernetes.io/h2c", "example.com/quic", "\"\""] {
+        assert_eq!(quic("UDP", other), (Some(false), String::new()), "{other} is for others to read");
+    }
+    let (none, told) = quic("TCP", "fairlead.io/quic");
+    let expected = "REJECTED spec.ports[0].appProtocol: fairlead.io/quic is for UDP ports: write protocol: UDP, or leave it out";
+    assert_eq!((none, told.as_str()), (None, expected));
+    let (without, told) = quic("UDP", "fairlead.io/quick");
+    let expected = "spec.ports[0].appProtocol: there is no fairlead.io/quick: did you mean fairlead.io/quic?";
+    assert_eq!((without, told.as_str()), (Some(false), expected));
+}
+
+#[test]
 fn other_services_are_none_of_ours() {
     for spec in [
         "type: ClusterIP",

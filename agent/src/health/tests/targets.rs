@@ -35,7 +35,7 @@ fn declarations() -> Declarations {
 }
 
 fn port(number: u16, protocol: Protocol, name: &str) -> ServicePort {
-    ServicePort { port: number, protocol, name: Arc::from(name) }
+    ServicePort { port: number, protocol, name: Arc::from(name), quic: false }
 }
 
 /// Pod `pN` on `node-N`, dual stack, with a target port for each port of [`shard`].

@@ -56,9 +56,13 @@ impl Model {
                 _ => Ok(Verdict::Pass(frame.to_vec())),
             };
         };
-        let recent = service.flags & ServiceEntry::RECENT != 0;
+        let (flags, recent) = (service.flags, service.flags & ServiceEntry::RECENT != 0);
         if !can_be_client(ip) {
             return Err(DropReason::BadSource);
+        }
+        if let Some((place, named)) = self.named(frame, (ip, &payload), (&key, &flow), flags) {
+            self.counts.event(FlowEvent::NamedServer);
+            return self.forward(frame, ip, &payload, &place, &[named], None);
         }
         let place = self.lookup.place(&key, &flow, self.settings.seed)?;
         let after_first =

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use fairlead_abi::{
-    Address, Backend, Delivery, DeliveryKey, DropReason, Family, Flow, Hop, ServiceKey, Slot, flow_hash,
-    kind, slot_hash, slot_of,
+    Address, Backend, Delivery, DeliveryKey, DropReason, Family, Flow, Hop, NO_BACKEND, SERVER_ID_LENGTH,
+    ServiceKey, Slot, flow_hash, kind, slot_hash, slot_of,
 };
 use ipnet::IpNet;
 
@@ -74,6 +74,7 @@ pub(super) struct Lookup {
     deliveries: HashMap<DeliveryKey, Delivery>,
     hops: Vec<Hop>,
     gateways: Vec<IpNet>,
+    servers: HashMap<(ServiceKey, [u8; SERVER_ID_LENGTH]), u16>,
     cache: Vec<(ServiceKey, Flow, u16)>,
 }
 
@@ -85,6 +86,7 @@ impl Lookup {
             deliveries: tables.deliveries.iter().copied().collect(),
             hops: tables.hops.clone(),
             gateways: tables.gateways.clone(),
+            servers: tables.server_ids.iter().map(|&(key, id, number)| ((key, id), number)).collect(),
             cache: tables.cache.clone(),
         }
     }
@@ -115,6 +117,27 @@ impl Lookup {
             backends: service.backends.clone(),
             first: *first,
         })
+    }
+
+    /// The number of the backend that has a server ID, and a place that has no slot.
+    pub(super) fn server(
+        &self,
+        key: &ServiceKey,
+        flow: &Flow,
+        seed: u64,
+        id: [u8; SERVER_ID_LENGTH],
+    ) -> Option<(Place, u16)> {
+        let number = *self.servers.get(&(*key, id))?;
+        let (service, first) = &self.services[key];
+        let place = Place {
+            service: service.id,
+            is_udp: true,
+            hash: flow_hash(seed, flow),
+            slot: Slot::new(NO_BACKEND),
+            backends: service.backends.clone(),
+            first: *first,
+        };
+        Some((place, number))
     }
 
     /// The number of the backend that the cache names for a flow.

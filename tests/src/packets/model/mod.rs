@@ -12,6 +12,7 @@ mod gateway;
 mod icmp;
 mod lookup;
 mod parse;
+mod quic;
 mod receiver;
 mod reply;
 

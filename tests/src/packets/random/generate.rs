@@ -7,8 +7,8 @@ use fairlead_abi::{Flow, flow_hash, mark};
 use super::{
     Rng,
     scene::{
-        CLIENTS_V4, CLIENTS_V6, ENDPOINTS, FIRST_CLIENT_PORT, OWN, PORTS, SEED, SOURCES, VIPS, address,
-        endpoint_of, fits,
+        CLIENTS_V4, CLIENTS_V6, ENDPOINTS, FIRST_CLIENT_PORT, OWN, PORTS, SEED, SERVERS, SOURCES, VIPS,
+        address, endpoint_of, fits, server_id,
     },
 };
 use crate::packets::build::{Carried, Frame, IpPacket, Tcp, Udp, flags, gue, ip, ipip, tcp, udp};
@@ -111,7 +111,8 @@ fn client(rng: &mut Rng) -> (IpPacket, [u16; 2]) {
         }
         7..11 => {
             let (from, to) = (client_port(rng), port(rng));
-            Carried::Udp(Udp { checksum: !rng.once_in(4), ..udp(from, to, &sized_payload(rng)) })
+            let payload = if rng.once_in(2) { quic(rng) } else { sized_payload(rng) };
+            Carried::Udp(Udp { checksum: !rng.once_in(4), ..udp(from, to, &payload) })
         }
         11 => echo(rng, vip),
         12 | 13 => error(rng, vip, source),
@@ -299,6 +300,28 @@ fn random_address(rng: &mut Rng, like: IpAddr) -> IpAddr {
         address[0] = 0x20;
         Ipv6Addr::from(address).into()
     }
+}
+
+/// A datagram of QUIC with some server's ID; sometimes with another form, version, length or configuration, or cut.
+fn quic(rng: &mut Rng) -> Vec<u8> {
+    let number = u16::try_from(rng.below(SERVERS)).expect("few");
+    let first = if rng.once_in(8) { rng.byte() } else { rng.byte() & 0x1f };
+    let nonce = if rng.once_in(8) { rng.below(12) } else { 4 + rng.below(8) };
+    let id = [&[first], &server_id(number)[..], &rng.bytes(nonce)].concat();
+    let length = if rng.once_in(8) { rng.byte() } else { u8::try_from(id.len()).expect("short") };
+    let header = if rng.once_in(2) {
+        vec![0x40 | rng.byte() & 0x3f]
+    } else {
+        let version =
+            rng.pick(&[[0, 0, 0, 1], [0, 0, 0, 1], [0x6b, 0x33, 0x43, 0xcf], [0; 4], [0xff, 0, 0, 29]]);
+        let form = 0xc0 | rng.pick(&[0, 1, 2, 2, 2, 3, 3]) << 4 | rng.byte() & 0xf;
+        [&[form], &version[..], &[length]].concat()
+    };
+    let mut datagram = [header, id, payload(rng, 40)].concat();
+    if rng.once_in(16) {
+        datagram.truncate(rng.below(24));
+    }
+    datagram
 }
 
 fn payload(rng: &mut Rng, most: usize) -> Vec<u8> {

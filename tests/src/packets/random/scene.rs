@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use fairlead_abi::{
     Address, Backend, Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, Encap, Flow, Hop, NO_BACKEND, Ring,
-    ServiceEntry, ServiceKey, Settings, Slot, TunnelSource,
+    SERVER_ID_LENGTH, ServiceEntry, ServiceKey, Settings, Slot, TunnelSource,
     protocol::{TCP, UDP},
 };
 
@@ -80,6 +80,7 @@ pub fn scene() -> Tables {
     }
     tables.deliveries.extend(ENDPOINTS[..4].iter().map(|address| endpoint(ip(address))));
     tables.cache = learned(&tables);
+    tables.server_ids = server_ids(&tables);
     tables
 }
 
@@ -138,12 +139,17 @@ fn add_services(tables: &mut Tables, vip: IpAddr, id: u32) {
     give_formers(
         tables,
         3,
-        if id.is_multiple_of(20) { ServiceEntry::RECENT } else { ServiceEntry::BY_CLIENT },
+        ServiceEntry::QUIC
+            | if id.is_multiple_of(20) { ServiceEntry::RECENT } else { ServiceEntry::BY_CLIENT },
     );
     if id % 20 == 10 {
-        add(tables, 2, 443, TCP, odd);
+        add(tables, 2, 443, TCP, odd.clone());
         give_formers(tables, 2, ServiceEntry::BY_CLIENT);
-        add(tables, 3, 443, UDP, vec![]);
+        // None takes new connections.
+        add(tables, 3, 443, UDP, odd);
+        let drained = tables.services.last_mut().expect("just added");
+        drained.slots.clear();
+        drained.flags = ServiceEntry::QUIC;
     } else {
         add(tables, 2, 443, TCP, vec![backend(ip("192.0.2.107"), Encap::Ipip, 2, 1400)]);
         let holes = tables.services.last_mut().expect("just added");
@@ -159,6 +165,24 @@ fn give_formers(tables: &mut Tables, formers: usize, flags: u32) {
     let service = tables.services.pop().expect("just added");
     tables.services.push(Service { flags, ..service.with_formers(formers) });
 }
+
+/// The server ID of each backend of a service that is QUIC.
+fn server_ids(tables: &Tables) -> Vec<(ServiceKey, [u8; SERVER_ID_LENGTH], u16)> {
+    let quic = tables.services.iter().filter(|service| service.flags & ServiceEntry::QUIC != 0);
+    let ids = quic.flat_map(|service| {
+        (0..).zip(&service.backends).map(|(number, _)| (service.key, server_id(number), number))
+    });
+    ids.collect()
+}
+
+/// The server ID of the backend with a number, in each service.
+pub(super) fn server_id(number: u16) -> [u8; SERVER_ID_LENGTH] {
+    let [a, b] = number.to_be_bytes();
+    [0x51, a, b, 0, 0xff, 0, 0, 7]
+}
+
+/// More numbers than any of its services has backends.
+pub(super) const SERVERS: usize = 13;
 
 /// Flows of the scene's clients that a gateway has learned something of.
 fn learned(tables: &Tables) -> Vec<(ServiceKey, Flow, u16)> {

@@ -1,10 +1,10 @@
-//! One TCP connection from the client's side: opened, asked, its answers checked.
+//! One connection from the client's side: opened, asked, its answers checked.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -14,14 +14,19 @@ use crate::survive::server::Request;
 
 /// A connection on which nothing comes for so long is broken. TCP has sent again by then 0.2, 0.6, 1.4, 3.0, 6.2 and
 /// 12.6 s after the first time.
-const PATIENCE: Duration = Duration::from_secs(14);
+pub(super) const PATIENCE: Duration = Duration::from_secs(14);
 
 /// What is read ahead. Thousands have one.
 const BUFFER: usize = 4096;
 
+/// What bytes go both ways through.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
+
 /// An open connection whose server has said who it is.
-pub(super) struct Connection {
-    pub(super) stream: BufReader<TcpStream>,
+pub(super) struct Connection<S = TcpStream> {
+    pub(super) stream: BufReader<S>,
     pub(super) client: SocketAddr,
     pub(super) identity: Identity,
     pub(super) longest_stall: Duration,
@@ -42,15 +47,7 @@ impl Connection {
         let stream = connecting.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
         let stream = stream.map_err(NotOpen::Unestablished)?;
         let client = stream.local_addr().map_err(NotOpen::Unestablished)?;
-        let mut stream = BufReader::with_capacity(BUFFER, stream);
-        let began = Instant::now();
-        let greeting = async {
-            stream.write_all(format!("{request}\n").as_bytes()).await?;
-            read_line(&mut stream).await
-        };
-        let greeting = patiently(greeting).await.map_err(|broken| NotOpen::Broken(client, broken))?;
-        let identity = Identity::parse(&greeting).ok_or(NotOpen::Broken(client, Break::WrongBytes))?;
-        Ok(Self { stream, client, identity, longest_stall: began.elapsed() })
+        Self::greet(stream, client, request).await
     }
 
     /// As [`Connection::open`], right after another from the same port has ended: the kernel may not have noticed yet.
@@ -69,6 +66,21 @@ impl Connection {
             }
             sleep(Duration::from_millis(5)).await;
         }
+    }
+}
+
+impl<S: Duplex> Connection<S> {
+    /// Says over an established connection of `client` what it is for, and hears who answers.
+    pub(super) async fn greet(stream: S, client: SocketAddr, request: Request) -> Result<Self, NotOpen> {
+        let mut stream = BufReader::with_capacity(BUFFER, stream);
+        let began = Instant::now();
+        let greeting = async {
+            stream.write_all(format!("{request}\n").as_bytes()).await?;
+            read_line(&mut stream).await
+        };
+        let greeting = patiently(greeting).await.map_err(|broken| NotOpen::Broken(client, broken))?;
+        let identity = Identity::parse(&greeting).ok_or(NotOpen::Broken(client, Break::WrongBytes))?;
+        Ok(Self { stream, client, identity, longest_stall: began.elapsed() })
     }
 
     /// Sends a line; it must come back from the server that has answered before.
@@ -107,7 +119,7 @@ async fn connect(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// A line without its end.
-pub(super) async fn read_line(stream: &mut BufReader<TcpStream>) -> io::Result<String> {
+pub(super) async fn read_line(stream: &mut BufReader<impl Duplex>) -> io::Result<String> {
     let mut line = String::new();
     stream.read_line(&mut line).await?;
     line.pop().filter(|&end| end == '\n').ok_or(ErrorKind::UnexpectedEof)?;

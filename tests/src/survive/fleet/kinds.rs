@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
 
-use super::connection::{Connection, patiently, read_line};
+use super::connection::{Connection, Duplex, patiently, read_line};
 use super::order::Orders;
 use crate::survive::outcome::Break;
 use crate::survive::pattern::Pattern;
@@ -27,7 +27,11 @@ const SHORT: Duration = Duration::from_millis(300);
 const LARGE_PIECE: usize = 16 * 1024;
 
 /// Reads to the end, which it asks for when the fleet ends.
-pub(super) async fn download(connection: &mut Connection, seed: u64, orders: Orders) -> Result<(), Break> {
+pub(super) async fn download(
+    connection: &mut Connection<impl Duplex>,
+    seed: u64,
+    orders: Orders,
+) -> Result<(), Break> {
     let mut pattern = Pattern::new(seed);
     let mut hurried = false;
     let mut last = Instant::now();
@@ -58,7 +62,11 @@ pub(super) async fn download(connection: &mut Connection, seed: u64, orders: Ord
 }
 
 /// Sends at a pace until the fleet ends, then the rest; the server judges the bytes.
-pub(super) async fn upload(connection: &mut Connection, seed: u64, orders: Orders) -> Result<(), Break> {
+pub(super) async fn upload(
+    connection: &mut Connection<impl Duplex>,
+    seed: u64,
+    orders: Orders,
+) -> Result<(), Break> {
     let mut pattern = Pattern::new(seed);
     let mut part = vec![0; piece(RATE)];
     let mut pace = times(PACE);
@@ -83,7 +91,11 @@ pub(super) async fn upload(connection: &mut Connection, seed: u64, orders: Order
     connection.expect(&format!("received {BYTES}"), &answer?)
 }
 
-async fn send(connection: &mut Connection, pattern: &mut Pattern, part: &mut [u8]) -> Result<(), Break> {
+async fn send(
+    connection: &mut Connection<impl Duplex>,
+    pattern: &mut Pattern,
+    part: &mut [u8],
+) -> Result<(), Break> {
     pattern.fill(part);
     let began = Instant::now();
     let sent = patiently(connection.stream.write_all(part)).await;
@@ -92,13 +104,13 @@ async fn send(connection: &mut Connection, pattern: &mut Pattern, part: &mut [u8
 }
 
 /// Says nothing until the fleet ends.
-pub(super) async fn idle(connection: &mut Connection, orders: Orders) -> Result<(), Break> {
+pub(super) async fn idle(connection: &mut Connection<impl Duplex>, orders: Orders) -> Result<(), Break> {
     orders.end().await;
     connection.ask("still there?").await
 }
 
 /// Says something all the time, and a last time when the fleet ends.
-pub(super) async fn chatty(connection: &mut Connection, orders: Orders) -> Result<(), Break> {
+pub(super) async fn chatty(connection: &mut Connection<impl Duplex>, orders: Orders) -> Result<(), Break> {
     let mut times = times(CHAT);
     let mut said: u64 = 0;
     let end = orders.end();
@@ -117,7 +129,7 @@ pub(super) async fn chatty(connection: &mut Connection, orders: Orders) -> Resul
 }
 
 /// Says two things, and that was it.
-pub(super) async fn short(connection: &mut Connection) -> Result<(), Break> {
+pub(super) async fn short(connection: &mut Connection<impl Duplex>) -> Result<(), Break> {
     connection.ask("good day").await?;
     sleep(SHORT).await;
     connection.ask("good bye").await

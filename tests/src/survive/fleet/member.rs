@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use super::connection::{Connection, NotOpen};
 use super::datagrams::Flow;
 use super::kinds::{self, BYTES, RATE};
+use super::migrants::Migrating;
 use super::order::{Order, Orders};
 use super::{Mix, Shared};
 use crate::load::Target;
@@ -29,6 +30,7 @@ pub(super) struct Member {
     /// The first of the ports that it may bind, as many as a mix needs for each protocol.
     pub(super) first_port: u16,
     pub(super) target: Target,
+    pub(super) quic_port: u16,
     pub(super) mix: Mix,
 }
 
@@ -42,20 +44,35 @@ struct Seat {
     phase: f64,
 }
 
+/// What short connections are made of.
+#[derive(Clone, Copy)]
+enum Over {
+    Tcp,
+    Quic,
+}
+
 impl Member {
     /// Opens everything, holds it, ends it when it is told to.
     pub(super) async fn run(self: Arc<Self>) -> Result<()> {
         let mut tasks = JoinSet::new();
         for (from, to) in self.ways(self.target.http_port) {
-            for seat in self.seats(from, to, &self.mix.kinds()) {
+            for seat in seats(from, to, self.first_port, &self.mix.kinds()) {
                 tasks.spawn(self.clone().hold(seat));
             }
-            tasks.spawn(self.clone().open_short_ones(from, to));
+            tasks.spawn(self.clone().open_short_ones(Over::Tcp, from, to));
         }
         for (from, to) in self.ways(self.target.udp_port) {
-            for seat in self.seats(from, to, &vec![Kind::Flow; self.mix.flows]) {
+            for seat in seats(from, to, self.first_port, &vec![Kind::Flow; self.mix.flows]) {
                 tasks.spawn(self.clone().flow(seat));
             }
+        }
+        for (from, to) in self.ways(self.quic_port) {
+            // Behind those of flows, which are UDP too.
+            let first_port = self.first_port + u16::try_from(self.mix.flows)?;
+            for seat in seats(from, to, first_port, &self.mix.quic_kinds()) {
+                tasks.spawn(self.clone().migrate(seat));
+            }
+            tasks.spawn(self.clone().open_short_ones(Over::Quic, from, to));
         }
         while let Some(ended) = tasks.join_next().await {
             ended?;
@@ -70,18 +87,6 @@ impl Member {
             (v4, SocketAddr::new(self.target.v4.into(), port)),
             (v6, SocketAddr::new(self.target.v6.into(), port)),
         ]
-    }
-
-    fn seats(&self, from: IpAddr, to: SocketAddr, kinds: &[Kind]) -> Vec<Seat> {
-        let count = f64::from(u32::try_from(kinds.len()).unwrap_or(u32::MAX));
-        let numbered = kinds.iter().zip(self.first_port..).zip(0_u32..);
-        let seat = |((&kind, port), number)| Seat {
-            kind,
-            from: SocketAddr::new(from, port),
-            to,
-            phase: f64::from(number) / count,
-        };
-        numbered.map(seat).collect()
     }
 
     fn orders(&self, phase: f64) -> Orders {
@@ -138,12 +143,21 @@ impl Member {
     }
 
     /// New connections all the time, each used for a moment.
-    async fn open_short_ones(self: Arc<Self>, from: IpAddr, to: SocketAddr) {
-        let Ok(period) = Duration::try_from_secs_f64(1.0 / self.mix.short_per_second) else { return };
+    async fn open_short_ones(self: Arc<Self>, over: Over, from: IpAddr, to: SocketAddr) {
+        let per_second = match over {
+            Over::Tcp => self.mix.short_per_second,
+            // Each of them makes keys.
+            Over::Quic => self.mix.short_per_second / 5.0,
+        };
+        let Ok(period) = Duration::try_from_secs_f64(1.0 / per_second) else { return };
         let (mut times, mut running) = (kinds::times(period), JoinSet::new());
         while *self.shared.order.borrow() != Order::End {
             times.tick().await;
-            running.spawn(self.clone().short(SocketAddr::new(from, 0), to));
+            let (member, from) = (self.clone(), SocketAddr::new(from, 0));
+            match over {
+                Over::Tcp => running.spawn(member.short(from, to)),
+                Over::Quic => running.spawn(member.short_migrant(from, to)),
+            };
             while running.try_join_next().is_some() {}
         }
         running.join_all().await;
@@ -160,6 +174,41 @@ impl Member {
             // Nobody's connection.
             Err(NotOpen::Unestablished(_)) => drop(self.shared.unopened.fetch_add(1, Ordering::Relaxed)),
         }
+    }
+
+    async fn short_migrant(self: Arc<Self>, from: SocketAddr, to: SocketAddr) {
+        let began = clock::now();
+        match Migrating::open(from, to, Request::Echo).await {
+            Ok(mut migrating) => {
+                let used = migrating.run(Kind::Short, 0, self.orders(0.0)).await;
+                self.end_migrant(Kind::Short, began, &migrating, used);
+            }
+            Err(NotOpen::Broken(client, why)) => self.shared.record(Outcome {
+                protocol: Protocol::Quic,
+                ..never_greeted(Kind::Short, began, client, to, why)
+            }),
+            Err(NotOpen::Unestablished(_)) => drop(self.shared.unopened.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    /// One of QUIC that is open before the event.
+    async fn migrate(self: Arc<Self>, seat: Seat) {
+        sleep(OPENING.mul_f64(seat.phase)).await;
+        let began = clock::now();
+        let mut migrating = match Migrating::open(seat.from, seat.to, request(seat)).await {
+            Ok(migrating) => migrating,
+            Err(why) => {
+                return self.shared.fail(format!("QUIC {:?} {} to {}: {why}", seat.kind, seat.from, seat.to));
+            }
+        };
+        self.shared.opened.fetch_add(1, Ordering::Relaxed);
+        let used = migrating.run(seat.kind, seed(seat), self.orders(seat.phase)).await;
+        self.end_migrant(seat.kind, began, &migrating, used);
+    }
+
+    fn end_migrant(&self, kind: Kind, opened: Duration, migrating: &Migrating, used: Result<(), Break>) {
+        let protocol = Protocol::Quic;
+        self.shared.record(Outcome { protocol, ..outcome(kind, opened, &migrating.connection, used) });
     }
 
     async fn flow(self: Arc<Self>, seat: Seat) {
@@ -188,28 +237,51 @@ impl Member {
     }
 
     fn end(&self, kind: Kind, opened: Duration, connection: &Connection, used: Result<(), Break>) {
-        self.shared.record(Outcome {
-            protocol: Protocol::tcp(connection.client),
-            kind,
-            client: connection.client,
-            opened,
-            server: Some(connection.identity.server.clone()),
-            broken: used.err().map(|why| (why, clock::now())),
-            longest_stall: connection.longest_stall,
-        });
+        self.shared.record(outcome(kind, opened, connection, used));
     }
 
     fn never_greeted(&self, kind: Kind, opened: Duration, client: SocketAddr, to: SocketAddr, why: Break) {
-        self.shared.record(Outcome {
-            protocol: Protocol::tcp(to),
-            kind,
-            client,
-            opened,
-            server: None,
-            broken: Some((why, clock::now())),
-            longest_stall: Duration::ZERO,
-        });
+        self.shared.record(never_greeted(kind, opened, client, to, why));
     }
+}
+
+/// What became of an open connection, of TCP unless somebody says otherwise.
+fn outcome<S>(kind: Kind, opened: Duration, connection: &Connection<S>, used: Result<(), Break>) -> Outcome {
+    Outcome {
+        protocol: Protocol::tcp(connection.client),
+        kind,
+        client: connection.client,
+        opened,
+        server: Some(connection.identity.server.clone()),
+        broken: used.err().map(|why| (why, clock::now())),
+        longest_stall: connection.longest_stall,
+    }
+}
+
+/// The same of one that broke before its server had said who it is.
+fn never_greeted(kind: Kind, opened: Duration, client: SocketAddr, to: SocketAddr, why: Break) -> Outcome {
+    Outcome {
+        protocol: Protocol::tcp(to),
+        kind,
+        client,
+        opened,
+        server: None,
+        broken: Some((why, clock::now())),
+        longest_stall: Duration::ZERO,
+    }
+}
+
+/// A port for each of `kinds`, from `first_port` on.
+fn seats(from: IpAddr, to: SocketAddr, first_port: u16, kinds: &[Kind]) -> Vec<Seat> {
+    let count = f64::from(u32::try_from(kinds.len()).unwrap_or(u32::MAX));
+    let numbered = kinds.iter().zip(first_port..).zip(0_u32..);
+    let seat = |((&kind, port), number)| Seat {
+        kind,
+        from: SocketAddr::new(from, port),
+        to,
+        phase: f64::from(number) / count,
+    };
+    numbered.map(seat).collect()
 }
 
 fn seed(seat: Seat) -> u64 {

@@ -8,6 +8,7 @@ mod connection;
 mod datagrams;
 mod kinds;
 mod member;
+mod migrants;
 mod order;
 
 use std::collections::BTreeMap;
@@ -26,9 +27,10 @@ use crate::client::Client;
 use crate::load::Target;
 use connection::NotOpen;
 use member::Member;
+pub(super) use migrants::elsewhere;
 use order::Order;
 
-/// How many connections each client has. TCP ones are for each IP version, and so are flows.
+/// How many connections each client has, of each IP version.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Mix {
     /// Downloads.
@@ -43,21 +45,25 @@ pub struct Mix {
     pub short_per_second: f64,
     /// UDP flows.
     pub flows: usize,
+    /// QUIC connections, of the same kinds as those of TCP.
+    pub quic: usize,
 }
 
 impl Mix {
-    /// Of `tcp` connections and `flows`: more than half of the connections are idle, the rest is at work.
+    /// Of `tcp` connections, half as many flows, and an eighth of QUIC: more than half of the connections are idle, the rest is at
+    /// work.
     #[must_use]
-    pub fn of(tcp: usize, flows: usize) -> Self {
+    pub fn of(tcp: usize) -> Self {
+        let (flows, quic) = (tcp.div_ceil(2), tcp.div_ceil(8));
         let (downloads, uploads, chatty) = (tcp * 16 / 100, tcp * 12 / 100, tcp * 16 / 100);
         let idle = tcp - downloads - uploads - chatty;
-        Self { downloads, uploads, idle, chatty, short_per_second: 5.0, flows }
+        Self { downloads, uploads, idle, chatty, short_per_second: 5.0, flows, quic }
     }
 
     /// With nothing but idle connections besides flows and short ones.
     #[must_use]
-    pub fn idle(tcp: usize, flows: usize) -> Self {
-        Self { downloads: 0, uploads: 0, idle: tcp, chatty: 0, ..Self::of(tcp, flows) }
+    pub fn idle(tcp: usize) -> Self {
+        Self { downloads: 0, uploads: 0, idle: tcp, chatty: 0, ..Self::of(tcp) }
     }
 
     fn kinds(&self) -> Vec<Kind> {
@@ -70,14 +76,20 @@ impl Mix {
         of.into_iter().flat_map(|(kind, count)| std::iter::repeat_n(kind, count)).collect()
     }
 
+    /// Those of QUIC: in the same proportions.
+    fn quic_kinds(&self) -> Vec<Kind> {
+        let kinds = self.kinds();
+        (0..self.quic).map(|at| kinds[at * kinds.len() / self.quic]).collect()
+    }
+
     /// Of one client, without the short ones.
     fn connections(&self) -> usize {
-        2 * (self.kinds().len() + self.flows)
+        2 * (self.kinds().len() + self.flows + self.quic)
     }
 
     /// Of one client, for each protocol.
     fn ports(&self) -> usize {
-        self.kinds().len().max(self.flows)
+        self.kinds().len().max(self.flows + self.quic)
     }
 }
 
@@ -162,7 +174,12 @@ const OPEN_WITHIN: Duration = Duration::from_secs(30);
 
 impl Fleet {
     /// Opens all connections of all clients; one that can't be opened is an error: nothing happens to the world yet.
-    pub fn open(clients: &[Client], target: Target, mix: Mix, ports: &mut Ports) -> Result<Self> {
+    pub fn open(
+        clients: &[Client],
+        (target, quic_port): (Target, u16),
+        mix: Mix,
+        ports: &mut Ports,
+    ) -> Result<Self> {
         allow_many_files()?;
         let mut fleet =
             Self { shared: Arc::default(), idle: 2 * mix.idle * clients.len(), clients: Vec::new() };
@@ -172,6 +189,7 @@ impl Fleet {
                 addresses: client.addresses(),
                 first_port: ports.take(client.name(), mix.ports())?,
                 target,
+                quic_port,
                 mix,
             });
             let namespace = client.namespace.clone();

@@ -20,8 +20,12 @@ struct Scene {
     member: JoinHandle<Result<()>>,
 }
 
+/// Where QUIC is served, behind the other port and those of the members.
+const QUIC: u16 = 90;
+
 /// Two of each kind and IP version.
-const MIX: Mix = Mix { downloads: 2, uploads: 2, idle: 2, chatty: 2, short_per_second: 20.0, flows: 2 };
+const MIX: Mix =
+    Mix { downloads: 2, uploads: 2, idle: 2, chatty: 2, short_per_second: 20.0, flows: 2, quic: 8 };
 
 impl Scene {
     /// Opens the fleet. Each test has ports of its own.
@@ -37,6 +41,7 @@ impl Scene {
             addresses: [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
             first_port: port + 1,
             target,
+            quic_port: port + QUIC,
             mix: MIX,
         });
         let member = thread::spawn(move || block_on(member.run()));
@@ -67,7 +72,8 @@ fn start(pod: &'static str, directory: &std::path::Path, port: u16) -> Runtime {
     let runtime = Runtime::new().unwrap();
     let directory = directory.to_owned();
     let addresses = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-    runtime.spawn(async move { server::serve(pod, &directory, port, port, &addresses).await });
+    let ports = server::Ports { tcp: port, udp: port, quic: port + QUIC };
+    runtime.spawn(async move { server::serve(pod, &directory, ports, &addresses).await });
     let deadline = Instant::now() + Duration::from_secs(20);
     for address in addresses {
         while std::net::TcpStream::connect((address, port)).is_err() {
@@ -88,6 +94,7 @@ fn where_nothing_happens_nothing_is_broken() {
     let counts: Vec<_> = rows.iter().map(|row| (row.broken, row.connections)).collect();
     assert!(counts[..2].iter().all(|&(broken, count)| broken == 0 && count > 8), "{counts:?}");
     assert_eq!(counts[2], (0, 4));
+    assert!(counts[3].0 == 0 && counts[3].1 >= 16, "{counts:?}");
 }
 
 #[test]
@@ -101,12 +108,14 @@ fn where_the_server_ends_all_is_broken() {
         let (why, _) = outcome.broken.unwrap_or_else(|| panic!("{outcome:?}"));
         *of.entry((outcome.protocol, why)).or_insert(0) += 1;
     }
-    let [tcp4, tcp6, udp] = PROTOCOLS.map(|protocol| {
+    let [tcp4, tcp6, udp, quic] = PROTOCOLS.map(|protocol| {
         of.iter().filter(|((known, _), _)| *known == protocol).map(|(_, count)| count).sum::<usize>()
     });
-    assert_eq!((tcp4, tcp6, udp), (8, 8, 4));
+    assert_eq!([tcp4, tcp6, udp, quic], [8, 8, 4, 16]);
     assert!(
-        of.keys().all(|(protocol, why)| *protocol == Protocol::Udp || *why != Break::Unanswered),
+        of.keys()
+            .all(|(protocol, why)| matches!(protocol, Protocol::Udp | Protocol::Quic)
+                || *why != Break::Unanswered),
         "{of:?}"
     );
 }
@@ -153,7 +162,8 @@ fn clients_have_ports_enough() {
 
 #[test]
 fn a_mix_has_as_many_as_it_shall() {
-    for mix in [Mix::of(250, 125), Mix::idle(250, 125)] {
-        assert_eq!((mix.kinds().len(), mix.flows, mix.connections()), (250, 125, 750));
+    for mix in [Mix::of(250), Mix::idle(250)] {
+        let count = (mix.kinds().len(), mix.flows, mix.quic_kinds().len());
+        assert_eq!((count, mix.connections()), ((250, 125, 32), 814));
     }
 }

@@ -1,4 +1,4 @@
-//! The server in the pods of this world: TCP connections that last, and a UDP echo.
+//! The server in the pods of this world: connections of TCP and QUIC that last, and a UDP echo.
 //!
 //! A connection's first line says what it is for ([`Request`]); the answer is a line that says who answers, and then:
 //! a download gets its bytes at their pace, the rest of them at once when the client sends a byte; an upload is read and
@@ -15,10 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
+use fairlead_core::model::ServerId;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket, UdpSocket};
 
 use super::identity::{Identity, Server};
+use crate::quic;
 use held::Held;
 #[cfg(test)]
 pub(super) use held::log_file;
@@ -42,29 +44,38 @@ impl Place {
     }
 }
 
+/// Where a server listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    /// TCP.
+    pub tcp: u16,
+    /// The UDP echo.
+    pub udp: u16,
+    /// QUIC.
+    pub quic: u16,
+}
+
 /// Serves until the process is ended. `log` is the directory of the server's log.
-pub fn run(pod: &str, log: &Path, tcp_port: u16, udp_port: u16, addresses: &[IpAddr]) -> Result<()> {
+pub fn run(pod: &str, log: &Path, ports: Ports, addresses: &[IpAddr]) -> Result<()> {
     allow_many_files()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    runtime.block_on(serve(pod, log, tcp_port, udp_port, addresses))
+    runtime.block_on(serve(pod, log, ports, addresses))
 }
 
 /// Serves as long as its runtime lives.
-pub(super) async fn serve(
-    pod: &str,
-    log: &Path,
-    tcp_port: u16,
-    udp_port: u16,
-    addresses: &[IpAddr],
-) -> Result<()> {
+pub(super) async fn serve(pod: &str, log: &Path, ports: Ports, addresses: &[IpAddr]) -> Result<()> {
     let server = Server { pod: pod.into(), start: std::process::id() };
     let held = Held::create(log, &server)?;
     let place = Arc::new(Place { server, connections: AtomicU64::new(0), held });
+    // One is enough for all of its addresses.
+    let id = ServerId::of(*addresses.first().context("no address")?);
     for &address in addresses {
-        let udp = SocketAddr::new(address, udp_port);
+        let quic = quic::serve(SocketAddr::new(address, ports.quic), id)?;
+        tokio::spawn(tasks::accept_quic(quic, Arc::clone(&place)));
+        let udp = SocketAddr::new(address, ports.udp);
         let udp = UdpSocket::bind(udp).await.with_context(|| format!("listen on {udp}"))?;
         tokio::spawn(tasks::echo_datagrams(udp, place.server.to_string()));
-        let tcp = SocketAddr::new(address, tcp_port);
+        let tcp = SocketAddr::new(address, ports.tcp);
         let tcp = listen(tcp).with_context(|| format!("listen on {tcp}"))?;
         tokio::spawn(tasks::accept(tcp, Arc::clone(&place)));
     }

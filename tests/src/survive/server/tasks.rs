@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, join};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -19,6 +19,11 @@ const BUFFER: usize = 2048;
 
 /// What is sent at once where nothing is paced.
 const LARGE_PIECE: usize = 16 * 1024;
+
+/// What bytes go both ways through.
+trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 
 /// Serves whoever connects.
 pub(super) async fn accept(listener: TcpListener, place: Arc<Place>) {
@@ -34,6 +39,23 @@ pub(super) async fn accept(listener: TcpListener, place: Arc<Place>) {
 
 async fn serve(stream: TcpStream, client: SocketAddr, place: Arc<Place>) -> Result<()> {
     stream.set_nodelay(true)?;
+    answer(stream, client, place).await
+}
+
+/// Serves whoever connects by QUIC: the first stream of a connection is all that it is used for.
+pub(super) async fn accept_quic(endpoint: quinn::Endpoint, place: Arc<Place>) {
+    while let Some(incoming) = endpoint.accept().await {
+        drop(tokio::spawn(serve_quic(incoming, Arc::clone(&place))));
+    }
+}
+
+async fn serve_quic(incoming: quinn::Incoming, place: Arc<Place>) -> Result<()> {
+    let connection = incoming.await?;
+    let (write, read) = connection.accept_bi().await?;
+    answer(join(read, write), connection.remote_address(), place).await
+}
+
+async fn answer(stream: impl Duplex, client: SocketAddr, place: Arc<Place>) -> Result<()> {
     let mut stream = BufReader::with_capacity(BUFFER, stream);
     // A probe says nothing.
     let Some(line) = read_line(&mut stream).await? else { return Ok(()) };
@@ -49,7 +71,12 @@ async fn serve(stream: TcpStream, client: SocketAddr, place: Arc<Place>) -> Resu
 
 /// Sends piece by piece until the client sends a byte, and then the rest. The client closes first, so that nothing
 /// that is on its way is lost to a reset.
-async fn send(stream: &mut BufReader<TcpStream>, mut pattern: Pattern, bytes: u64, rate: u64) -> Result<()> {
+async fn send(
+    stream: &mut BufReader<impl Duplex>,
+    mut pattern: Pattern,
+    bytes: u64,
+    rate: u64,
+) -> Result<()> {
     let mut pace = interval(PACE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let (mut piece, mut hurried, mut byte) = (vec![0; piece(rate)], false, [0]);
@@ -78,7 +105,7 @@ async fn send(stream: &mut BufReader<TcpStream>, mut pattern: Pattern, bytes: u6
 
 /// Reads an upload to its end and says what it was.
 async fn take(
-    stream: &mut BufReader<TcpStream>,
+    stream: &mut BufReader<impl Duplex>,
     mut pattern: Pattern,
     bytes: u64,
     identity: &Identity,
@@ -100,7 +127,7 @@ async fn take(
     Ok(())
 }
 
-async fn answer_lines(stream: &mut BufReader<TcpStream>, identity: &Identity) -> Result<()> {
+async fn answer_lines(stream: &mut BufReader<impl Duplex>, identity: &Identity) -> Result<()> {
     while let Some(line) = read_line(stream).await? {
         stream.write_all(format!("{line} {identity}\n").as_bytes()).await?;
         if line == "close" {
@@ -111,7 +138,7 @@ async fn answer_lines(stream: &mut BufReader<TcpStream>, identity: &Identity) ->
 }
 
 /// A line without its end; `None` where the client has closed instead.
-async fn read_line(stream: &mut BufReader<TcpStream>) -> Result<Option<String>> {
+async fn read_line(stream: &mut BufReader<impl Duplex>) -> Result<Option<String>> {
     let mut line = String::new();
     stream.read_line(&mut line).await?;
     match line.strip_suffix('\n') {

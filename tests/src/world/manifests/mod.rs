@@ -17,7 +17,7 @@ use std::sync::Mutex;
 use anyhow::{Context, Result, ensure};
 
 use super::plan::{ClusterSeat, Layout, NodeSeat, PodSeat};
-use super::pod::{HTTP_PORT, UDP_PORT};
+use super::pod::{HTTP_PORT, QUIC_PORT, UDP_PORT};
 use copies::Copies;
 
 /// Label of nodes that have a receiver.
@@ -39,6 +39,8 @@ pub struct ServiceSpec {
     pub http_port: u16,
     /// Port of the VIP for UDP, served by the echo.
     pub udp_port: u16,
+    /// Port of the VIP for QUIC, served by the server whose connections last.
+    pub quic_port: Option<u16>,
     /// Each client stays at one endpoint.
     pub by_client: bool,
     /// Annotations besides the VIPs'.
@@ -56,9 +58,16 @@ impl ServiceSpec {
             vips: vec![IpAddr::from([203, 0, 113, number]), v6.into()],
             http_port: 80,
             udp_port: 7,
+            quic_port: None,
             by_client: false,
             annotations: BTreeMap::new(),
         }
+    }
+
+    /// With QUIC on port 443.
+    #[must_use]
+    pub fn quic(self) -> Self {
+        Self { quic_port: Some(443), ..self }
     }
 
     /// With one more annotation.

@@ -73,6 +73,12 @@ impl Manifests {
             format!("endpoints:\n{endpoints}")
         };
         let version = state.version;
+        let quic = match service.quic_port {
+            Some(_) => format!(
+                "- appProtocol: fairlead.io/quic\n  name: quic\n  port: {QUIC_PORT}\n  protocol: UDP\n"
+            ),
+            None => String::new(),
+        };
         format!(
             r#"addressType: {family}
 apiVersion: discovery.k8s.io/v1
@@ -93,7 +99,7 @@ ports:
 - name: echo
   port: {UDP_PORT}
   protocol: UDP
-"#
+{quic}"#
         )
     }
 }
@@ -124,7 +130,13 @@ fn endpoint(pod: &Pod, condition: Condition, v4: bool, namespace: &str, zone: &s
 }
 
 pub(super) fn service_manifest(service: &ServiceSpec, version: u64) -> String {
-    let ServiceSpec { namespace, name, vips, http_port, udp_port, by_client, annotations } = service;
+    let ServiceSpec { namespace, name, vips, http_port, udp_port, quic_port, by_client, annotations } =
+        service;
+    let quic = quic_port.map_or_else(String::new, |port| {
+        format!(
+            "  - appProtocol: fairlead.io/quic\n    name: quic\n    port: {port}\n    protocol: UDP\n    targetPort: quic\n"
+        )
+    });
     let affinity = if *by_client { "ClientIP" } else { "None" };
     let vips = vips.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let mut all = annotations.clone();
@@ -159,7 +171,7 @@ spec:
     port: {udp_port}
     protocol: UDP
     targetPort: echo
-  selector:
+{quic}  selector:
     app: {name}
   sessionAffinity: {affinity}
   type: LoadBalancer

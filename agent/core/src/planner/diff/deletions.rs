@@ -29,6 +29,7 @@ impl Work<'_> {
                     *self.space.passing.entry(passed).or_default() -= 1;
                 }
                 self.unpublish_spot(live.spot);
+                self.forget_server_ids(live);
             }
         }
         // A stray may be all that lookups find of a wanted service; it stays until that is published.
@@ -61,8 +62,8 @@ impl Work<'_> {
                 continue;
             }
             let leftovers: Vec<u32> = self.leftovers(live, table).collect();
-            // Where a slot names one yet, this plan only replaces the slots.
-            if !self.names(live, &leftovers) {
+            // Where a slot or a server ID names one yet, this plan only takes that away.
+            if !self.names(live, &leftovers) && !self.has_server_ids(live, &leftovers) {
                 self.clear_when(&leftovers, live.quiet_at);
             }
         }

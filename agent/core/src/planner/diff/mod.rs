@@ -7,6 +7,7 @@ mod deletions;
 mod newcomers;
 mod receiver;
 mod ring;
+mod server_ids;
 mod service;
 mod space;
 
@@ -169,6 +170,7 @@ impl<'a> Work<'a> {
                 self.actions.push(Action::SetOverflowed { bucket, value: 1 });
             }
         }
+        self.forget_stray_server_ids();
         let received = self.receiver();
         if !self.only_live {
             received?;
@@ -231,6 +233,7 @@ fn too_much(wanted: &Tables, installed: &Installed) -> Option<Full> {
     let services = wanted.services.len();
     let slots = wanted.services.values().map(|table| table.ring.len()).sum();
     // Index 0 of these is never used.
+    let server_ids = wanted.services.values().map(|table| table.server_ids.len()).sum();
     let backends = 1 + wanted.services.values().map(|table| table.backends.len()).sum::<usize>();
     let outers = wanted.services.values().flat_map(|table| &table.backends).map(|backend| backend.outer);
     let hops: HashSet<_> =
@@ -241,6 +244,7 @@ fn too_much(wanted: &Tables, installed: &Installed) -> Option<Full> {
         fits(Map::ServiceIds, services + 1, c.service_ids),
         fits(Map::Slots, slots, c.slots),
         fits(Map::Backends, backends, c.backends),
+        fits(Map::ServerIds, server_ids, c.server_ids()),
         fits(Map::Hops, hops.len() + 1, c.hops),
         fits(Map::Deliveries, wanted.deliveries.len(), c.deliveries),
         fits(Map::Gateways, wanted.gateways.len(), c.gateways),
@@ -258,7 +262,7 @@ impl Installed {
             Map::Backends => self.regions.next_free().into_iter().chain(self.orphans.values().copied()).min(),
             Map::Hops => self.quiet_hops.values().min().copied(),
             Map::ServiceIds => self.ids.next_free(),
-            Map::Deliveries | Map::Gateways => None,
+            Map::ServerIds | Map::Deliveries | Map::Gateways => None,
         };
         first.filter(|&then| then > now)
     }

@@ -35,6 +35,7 @@ impl Work<'_> {
             return self.publish(key, table, id, Some(live));
         };
         let leftovers: Vec<u32> = self.leftovers(live, table).collect();
+        self.set_server_ids(live, table, &local)?;
         let before = self.actions.len();
         let switched = self.switch(live, table, local, &leftovers)?;
         let recent = self.is_recent(table, if switched { Some(self.now) } else { live.changed_at });
@@ -48,7 +49,7 @@ impl Work<'_> {
             if !switched && !recent {
                 self.settled.push((*key, Arc::clone(table)));
             }
-        } else if switched {
+        } else if switched || self.has_server_ids(live, &leftovers) {
             self.wait_until(self.now + GRACE);
         }
         Ok(())
@@ -92,6 +93,7 @@ impl Work<'_> {
             self.actions.push(Action::WriteBackend { index, backend });
         }
         let local: Vec<u16> = (0..NO_BACKEND).take(table.backends.len()).collect();
+        self.put_server_ids(start, table, &local)?;
         let before = live.map(|live| self.before(live, table, &local));
         let ring = self.write_ring(table, local, before.as_ref())?;
         // What stands nowhere yet has no flows.

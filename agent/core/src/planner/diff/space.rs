@@ -25,6 +25,8 @@ pub(super) struct Space<'a> {
     entries: BTreeSet<Spot>,
     /// Buckets that the plan marks as overflowed.
     pub(super) overflowed: BTreeSet<u32>,
+    /// How many entries `SERVER_IDS` has when the plan is done.
+    server_ids: i64,
     /// How many entries more or less pass a bucket when the plan is done.
     pub(super) passing: BTreeMap<u32, i64>,
     /// What was taken since it was last kept.
@@ -40,6 +42,7 @@ enum Taken {
     Entry(Spot),
     Passing(u32),
     Overflowed(u32),
+    ServerIds(i64),
 }
 
 impl<'a> Space<'a> {
@@ -55,6 +58,7 @@ impl<'a> Space<'a> {
             used_hops: BTreeSet::new(),
             entries: BTreeSet::new(),
             overflowed: BTreeSet::new(),
+            server_ids: i64::try_from(installed.server_ids.len()).unwrap_or(i64::MAX),
             passing: BTreeMap::new(),
             taken: Vec::new(),
         }
@@ -77,6 +81,7 @@ impl<'a> Space<'a> {
                     self.hops.to_mut().release(index, 1);
                 }
                 Taken::Entry(spot) => drop(self.entries.remove(&spot)),
+                Taken::ServerIds(change) => self.server_ids -= change,
                 Taken::Passing(bucket) => *self.passing.entry(bucket).or_default() -= 1,
                 Taken::Overflowed(bucket) => drop(self.overflowed.remove(&bucket)),
             }
@@ -118,6 +123,19 @@ impl<'a> Space<'a> {
             .ok_or_else(|| full(Map::ServiceIds, &self.ids, 1, self.installed.capacities.service_ids))?;
         self.taken.push(Taken::Id(id));
         Ok(id)
+    }
+
+    /// So many entries of `SERVER_IDS` more, or less.
+    pub(super) fn server_ids(&mut self, change: i64) -> Result<(), Full> {
+        let capacity = self.installed.capacities.server_ids();
+        let needed = self.server_ids.saturating_add(change);
+        if change > 0 && needed > i64::from(capacity) {
+            let needed = u64::try_from(needed).unwrap_or(u64::MAX);
+            return Err(Full { map: Map::ServerIds, needed, capacity: capacity.into(), retry_at: None });
+        }
+        self.server_ids = needed;
+        self.taken.push(Taken::ServerIds(change));
+        Ok(())
     }
 
     /// Where a hop stands or will stand; true where the plan has to write it.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fairlead_abi::{Backend, Hop, Ring, ServiceEntry, ServiceKey};
+use fairlead_abi::{Backend, Hop, Ring, ServerKey, ServiceEntry, ServiceKey};
 
 use super::{GRACE, Installed, Live, Spot, in_use};
 use crate::planner::Action;
@@ -38,6 +38,8 @@ impl Installed {
                 self.unsettle_spot((bucket, entry));
             }
             Action::UnpublishEntry { bucket, entry } => self.unpublish((bucket, entry), now),
+            Action::PutServerId { key, server } => drop(self.server_ids.insert(key, server)),
+            Action::RemoveServerId { key } => self.remove_server_id(&key, now),
             Action::PutDelivery { key, delivery } => drop(self.deliveries.insert(key, delivery)),
             Action::RemoveDelivery { key } => drop(self.deliveries.remove(&key)),
             Action::PutGateway { prefix } => drop(self.gateways.insert(prefix)),
@@ -159,6 +161,15 @@ impl Installed {
         live.quiet_at = now + GRACE;
         live.changed_at = Some(now);
         live.settled = None;
+    }
+
+    /// Packets may be going where the ID led.
+    fn remove_server_id(&mut self, key: &ServerKey, now: Duration) {
+        self.server_ids.remove(key);
+        let Some(owner) = self.region_starts.get(&key.first) else { return };
+        if let Some(live) = self.live.get_mut(owner) {
+            live.quiet_at = live.quiet_at.max(now + GRACE);
+        }
     }
 
     /// The hash of a block that gets its first name.

@@ -15,7 +15,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairlead_abi::{Backend, Bucket, Delivery, DeliveryKey, Hop, Ring, ServiceEntry, ServiceKey, bucket_of};
+use fairlead_abi::{
+    Backend, Bucket, Delivery, DeliveryKey, Hop, Ring, Server, ServerKey, ServiceEntry, ServiceKey, bucket_of,
+};
 use ipnet::IpNet;
 
 pub(super) use blocks::Blocks;
@@ -23,6 +25,7 @@ pub use raw::{Capacities, Raw, ReadSlots};
 
 use super::tables::fingerprint;
 use super::{Links, Plan, ServiceTable};
+use crate::model::ServerId;
 
 /// How long a packet may go on reading what it has found: what is no longer named is used again only after this. A
 /// packet takes microseconds; the rest is for a CPU that is held up.
@@ -52,6 +55,7 @@ pub struct Installed {
     region_starts: BTreeMap<u32, ServiceKey>,
     /// Backends outside any region, and from when on no packet reads them.
     pub(super) orphans: BTreeMap<u32, Duration>,
+    pub(super) server_ids: BTreeMap<ServerKey, Server>,
     pub(super) hops: Vec<Hop>,
     pub(super) free_hops: Blocks,
     /// For each hop, how many backends name it.
@@ -109,6 +113,7 @@ impl Installed {
             regions: Blocks::new(1..capacities.backends),
             region_starts: BTreeMap::new(),
             orphans: BTreeMap::new(),
+            server_ids: BTreeMap::new(),
             hops: Vec::new(),
             free_hops: Blocks::new(1..capacities.hops),
             hop_users: Vec::new(),
@@ -167,6 +172,12 @@ impl Installed {
         self.deliveries.iter()
     }
 
+    /// The server IDs of a published service, and the indexes in `BACKENDS` that they lead to.
+    pub fn servers_of(&self, key: &ServiceKey) -> impl Iterator<Item = (ServerId, u32)> {
+        let first = self.live.get(key).map_or(0, |live| self.region(live).start);
+        self.server_ids_of(first).map(|(key, server)| (ServerId(key.id), server.backend))
+    }
+
     /// How much of each map is in use, and its size, for metrics. What cools counts as in use. Services and their ids are
     /// counted as services, which is what the configuration bounds; buckets have more room than that.
     #[must_use]
@@ -182,6 +193,7 @@ impl Installed {
             (Map::Services, (services as u64, u64::from(most))),
             (Map::Slots, of(&self.slots, c.slots)),
             (Map::Backends, of(&self.regions, c.backends)),
+            (Map::ServerIds, (self.server_ids.len() as u64, u64::from(c.server_ids()))),
             (Map::Hops, of(&self.free_hops, c.hops)),
             (Map::ServiceIds, of(&self.ids, most)),
             (Map::Deliveries, (self.deliveries.len() as u64, u64::from(c.deliveries))),
@@ -198,6 +210,12 @@ impl Installed {
     pub(super) fn region(&self, live: &Live) -> Range<u32> {
         let start = if live.room == 0 { 0 } else { self.entry(live.spot).backends };
         start..start + live.room
+    }
+
+    /// The server IDs of the service whose backends begin at `first`.
+    pub(super) fn server_ids_of(&self, first: u32) -> impl Iterator<Item = (&ServerKey, &Server)> {
+        let end = |first| ServerKey { first, ..ServerKey::default() };
+        self.server_ids.range(end(first)..end(first.saturating_add(1)))
     }
 
     /// The block of slots that a service has for itself; none where it is damaged.

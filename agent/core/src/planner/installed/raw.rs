@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use fairlead_abi::{Backend, Bucket, Delivery, DeliveryKey, Hop, Slot};
+use fairlead_abi::{Backend, Bucket, Delivery, DeliveryKey, Hop, Server, ServerKey, Slot};
 use ipnet::IpNet;
 
 /// How large the maps are.
@@ -24,6 +24,18 @@ pub struct Capacities {
     pub deliveries: u32,
     /// Entries that `GATEWAYS` takes.
     pub gateways: u32,
+}
+
+/// Entries of `SERVER_IDS`, however few backends there may be.
+const FEWEST_SERVER_IDS: u32 = 512;
+
+impl Capacities {
+    /// Entries that `SERVER_IDS` takes: enough for one backend in eight with two of them, since most services are not QUIC.
+    #[must_use]
+    pub const fn server_ids(&self) -> u32 {
+        let quarter = self.backends / 4;
+        if quarter < FEWEST_SERVER_IDS { FEWEST_SERVER_IDS } else { quarter }
+    }
 }
 
 /// `SLOTS`, read block by block: all of it at once would be the largest part of an agent's memory.
@@ -48,6 +60,8 @@ pub struct Raw<'a> {
     pub slots: &'a dyn ReadSlots,
     /// `BACKENDS`.
     pub backends: &'a [Backend],
+    /// `SERVER_IDS`.
+    pub server_ids: BTreeMap<ServerKey, Server>,
     /// `HOPS`.
     pub hops: &'a [Hop],
     /// `DELIVERIES`.

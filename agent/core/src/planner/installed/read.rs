@@ -29,6 +29,7 @@ impl Installed {
         installed.buckets.copy_from_slice(raw.buckets);
         installed.backends.copy_from_slice(raw.backends);
         installed.hops.copy_from_slice(raw.hops);
+        installed.server_ids = raw.server_ids.clone();
         installed.deliveries = raw.deliveries.clone();
         installed.gateways = raw.gateways.clone();
         installed.read_hops();

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use fairlead_abi::{
-    Backend, Bucket, Delivery, DeliveryKey, Hop, MAX_PROBE, NO_BACKEND, ServiceEntry, ServiceKey, Slot,
-    bucket_of,
+    Backend, Bucket, Delivery, DeliveryKey, Hop, MAX_PROBE, NO_BACKEND, Server, ServerKey, ServiceEntry,
+    ServiceKey, Slot, bucket_of,
 };
 use ipnet::IpNet;
 
@@ -19,6 +19,7 @@ pub(super) struct Kernel {
     pub(super) buckets: Vec<Bucket>,
     pub(super) slots: Vec<Slot>,
     pub(super) backends: Vec<Backend>,
+    pub(super) server_ids: BTreeMap<ServerKey, Server>,
     pub(super) hops: Vec<Hop>,
     pub(super) deliveries: BTreeMap<DeliveryKey, Delivery>,
     pub(super) gateways: BTreeSet<IpNet>,
@@ -40,6 +41,7 @@ impl Kernel {
             // Old contents of slots mean nothing.
             slots: vec![Slot::new(12345); capacities.slots as usize],
             backends: vec![Backend::default(); capacities.backends as usize],
+            server_ids: BTreeMap::new(),
             hops: vec![Hop::default(); capacities.hops as usize],
             deliveries: BTreeMap::new(),
             gateways: BTreeSet::new(),
@@ -57,6 +59,7 @@ impl Kernel {
             buckets: &self.buckets,
             slots: &self.slots,
             backends: &self.backends,
+            server_ids: self.server_ids.clone(),
             hops: &self.hops,
             deliveries: self.deliveries.clone(),
             gateways: self.gateways.clone(),
@@ -123,6 +126,8 @@ impl Kernel {
             Action::UnpublishEntry { bucket, entry } => self.entry((bucket, entry), |e| {
                 (e.port, e.protocol, e.family, e.id) = ([0; 2], 0, 0, 0);
             }),
+            Action::PutServerId { key, server } => drop(self.server_ids.insert(key, server)),
+            Action::RemoveServerId { key } => drop(self.server_ids.remove(&key)),
             Action::PutDelivery { key, delivery } => drop(self.deliveries.insert(key, delivery)),
             Action::RemoveDelivery { key } => drop(self.deliveries.remove(&key)),
             Action::PutGateway { prefix } => drop(self.gateways.insert(prefix)),
@@ -154,11 +159,19 @@ impl Kernel {
                 assert!(index != 0 && self.backends[index as usize] == Backend::default(), "{action:?}");
                 assert!(over(self.backends_read.get(&index)), "{action:?} at {now:?} is still read");
             }
+            Action::PutServerId { key, server } => {
+                assert_ne!(self.backends[server.backend as usize].encap, 0, "{action:?} leads nowhere");
+                assert!(
+                    self.server_ids.len() < self.capacities.server_ids() as usize
+                        || self.server_ids.contains_key(&key)
+                );
+            }
             Action::SetBackendHop { index, backend } => {
                 assert_eq!(self.backends[index as usize].outer, backend.outer);
             }
             Action::ClearBackend { index } => {
                 assert!(!self.named_backends().contains(&index), "{action:?} is named");
+                assert!(self.found_servers().all(|server| server.backend != index), "{action:?} is a server");
                 assert!(over(self.backends_read.get(&index)), "{action:?} at {now:?} is still read");
             }
             Action::WriteSlots { first, ref slots } => {
@@ -208,11 +221,25 @@ impl Kernel {
                     }
                 }
             }
+            Action::RemoveServerId { key } => {
+                // Nobody finds it whose service is unpublished.
+                if self.entries().any(|(_, _, entry)| entry.backends == key.first)
+                    && let Some(server) = self.server_ids.get(&key)
+                {
+                    self.backends_read.insert(server.backend, until);
+                }
+            }
             Action::SetBackendHop { index, .. } => {
                 self.hops_read.insert(self.backends[index as usize].hop, until);
             }
             _ => {}
         }
+    }
+
+    /// The servers that a packet may find.
+    pub(super) fn found_servers(&self) -> impl Iterator<Item = &Server> {
+        let firsts: BTreeSet<u32> = self.entries().map(|(_, _, entry)| entry.backends).collect();
+        self.server_ids.iter().filter(move |(key, _)| firsts.contains(&key.first)).map(|(_, server)| server)
     }
 
     /// Every index of `BACKENDS` that a published slot names, as current or former.

@@ -19,7 +19,7 @@ use kernel::Kernel;
 use super::*;
 use crate::fixtures::*;
 use crate::model::*;
-use crate::planner::{Capacities, GRACE, Inputs, Links, Planner, Route, copy};
+use crate::planner::{Capacities, GRACE, Inputs, Links, NamedServer, Planner, Route, copy};
 
 fn capacities() -> Capacities {
     Capacities {
@@ -157,6 +157,7 @@ impl Bench {
                 assert_eq!(stands.mtu, route.map_or(u16::MAX, |route| route.mtu));
                 assert_eq!(stands.encap, backend.encap as u8);
             }
+            self.assert_names_servers(entry.backends, table);
         }
         for (key, ..) in self.kernel.entries() {
             assert!(wanted.services.contains_key(&key), "{key:?} is not wanted");
@@ -166,11 +167,25 @@ impl Bench {
         assert_eq!(self.installed.fingerprint(), wanted.fingerprint());
     }
 
+    /// The server IDs of a service lead to whom they shall, and there are no others.
+    fn assert_names_servers(&self, first: u32, table: &ServiceTable) {
+        let found =
+            self.kernel.server_ids.iter().filter(|(key, _)| table.protocol.is_some() && key.first == first);
+        let found: BTreeMap<_, _> = found
+            .map(|(key, server)| (key.id, self.kernel.backends[server.backend as usize].outer))
+            .collect();
+        let outer = |server: &NamedServer| table.backends[usize::from(server.backend)].outer.into();
+        let wanted = table.server_ids.iter().map(|server| (server.id.0, outer(server))).collect();
+        assert_eq!(found, wanted, "{:?}", table.key());
+    }
+
     /// Nothing is left of what was before.
     fn assert_clean(&self, wanted: &Tables) {
         let backends: usize = wanted.services.values().map(|table| table.backends.len()).sum();
         assert_eq!(self.kernel.backends.iter().filter(|b| b.encap != 0).count(), backends);
         let outers = wanted.services.values().flat_map(|table| &table.backends).map(|b| b.outer);
+        let servers: usize = wanted.services.values().map(|table| table.server_ids.len()).sum();
+        assert_eq!(self.kernel.server_ids.len(), servers);
         let hops: HashSet<_> =
             outers.filter_map(|outer| wanted.links.get(&outer)).map(|route| route.hop).collect();
         assert_eq!(self.kernel.hops.iter().skip(1).filter(|hop| hop.ifindex != 0).count(), hops.len());
@@ -195,6 +210,7 @@ struct Wish {
     /// Another one means other MACs for half of the pods.
     links: u8,
     pass: bool,
+    quic: bool,
 }
 
 impl Wish {
@@ -226,6 +242,7 @@ impl Wish {
     fn shard(&self, present: u32, unready: u32) -> ShardSpec {
         let mut spec = shard(0, 0);
         spec.options.pass_unserved_ports = self.pass;
+        spec.ports[0].quic = self.quic;
         spec.endpoints = Arc::new(
             (0..32)
                 .filter(|n| present & (1 << n) != 0)

@@ -10,10 +10,12 @@ fn wish() -> impl Strategy<Value = Wish> {
     let pods = prop_oneof![any::<u32>(), (0u32..8).prop_map(|n| (1 << n) - 1), Just(0), Just(u32::MAX)];
     let service =
         prop_oneof![1 => Just(None), 4 => (pods, any::<u32>().prop_map(|n| n & (n >> 3))).prop_map(Some)];
-    (prop::array::uniform6(service), 0u8..3, any::<bool>()).prop_map(|(services, links, pass)| Wish {
+    let numbers = (0u8..3, any::<bool>(), any::<bool>());
+    (prop::array::uniform6(service), numbers).prop_map(|(services, (links, pass, quic))| Wish {
         services,
         links,
         pass,
+        quic,
     })
 }
 
@@ -42,7 +44,7 @@ fn steps(most: usize) -> impl Strategy<Value = Vec<(Wish, u64, Mood)>> {
     prop::collection::vec((wish(), prop_oneof![Just(0u64), 0u64..2500], mood), 1..most)
 }
 
-/// Carries a plan out; at every prefix no published slot names a free backend, as current or former, and every service that is wanted before
+/// Carries a plan out; at every prefix no published slot names a free backend, as current or former, no server ID leads to one, and every service that is wanted before
 /// and after resolves to the one or the other.
 fn carry_out_watched(bench: &mut Bench, plan: &Plan, after: &Tables) {
     let old = resolved(&bench.kernel);
@@ -55,6 +57,12 @@ fn carry_out_watched(bench: &mut Bench, plan: &Plan, after: &Tables) {
         bench.apply(action);
         for named in bench.kernel.named_backends() {
             assert_ne!(bench.kernel.backends[named as usize].encap, 0, "{named} is free after {action:?}");
+        }
+        for server in bench.kernel.found_servers() {
+            assert_ne!(
+                bench.kernel.backends[server.backend as usize].encap, 0,
+                "{server:?} is free after {action:?}"
+            );
         }
         for (key, before) in &old {
             let Some(wanted) = new.get(key) else { continue };

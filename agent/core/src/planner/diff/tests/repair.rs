@@ -1,6 +1,6 @@
 //! A stranger, or a bug, has written into the tables.
 
-use fairlead_abi::{Address, Backend, Hop, ServiceEntry, Slot};
+use fairlead_abi::{Address, Backend, Hop, Server, ServerKey, ServiceEntry, Slot};
 use proptest::prelude::*;
 
 use super::*;
@@ -44,6 +44,12 @@ fn damage(kernel: &mut Kernel, kind: u8, at: usize, to: u32) {
         18 => drop(kernel.gateways.pop_first()),
         19 => drop(kernel.gateways.insert("203.0.113.0/24".parse().unwrap())),
         20 => kernel.backends[1 + at % 999] = kernel.backends[backend],
+        21 => drop(kernel.server_ids.pop_first()),
+        22 => kernel.server_ids.values_mut().for_each(|server| server.backend = to % 1000),
+        23 => {
+            let key = ServerKey { first: to % 1000, padding: 0, id: [byte; 8] };
+            kernel.server_ids.insert(key, Server { backend: 1 });
+        }
         _ => entry.family = byte,
     }
 }
@@ -52,10 +58,10 @@ proptest! {
     #[test]
     fn any_damage_is_repaired(
         pods in prop::array::uniform6(prop::option::weighted(0.8, (any::<u32>(), Just(0)))),
-        damages in prop::collection::vec((0u8..22, any::<usize>(), any::<u32>()), 1..6),
-        restarted in any::<bool>(),
+        damages in prop::collection::vec((0u8..25, any::<usize>(), any::<u32>()), 1..6),
+        (restarted, quic) in any::<(bool, bool)>(),
     ) {
-        let wanted = Wish { services: pods, ..Wish::default() }.tables();
+        let wanted = Wish { services: pods, quic, ..Wish::default() }.tables();
         let mut bench = Bench::new(capacities());
         bench.converge(&wanted);
         bench.kernel.strict = false;

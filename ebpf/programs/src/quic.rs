@@ -1,0 +1,66 @@
+//! QUIC: packets whose connection ID names the server that made it go there, whatever flow they come in.
+//!
+//! Such are those with a short header and Handshake packets: their connection ID is the server's choice. All others go by their
+//! flow, and so does what names nobody: Initial and 0-RTT packets, packets of unknown versions, short ones.
+
+use fairlead_abi::{CONNECTION_ID_MAX, CONNECTION_ID_MIN, QUIC_CONFIG, QUIC_HANDSHAKES, ServiceEntry};
+
+use crate::{
+    packet::Packet,
+    parse::{Ip, Transport},
+    steer::{self, Steered},
+};
+
+/// The bit of a packet's first byte that says that its header is a long one (RFC 8999).
+const LONG: u8 = 0x80;
+/// Bytes of a long header before the connection ID: first byte, version, length.
+const BEFORE_ID: usize = 6;
+/// Bytes of a UDP header.
+const UDP: usize = 8;
+
+/// The backend that the connection ID of a TCP or UDP packet names; none where the packet goes by its flow.
+#[inline(always)]
+#[must_use]
+pub fn steer(packet: &Packet, ip: &Ip, service: &ServiceEntry, carried: &Transport) -> Option<Steered> {
+    if service.flags & ServiceEntry::QUIC == 0 {
+        return None;
+    }
+    let id = server_id(packet, carried.l4 + UDP, ip.l3 + ip.length)?;
+    steer::to_server(service, id, &carried.flow(ip.source))
+}
+
+/// The server ID that the connection ID of a packet has, which stands from `start` to `end`; as it stands in memory. `None` where the
+/// server has not chosen it, or not by the configuration that is known here.
+#[inline(always)]
+fn server_id(packet: &Packet, start: usize, end: usize) -> Option<u64> {
+    if start + 1 + CONNECTION_ID_MIN > end {
+        return None;
+    }
+    let [form, mut first]: [u8; 2] = packet.read(start).ok()?;
+    let mut at = start + 2;
+    if form & LONG != 0 {
+        if !is_handshake(packet, start, form) {
+            return None;
+        }
+        let [length, begins]: [u8; 2] = packet.read(start + BEFORE_ID - 1).ok()?;
+        let length = length as usize;
+        if length < CONNECTION_ID_MIN || length > CONNECTION_ID_MAX || start + BEFORE_ID + length > end {
+            return None;
+        }
+        first = begins;
+        at = start + BEFORE_ID + 1;
+    }
+    if first >> 5 != QUIC_CONFIG {
+        return None;
+    }
+    packet.read(at).ok()
+}
+
+/// Whether a packet with a long header is a Handshake packet of a version that is known.
+#[inline(always)]
+fn is_handshake(packet: &Packet, start: usize, form: u8) -> bool {
+    let Ok(version) = packet.read::<[u8; 4]>(start + 1) else { return false };
+    let kind = form >> 4 & 3;
+    let [(first, of_first), (second, of_second)] = QUIC_HANDSHAKES;
+    (version == first && kind == of_first) || (version == second && kind == of_second)
+}
