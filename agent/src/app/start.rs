@@ -8,11 +8,11 @@ use std::{
     time::Duration,
 };
 
-use fairlead_abi::ServiceKey;
+use fairlead_abi::{Encap, ServiceKey};
 use fairlead_core::{
     asks::Counters,
     model::{Declarations, Demand, Health, Model, ProbeState, merge},
-    planner::{Installed, Links, Planned, Planner},
+    planner::{Installed, Links, Planned, Planner, WantedBackend},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -308,10 +308,18 @@ impl Stages {
 
     /// The outer destinations of all wanted backends.
     pub(super) fn outers_of(planned: &Planned) -> BTreeSet<IpAddr> {
-        let tables = planned.tables.services.values();
-        let remote =
-            |backend: &&fairlead_core::planner::WantedBackend| backend.encap != fairlead_abi::Encap::Local;
-        tables.flat_map(|table| table.backends.iter().filter(remote).map(|backend| backend.outer)).collect()
+        Self::outers(planned, |_| true)
+    }
+
+    /// Those of the backends that take new connections.
+    pub(super) fn taken_outers_of(planned: &Planned) -> BTreeSet<IpAddr> {
+        Self::outers(planned, |backend| backend.weight > 0)
+    }
+
+    fn outers(planned: &Planned, which: impl Fn(&WantedBackend) -> bool) -> BTreeSet<IpAddr> {
+        let backends = planned.tables.services.values().flat_map(|table| &table.backends);
+        let remote = backends.filter(|backend| backend.encap != Encap::Local && which(backend));
+        remote.map(|backend| backend.outer).collect()
     }
 }
 

@@ -11,7 +11,9 @@ use crate::{
 };
 
 impl Stages {
-    fn unready(&self, ways: &Ways) -> Vec<String> {
+    fn unready(&self) -> Vec<String> {
+        let taken = self.planned.as_ref().map(Self::taken_outers_of).unwrap_or_default();
+        let ways = Ways::of(&taken, &self.links.borrow());
         let mut reasons = Vec::new();
         if self.planned.is_none() {
             reasons.push("no tables were planned yet".to_owned());
@@ -59,7 +61,7 @@ impl Stages {
         let status = Status {
             group: self.declared.here.group.to_string(),
             program: self.dataplane.tag().ok(),
-            unready: self.unready(&ways),
+            unready: self.unready(),
             interfaces: self.interfaces.iter().map(|i| i.status(self.config.node.xdp_mode)).collect(),
             fingerprint: tables.map(|tables| hash(tables.fingerprint())),
             installed_fingerprint: Some(hash(self.installed.fingerprint())),
@@ -87,7 +89,7 @@ fn refused_secrets(why: &str) -> Problem {
     }
 }
 
-/// How the wanted outer destinations are reached.
+/// How outer destinations are reached.
 struct Ways {
     known: Vec<IpAddr>,
     unknown: Vec<IpAddr>,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use fairlead_abi::{Count, ServiceKey};
+use fairlead_abi::{Count, ServiceEntry, ServiceKey};
 use fairlead_core::{
     asks::{Asker, Holding as Said},
     model::{Held, Holding},
@@ -37,8 +37,12 @@ pub(super) fn add_announced(
     known: &BTreeMap<ServiceKey, Arc<ServiceTable>>,
     tunnels: &[IpNet],
 ) {
-    for told in asker.announcements().filter(|told| told.is_reached_by(tunnels)) {
+    for told in asker.announcements() {
         let Some(table) = known.get(&told.service) else { continue };
+        // A QUIC server may have made its ID of either address.
+        if !told.is_reached_by(tunnels) && table.flags & ServiceEntry::QUIC == 0 {
+            continue;
+        }
         let (key, at) = ((told.service, IpAddr::from(told.outer)), told.at);
         let place = table.backends.binary_search_by_key(&key.1, |backend| backend.outer);
         if place.is_ok_and(|place| table.backends[place].verdict != Verdict::Lingering) {

@@ -53,6 +53,7 @@ pub(super) fn config(command: &Command, default: &Path, output: Output) -> Resul
 
 fn check(file: &Path, checked: Result<Config, Vec<ConfigProblem>>, output: Output) -> Result<()> {
     let missing = checked.as_ref().map(missing).unwrap_or_default();
+    let refused = checked.as_ref().ok().and_then(refused_secrets);
     let problems = checked.err().unwrap_or_default();
     let problem = |problem: ConfigProblem| Problem {
         text: problem.to_string(),
@@ -64,6 +65,7 @@ fn check(file: &Path, checked: Result<Config, Vec<ConfigProblem>>, output: Outpu
     let problems = problems.into_iter().map(problem).collect();
     let report = Report { file: file.to_owned(), problems, missing };
     output.show(&report, |report, _| match report.problems.as_slice() {
+        [] if refused.is_some() => String::new(),
         [] => {
             let missing = report.missing.iter().map(|what| format!("not on this machine: {what}\n"));
             format!("{}: no problem\n", report.file.display()) + &missing.collect::<String>()
@@ -71,7 +73,7 @@ fn check(file: &Path, checked: Result<Config, Vec<ConfigProblem>>, output: Outpu
         problems => problems.iter().map(|problem| format!("{}\n", problem.text)).collect(),
     })?;
     match report.problems.len() {
-        0 => Ok(()),
+        0 => refused.map_or(Ok(()), |why| bail!("secretsFile: {why}")),
         count => bail!(counted(count as u64, "problem")),
     }
 }
@@ -86,8 +88,13 @@ fn missing(config: &Config) -> Vec<String> {
     for (number, cluster) in config.clusters.iter().enumerate().filter(|(_, c)| !c.manifests.is_dir()) {
         missing.push(format!("clusters[{number}].manifests: the directory {}", cluster.manifests.display()));
     }
-    if let Some(Err(why)) = config.secrets_file.as_deref().map(read_secrets) {
-        missing.push(format!("secretsFile: {why}"));
+    if let Some(file) = config.secrets_file.as_deref().filter(|file| !file.exists()) {
+        missing.push(format!("secretsFile: {}", file.display()));
     }
     missing
+}
+
+/// Why the secrets that are there can't be taken.
+fn refused_secrets(config: &Config) -> Option<String> {
+    config.secrets_file.as_deref().filter(|file| file.exists()).and_then(|file| read_secrets(file).err())
 }

@@ -13,7 +13,7 @@ use crate::{
     maps::{HOPS, Scratch},
     packet::Packet,
     parse::{Ip, Parsed, Transport},
-    quic, setting,
+    setting,
     steer::{self, Steered},
     verdict::{self, UNDECIDED, Verdict},
 };
@@ -55,9 +55,6 @@ fn try_choose(ctx: &XdpContext, scratch: &mut Scratch) -> Result<Option<Verdict>
     scratch.service = service.id;
     scratch.steered = if scratch.packet.part.is_later() && scratch.first.backend != 0 {
         steer::again(service, &flow, &scratch.first)?
-    } else if let Some(steered) = by_server_id(ctx, &scratch.packet, service) {
-        count::event(FlowEvent::NamedServer);
-        steered
     } else {
         steer::steer(service, carried, &flow)?
     };
@@ -65,15 +62,6 @@ fn try_choose(ctx: &XdpContext, scratch: &mut Scratch) -> Result<Option<Verdict>
         count::event(FlowEvent::PassedOver);
     }
     Ok(None)
-}
-
-/// The backend that the packet's connection ID names. An ICMP error and a fragment have none.
-#[inline(always)]
-fn by_server_id(ctx: &XdpContext, packet: &Parsed, service: &ServiceEntry) -> Option<Steered> {
-    if packet.carried.is_icmp() || packet.part.is_later() {
-        return None;
-    }
-    quic::steer(&Packet::new(ctx), &packet.ip, service, &packet.carried)
 }
 
 /// The next backend for `scratch.packet`, where the one in `scratch.steered` can't be sent to, or doesn't know the flow:

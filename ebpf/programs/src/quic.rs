@@ -3,11 +3,17 @@
 //! Such are those with a short header and Handshake packets: their connection ID is the server's choice. All others go by their
 //! flow, and so does what names nobody: Initial and 0-RTT packets, packets of unknown versions, short ones.
 
-use fairlead_abi::{CONNECTION_ID_MAX, CONNECTION_ID_MIN, QUIC_CONFIG, QUIC_HANDSHAKES, ServiceEntry};
+use aya_ebpf::programs::XdpContext;
+use fairlead_abi::{
+    CONNECTION_ID_MAX, CONNECTION_ID_MIN, FlowEvent, QUIC_CONFIG, QUIC_HANDSHAKES, ServiceEntry, ServiceKey,
+};
 
 use crate::{
+    count, gateway,
+    headers::protocol,
+    maps::Scratch,
     packet::Packet,
-    parse::{Ip, Transport},
+    parse::{Ip, Parsed, Transport},
     steer::{self, Steered},
 };
 
@@ -27,6 +33,23 @@ pub fn steer(packet: &Packet, ip: &Ip, service: &ServiceEntry, carried: &Transpo
     }
     let id = server_id(packet, carried.l4 + UDP, ip.l3 + ip.length)?;
     steer::to_server(service, id, &carried.flow(ip.source))
+}
+
+/// Chooses the backend of `scratch.packet` by its connection ID: 1, with `scratch.steered` and `scratch.service` set, or 0 where it goes by
+/// its flow, if anywhere. A subprogram: see [`slow`](crate::slow).
+#[inline(never)]
+pub fn choose(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
+    let Parsed { ip, carried, part } = &scratch.packet;
+    if carried.protocol != protocol::UDP || part.is_later() || !gateway::is_host(ip) {
+        return 0;
+    }
+    let key = ServiceKey::new(ip.destination, carried.destination_port(), carried.protocol, ip.family());
+    let Some(service) = steer::find(&key) else { return 0 };
+    let Some(steered) = steer(&Packet::new(ctx), ip, service, carried) else { return 0 };
+    scratch.service = service.id;
+    scratch.steered = steered;
+    count::event(FlowEvent::NamedServer);
+    1
 }
 
 /// The server ID that the connection ID of a packet has, which stands from `start` to `end`; as it stands in memory. `None` where the

@@ -58,8 +58,10 @@ pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16, kind: u8) -> Resul
             (known.state, known.client_ended) = (FlowState::Closing as u8, 1);
             return Ok(true);
         }
+        // Not where much before it is still on its way.
         if carried.protocol == protocol::TCP
             && carried.tcp_flags & tcp::FIN != 0
+            && LAST.has(numbers.sequence.wrapping_sub(known.client_sequence))
             && numbers.fit(known, carried)
         {
             known.client_ended = 1;

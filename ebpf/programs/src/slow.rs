@@ -13,6 +13,7 @@ use crate::{
     maps::{self, Scratch},
     packet::Packet,
     parse::{self, LATER, NOT_IP, STEERABLE},
+    quic,
     receiver::{self, FINE, NOT_KNOWN},
     report, setting,
     verdict::{self, UNDECIDED, Verdict},
@@ -162,9 +163,11 @@ fn forward(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
             return action;
         }
     }
-    let action = gateway::choose(ctx, scratch);
-    if action != UNDECIDED {
-        return action;
+    if quic::choose(ctx, scratch) == 0 {
+        let action = gateway::choose(ctx, scratch);
+        if action != UNDECIDED {
+            return action;
+        }
     }
     if !scratch.steered.is_usable() {
         let action = gateway::go_on(ctx, scratch);

@@ -175,6 +175,7 @@ impl Polls {
     /// all have.
     pub(super) fn opened(&self, service: ServiceKey, now: Duration) -> Option<f64> {
         let of_service = self.pairs.range((service, Address::default())..=(service, Address::v6([0xff; 16])));
+        of_service.clone().next()?;
         let rates = of_service.map(|(_, polled)| match polled.opening.rate(now) {
             None if polled.leaving => Some(0.0),
             rate => rate,

@@ -19,6 +19,9 @@ pub(super) fn union<'a>(
                 if known.quic != port.quic {
                     let (says, other) = if port.quic { (cluster, *first) } else { (*first, cluster) };
                     problems.push(no_quic(name, port, says, other));
+                    if port.quic {
+                        *first = cluster;
+                    }
                     known.quic = true;
                 }
                 continue;

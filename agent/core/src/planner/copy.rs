@@ -79,6 +79,10 @@ impl<E, F: FnMut(&Action) -> Result<(), E>> Copier<F> {
                 self.act(Action::SetOverflowed { bucket, value: 1 })?;
             }
         }
+        let server_ids: Vec<_> = there.server_ids_of(value.backends).map(|(key, id)| (*key, *id)).collect();
+        for (key, server) in server_ids {
+            self.act(Action::PutServerId { key, server })?;
+        }
         self.act(Action::PublishEntry { bucket, entry, value, room: live.room })
     }
 

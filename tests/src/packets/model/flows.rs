@@ -53,7 +53,9 @@ impl Flows {
                 return true;
             }
             let (closing, ends) = (entry.state == FlowState::Closing as u8, flags & 0x01 != 0);
-            if key.protocol == 6 && ends && of_connection(entry, &sent) {
+            let ahead = client_sequence.wrapping_sub(entry.client_sequence).cast_signed();
+            let near = (-(1 << 19)..1 << 16).contains(&ahead);
+            if key.protocol == 6 && ends && near && of_connection(entry, &sent) {
                 self.established.get_mut(key).expect("it is there").client_ended = 1;
             }
             // After the end, another connection of the same ports may have begun.

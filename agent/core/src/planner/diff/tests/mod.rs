@@ -6,6 +6,7 @@ mod kernel;
 mod properties;
 mod repair;
 mod rows;
+mod server_ids;
 
 use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;

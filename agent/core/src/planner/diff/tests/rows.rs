@@ -7,7 +7,7 @@ fn web_entry(bench: &Bench) -> ServiceEntry {
     *bench.kernel.entries().find(|(key, ..)| key.port == 80).expect("published").2
 }
 
-fn kinds(plan: &Plan) -> Vec<&'static str> {
+pub(super) fn kinds(plan: &Plan) -> Vec<&'static str> {
     let kind = |action: &Action| match action {
         Action::WriteHop { .. } => "hop",
         Action::ClearBackendCounters { .. } => "zero",
@@ -52,24 +52,6 @@ fn additions_first_deletions_later() {
     bench.carry_out(&plan);
     bench.now += GRACE;
     assert_eq!(kinds(&bench.diff(&wanted).unwrap()), ["clear hop"]);
-}
-
-#[test]
-fn server_ids_come_before_their_ring_and_go_before_their_backend() {
-    let quic = |pods| Wish { quic: true, ..Wish::of(pods) }.tables();
-    let mut bench = Bench::new(capacities());
-    bench.converge(&Wish::of(0b110).tables());
-    assert_eq!(kinds(&bench.diff(&quic(0b110)).unwrap()), ["server", "flags"]);
-    bench.converge(&quic(0b110));
-    bench.assert_serves(&quic(0b110));
-    let wanted = quic(0b1100);
-    let plan = bench.diff(&wanted).unwrap();
-    assert_eq!(kinds(&plan), ["hop", "zero", "backend", "forget server", "server", "slots", "switch"]);
-    bench.carry_out(&plan);
-    bench.now += GRACE;
-    assert_eq!(kinds(&bench.diff(&wanted).unwrap()), ["clear backend"]);
-    bench.converge(&Wish::of(0b1100).tables());
-    bench.assert_clean(&Wish::of(0b1100).tables());
 }
 
 #[test]
