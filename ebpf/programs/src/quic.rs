@@ -67,7 +67,8 @@ fn server_id(packet: &Packet, start: usize, end: usize) -> Option<u64> {
         }
         let [length, begins]: [u8; 2] = packet.read(start + BEFORE_ID - 1).ok()?;
         let length = length as usize;
-        if length < CONNECTION_ID_MIN || length > CONNECTION_ID_MAX || start + BEFORE_ID + length > end {
+        let is_ours = (CONNECTION_ID_MIN..=CONNECTION_ID_MAX).contains(&length);
+        if !is_ours || start + BEFORE_ID + length > end {
             return None;
         }
         first = begins;

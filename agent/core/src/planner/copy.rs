@@ -27,16 +27,16 @@ pub fn copy<E>(
     let there = Installed::read(from, size, None, Duration::ZERO);
     let mut copier = Copier { new: Installed::empty(into), carry_out };
     for (index, hop) in (0..).zip(&there.hops).skip(1).filter(|(_, hop)| hop.ifindex != 0) {
-        copier.act(Action::WriteHop { index, hop: *hop })?;
+        copier.act(&Action::WriteHop { index, hop: *hop })?;
     }
     for (key, live) in &there.live {
         copier.service(from, &there, (key, live))?;
     }
     for (&key, &delivery) in &there.deliveries {
-        copier.act(Action::PutDelivery { key, delivery })?;
+        copier.act(&Action::PutDelivery { key, delivery })?;
     }
     for &prefix in &there.gateways {
-        copier.act(Action::PutGateway { prefix })?;
+        copier.act(&Action::PutGateway { prefix })?;
     }
     Ok(())
 }
@@ -47,9 +47,9 @@ struct Copier<F> {
 }
 
 impl<E, F: FnMut(&Action) -> Result<(), E>> Copier<F> {
-    fn act(&mut self, action: Action) -> Result<(), E> {
-        (self.carry_out)(&action)?;
-        self.new.apply(&action, Duration::ZERO);
+    fn act(&mut self, action: &Action) -> Result<(), E> {
+        (self.carry_out)(action)?;
+        self.new.apply(action, Duration::ZERO);
         Ok(())
     }
 
@@ -67,23 +67,23 @@ impl<E, F: FnMut(&Action) -> Result<(), E>> Copier<F> {
         if ring.size > 0 {
             let block = from.slots.block(ring.first_slot, ring.size);
             let slots = SlotBlock { slots: Slots::Inherited(block.as_ref().into()), hash };
-            self.act(Action::WriteSlots { first: ring.first_slot, slots })?;
+            self.act(&Action::WriteSlots { first: ring.first_slot, slots })?;
         }
         for index in there.region(live).filter(|&index| in_use(&there.backends[index as usize])) {
-            self.act(Action::ClearBackendCounters { first: index, count: 1 })?;
-            self.act(Action::WriteBackend { index, backend: there.backends[index as usize] })?;
+            self.act(&Action::ClearBackendCounters { first: index, count: 1 })?;
+            self.act(&Action::WriteBackend { index, backend: there.backends[index as usize] })?;
         }
         let passed: Vec<u32> = self.new.passed(key, bucket).collect();
         for bucket in passed {
             if self.new.buckets[bucket as usize].overflowed == 0 {
-                self.act(Action::SetOverflowed { bucket, value: 1 })?;
+                self.act(&Action::SetOverflowed { bucket, value: 1 })?;
             }
         }
         let server_ids: Vec<_> = there.server_ids_of(value.backends).map(|(key, id)| (*key, *id)).collect();
         for (key, server) in server_ids {
-            self.act(Action::PutServerId { key, server })?;
+            self.act(&Action::PutServerId { key, server })?;
         }
-        self.act(Action::PublishEntry { bucket, entry, value, room: live.room })
+        self.act(&Action::PublishEntry { bucket, entry, value, room: live.room })
     }
 
     /// Where a lookup finds `key`, if there is room.
