@@ -84,9 +84,9 @@ impl Sampler {
     }
 }
 
-/// New connections per second in the whole group: this gateway's `own` stands for each other one's. What receivers count is better
-/// where it is known: no router spreads evenly, and no flood of SYNs opens a connection. But not less than what comes here: what
-/// endpoints have no room for they don't count.
+/// New connections per second in the whole group: this gateway's `own` stands for each other one's. What receivers count is
+/// better where it is known: no router spreads evenly, and no flood of SYNs opens a connection. But not less than what
+/// comes here: what endpoints have no room for they don't count.
 fn of_group(own: f64, gateways: usize, opened: Option<f64>) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a group is small")]
     let gateways = gateways as f64;

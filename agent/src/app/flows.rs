@@ -50,8 +50,8 @@ impl Stages {
         }
     }
 
-    /// What came back of a flow that is claimed was no stray's. Of one that is remembered already nothing came back, or the same
-    /// claim came before.
+    /// What came back of a flow that is claimed was no stray's. Of one that is remembered already nothing came back, or the
+    /// same claim came before.
     fn give_back(
         &mut self,
         flow: (ServiceKey, Flow),

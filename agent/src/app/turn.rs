@@ -186,8 +186,8 @@ impl Stages {
         }
     }
 
-    /// Sweeps flows that have ended, where it is time to, in a thread of its own: a million of them take seconds, and an endpoint's death
-    /// must not wait. Nobody waits for it at the end either.
+    /// Sweeps flows that have ended, where it is time to, in a thread of its own: a million of them take seconds, and an
+    /// endpoint's death must not wait. Nobody waits for it at the end either.
     pub(super) fn sweep(&mut self) {
         let Some(sweep) = self.sweep.clone() else { return };
         self.list_own();

@@ -268,8 +268,8 @@ impl Task {
         }
     }
 
-    /// The outer destinations whose node doesn't answer; this one has no way to itself that could be cut. Where none at all does, it is this gateway that is cut off: nobody
-    /// must be passed over when it is back.
+    /// The outer destinations whose node doesn't answer; this one has no way to itself that could be cut. Where none at all
+    /// does, it is this gateway that is cut off: nobody must be passed over when it is back.
     fn silent(&self) -> BTreeSet<IpAddr> {
         let silent = self.asker.silent().into_iter().filter(|outer| !self.local.contains(outer));
         let silent: BTreeSet<IpAddr> = silent.map(IpAddr::from).collect();

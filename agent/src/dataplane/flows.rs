@@ -35,8 +35,8 @@ const TCP_IDLE: Duration = Duration::from_secs(2 * 3600 + 15 * 60);
 const LOST_FOR: u32 = 600_000;
 /// For so long what a sweep counted is told, with its age.
 const COUNTED_FOR: Duration = Duration::from_secs(60);
-/// So long after it was full flows may be missing in the table: those that it had no room for come into it with their endpoint's
-/// next packet, and stand where the oldest are forgotten till then.
+/// So long after it was full flows may be missing in the table: those that it had no room for come into it with their
+/// endpoint's next packet, and stand where the oldest are forgotten till then.
 const OVERFLOWED_FOR: Duration = Duration::from_secs(600);
 /// How long a silent UDP flow is kept.
 const UDP_IDLE: Duration = Duration::from_secs(180);
@@ -215,8 +215,9 @@ impl Swept {
     }
 }
 
-/// Removes the flows of a table that are over and shows them to `ended`, and the others to `each`. Beyond three quarters of the room, those that
-/// ended first are over before their time: a refused connection is worse than a late packet that is not known any more.
+/// Removes the flows of a table that are over and shows them to `ended`, and the others to `each`. Beyond three quarters of
+/// the room, those that ended first are over before their time: a refused connection is worse than a late packet that is
+/// not known any more.
 fn sweep(
     flows: &mut Table,
     ticks: u32,

@@ -34,8 +34,8 @@ impl Tally {
     }
 }
 
-/// Flows that have ended, since the agent began to count: what has been opened is those, and those that are there. None ends
-/// unseen, since only the sweep takes out what is established.
+/// Flows that have ended, since the agent began to count: what has been opened is those, and those that are there. The sweep
+/// takes out what is established, and sees all ends but those whose place a connection of the same ports has taken.
 #[derive(Debug, Default)]
 pub(super) struct Ended(BTreeMap<Pair, u64>);
 

@@ -34,8 +34,8 @@ pub struct FragmentEntry {
     /// Where this node is the gateway: index in `BACKENDS` of the backend that was chosen last; else 0.
     pub backend: u32,
     /// Of an endpoint's reply: [`FragmentEntry::REPLY`]. Of a client's packet, where this node is the receiver:
-    /// [`FragmentEntry::TAKEN`], [`FragmentEntry::SENT_BACK`], or the number of the [`DropReason`](crate::DropReason) why it was
-    /// not delivered; else [`FragmentEntry::ELSEWHERE`].
+    /// [`FragmentEntry::TAKEN`], [`FragmentEntry::SENT_BACK`], or the number of the [`DropReason`](crate::DropReason) why
+    /// it was not delivered; else [`FragmentEntry::ELSEWHERE`].
     pub outcome: u32,
     /// Bytes of the datagram that the first fragment holds.
     pub length: u16,
@@ -61,8 +61,9 @@ impl FragmentEntry {
     /// So long it holds. Identifications of IPv4 come round: on a fast link sooner than what hosts wait (30 to 60 s).
     pub const LIFE_NS: u64 = 10_000_000_000;
 
-    /// Whether a further fragment that comes at `now_ns` of the same clock follows it, an endpoint's reply or a client's packet.
-    /// What is noted of the one says nothing of the other, for both directions may have the same addresses and identification.
+    /// Whether a further fragment that comes at `now_ns` of the same clock follows it, an endpoint's reply or a client's
+    /// packet. What is noted of the one says nothing of the other, for both directions may have the same addresses and
+    /// identification.
     #[inline(always)]
     #[must_use]
     pub const fn leads(&self, now_ns: u64, is_reply: bool) -> bool {

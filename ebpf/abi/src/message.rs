@@ -155,7 +155,8 @@ pub struct Announcement {
     pub parts: u8,
     /// 1: no flows can be missing in the count, or endpoints in the list; 0: some were lost.
     pub whole: u8,
-    /// 1: a list of all endpoints that may hold flows by then, which nobody has counted ([`Announced::flows`] is 1); 0: a count.
+    /// 1: a list of all endpoints that may hold flows by then, which nobody has counted ([`Announced::flows`] is 1); 0: a
+    /// count.
     pub list: u8,
 }
 

@@ -1,8 +1,8 @@
 //! QUIC connection IDs that name the server which made them: plaintext IDs of draft-ietf-quic-load-balancers.
 //!
-//! First octet, server ID, nonce. The first three bits of the first octet say by which configuration the ID was made; the other five
-//! are the length of what follows or random, and mean nothing here. What a client chooses for its first packets has another
-//! form, or a server ID that nobody has.
+//! First octet, server ID, nonce. The first three bits of the first octet say by which configuration the ID was made; the
+//! other five are the length of what follows or random, and mean nothing here. What a client chooses for its first packets
+//! has another form, or a server ID that nobody has.
 
 /// The configuration by which servers make connection IDs: the upper three bits of their first octet. Seven means "by flow".
 pub const QUIC_CONFIG: u8 = 0;

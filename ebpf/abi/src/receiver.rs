@@ -108,8 +108,8 @@ pub struct FlowEntry {
     pub sequence: u32,
     /// [`FlowState`] as a number.
     pub state: u8,
-    /// 1: the client has sent a FIN or RST, or somebody in its name. Versions that don't know that leave 0, and lose nothing by a 1:
-    /// that needs no other [`FLOWS_LAYOUT`].
+    /// 1: the client has sent a FIN or RST, or somebody in its name. Versions that don't know that leave 0, and lose
+    /// nothing by a 1: that needs no other [`FLOWS_LAYOUT`].
     pub client_ended: u8,
     /// When it was last claimed, in units of 2^[`FlowEntry::CLAIM_SHIFT`] nanoseconds of the kernel's clock.
     pub claimed: u16,

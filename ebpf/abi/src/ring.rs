@@ -5,9 +5,9 @@ use crate::Address;
 /// Sizes that a ring can have: primes, about a factor of two apart (Maglev, NSDI 2016, section 3.4).
 pub const RING_SIZES: [u32; 9] = [251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65537];
 
-/// The layout of `SERVICES`, `SLOTS`, `BACKENDS`, `HOPS`, `SERVER_IDS`, `DELIVERIES` and `GATEWAYS`, and how a flow's hash finds its slot.
-/// A change of any of them takes a new name; as long as it stays, agents begin new tables, also those of another
-/// [`ABI`](crate::ABI), with a copy of those in use, so that slots go on remembering whom they named.
+/// The layout of `SERVICES`, `SLOTS`, `BACKENDS`, `HOPS`, `SERVER_IDS`, `DELIVERIES` and `GATEWAYS`, and how a flow's hash
+/// finds its slot. A change of any of them takes a new name; as long as it stays, agents begin new tables, also those of
+/// another [`ABI`](crate::ABI), with a copy of those in use, so that slots go on remembering whom they named.
 pub const STEERING_LAYOUT: &str = "1";
 
 /// A slot's index that names no backend.

@@ -35,8 +35,8 @@ pub fn steer(packet: &Packet, ip: &Ip, service: &ServiceEntry, carried: &Transpo
     steer::to_server(service, id, &carried.flow(ip.source))
 }
 
-/// Chooses the backend of `scratch.packet` by its connection ID: 1, with `scratch.steered` and `scratch.service` set, or 0 where it goes by
-/// its flow, if anywhere. A subprogram: see [`slow`](crate::slow).
+/// Chooses the backend of `scratch.packet` by its connection ID: 1, with `scratch.steered` and `scratch.service` set, or 0
+/// where it goes by its flow, if anywhere. A subprogram: see [`slow`](crate::slow).
 #[inline(never)]
 pub fn choose(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     let Parsed { ip, carried, part } = &scratch.packet;
@@ -52,8 +52,8 @@ pub fn choose(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     1
 }
 
-/// The server ID that the connection ID of a packet has, which stands from `start` to `end`; as it stands in memory. `None` where the
-/// server has not chosen it, or not by the configuration that is known here.
+/// The server ID that the connection ID of a packet has, which stands from `start` to `end`; as it stands in memory. `None`
+/// where the server has not chosen it, or not by the configuration that is known here.
 #[inline(always)]
 fn server_id(packet: &Packet, start: usize, end: usize) -> Option<u64> {
     if start + 1 + CONNECTION_ID_MIN > end {

@@ -138,8 +138,8 @@ pub fn is_known(key: &FlowKey) -> bool {
     FLOWS.get_ptr(key).is_some() || HALF_OPEN.get_ptr(key).is_some()
 }
 
-/// Whether the flow that a gateway asks about is an established one of this service: an [`answer`]. Of a living one that a packet
-/// with other numbers is asked for nothing is said: who made that packet may want it to be nobody's.
+/// Whether the flow that a gateway asks about is an established one of this service: an [`answer`]. Of a living one that a
+/// packet with other numbers is asked for nothing is said: who made that packet may want it to be nobody's.
 #[inline(always)]
 #[must_use]
 pub fn holds(key: &FlowKey, about: &DeliveryKey, asked: &AskedFlow) -> u8 {
@@ -242,8 +242,8 @@ const IDLE: u64 = 1000;
 const AFTER_SILENCE: Range = Range { behind: 1 << 19, ahead: 1 << 20 };
 /// With it: the endpoint's last packet, segmented by the device or not, or what came before that and was lost.
 const ACKNOWLEDGED: Range = Range { behind: 1 << 20, ahead: 1 << 18 };
-/// After a silence: what the client sends at once, until the endpoint's first acknowledgement ends the silence. As much as one of
-/// 100 Gbit/s in a millisecond, and more than hosts' buffers have unless they are told to.
+/// After a silence: what the client sends at once, until the endpoint's first acknowledgement ends the silence. As much as
+/// one of 100 Gbit/s in a millisecond, and more than hosts' buffers have unless they are told to.
 const BURST: Range = Range { behind: 0, ahead: 1 << 24 };
 /// All of that acknowledges the same: the endpoint's last packet.
 const ACKNOWLEDGED_BY_BURST: Range = Range { behind: 0, ahead: 1 << 17 };

@@ -1,7 +1,7 @@
 //! Real QUIC: servers whose connection IDs name them, and clients that migrate.
 //!
-//! A server makes its connection IDs as any would behind fairlead; a client that migrates goes on from another port. TLS is only what
-//! QUIC can't do without: each server signs for itself, and clients believe all.
+//! A server makes its connection IDs as any would behind fairlead; a client that migrates goes on from another port. TLS is
+//! only what QUIC can't do without: each server signs for itself, and clients believe all.
 
 mod believe;
 mod ids;

@@ -1,7 +1,7 @@
 //! Server IDs: what a QUIC server puts into its connection IDs, so that every gateway sends their packets to it.
 //!
-//! An ID is made of the endpoint's address alone. So it is the same on all gateways, whatever else they know and in whatever order
-//! they heard of it; and a server works it out by itself: `printf %s "$POD_IP" | sha256sum | cut -c 1-16`.
+//! An ID is made of the endpoint's address alone. So it is the same on all gateways, whatever else they know and in
+//! whatever order they heard of it; and a server works it out by itself: `printf %s "$POD_IP" | sha256sum | cut -c 1-16`.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -78,7 +78,8 @@ pub enum Action {
         entry: usize,
         /// All of it.
         value: ServiceEntry,
-        /// How many entries of `BACKENDS` are set aside for it from `value.backends` on; for [`Installed`](super::Installed) only.
+        /// How many entries of `BACKENDS` are set aside for it from `value.backends` on; for
+        /// [`Installed`](super::Installed) only.
         room: u32,
     },
     /// Store a service's `ring` by one 64-bit store.

@@ -1,7 +1,7 @@
 //! Whose packets of QUIC are, by the server ID in their connection ID.
 //!
-//! In come the addresses of a service's backends, out goes which backend each server ID leads to. A server may make its connection IDs by any of
-//! its addresses, whichever family its clients come by: so it needs one ID only.
+//! In come the addresses of a service's backends, out goes which backend each server ID leads to. A server may make its
+//! connection IDs by any of its addresses, whichever family its clients come by: so it needs one ID only.
 
 use std::net::IpAddr;
 

@@ -133,9 +133,9 @@ impl Flows {
     }
 }
 
-/// Whether TCP's numbers lie within 128 MiB of the connection's last ones, in either direction; the client's own within 1 MiB,
-/// where the endpoint has ended it, and less than 64 KiB ahead or 512 KiB behind, where both have. No flow is idle here: there is no
-/// clock.
+/// Whether TCP's numbers lie within 128 MiB of the connection's last ones, in either direction; the client's own within 1
+/// MiB, where the endpoint has ended it, and less than 64 KiB ahead or 512 KiB behind, where both have. No flow is idle
+/// here: there is no clock.
 fn of_connection(entry: &FlowEntry, sent: &Sent) -> bool {
     let near = |a: u32, b: u32, behind: i64, ahead: i64| {
         let apart = i64::from(a.wrapping_sub(b).cast_signed());

@@ -15,12 +15,13 @@ use crate::quic::Migrant;
 use crate::survive::outcome::{Break, Kind};
 use crate::survive::server::Request;
 
-/// From one move of a client to the next. To another port of the same IPv4 address none moves: for a server of quinn 0.11 that is the NAT's
-/// doing, and on a machine that is too busy, its answers then go where the client was before until the connection is over.
+/// From one move of a client to the next. To another port of the same IPv4 address none moves: for a server of quinn 0.11
+/// that is the NAT's doing, and on a machine that is too busy, its answers then go where the client was before until the
+/// connection is over.
 const STAY: Duration = Duration::from_secs(3);
 
-/// Where a client goes from an address: its other one of IPv4, to which [`Stage`](crate::survive::stage::Stage) sees; of IPv6 it has one, and
-/// takes another port of it.
+/// Where a client goes from an address: its other one of IPv4, to which [`Stage`](crate::survive::stage::Stage) sees; of
+/// IPv6 it has one, and takes another port of it.
 pub(in crate::survive) fn elsewhere(from: IpAddr) -> IpAddr {
     match from {
         IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits() ^ 0x80).into(),
@@ -47,8 +48,8 @@ impl Migrating {
         Ok(Self { connection, migrant })
     }
 
-    /// Uses it as its kind is until the fleet ends. Its client moves every now and then; an idle one when the fleet ends, before
-    /// it speaks again.
+    /// Uses it as its kind is until the fleet ends. Its client moves every now and then; an idle one when the fleet ends,
+    /// before it speaks again.
     pub(super) async fn run(&mut self, kind: Kind, seed: u64, orders: Orders) -> Result<(), Break> {
         let Self { connection, migrant } = self;
         if kind == Kind::Idle {

@@ -50,8 +50,8 @@ pub struct Mix {
 }
 
 impl Mix {
-    /// Of `tcp` connections, half as many flows, and an eighth of QUIC: more than half of the connections are idle, the rest is at
-    /// work.
+    /// Of `tcp` connections, half as many flows, and an eighth of QUIC: more than half of the connections are idle, the
+    /// rest is at work.
     #[must_use]
     pub fn of(tcp: usize) -> Self {
         let (flows, quic) = (tcp.div_ceil(2), tcp.div_ceil(8));

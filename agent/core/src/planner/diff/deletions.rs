@@ -3,6 +3,7 @@
 //! Service entries go at once: lookups then miss them. What they named goes when no packet can be reading it any
 //! more, by a later plan: that is decided here, from what the mirror says about when it was last named.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::Work;
@@ -76,8 +77,14 @@ impl Work<'_> {
             return;
         }
         let orphans: Vec<(u32, Duration)> = self.installed.orphans.iter().map(|(&i, &at)| (i, at)).collect();
+        let servers: BTreeSet<u32> =
+            self.installed.server_ids.values().map(|server| server.backend).collect();
         for (index, quiet_at) in orphans {
-            self.clear_when(&[index], quiet_at);
+            if servers.contains(&index) {
+                self.wait_until(self.now + GRACE);
+            } else {
+                self.clear_when(&[index], quiet_at);
+            }
         }
     }
 
@@ -112,7 +119,7 @@ impl Work<'_> {
     fn unmark_buckets(&mut self) {
         let installed = self.installed;
         let touched = self.space.passing.keys().copied().chain(installed.misflagged.iter().copied());
-        let touched: std::collections::BTreeSet<u32> = touched.collect();
+        let touched: BTreeSet<u32> = touched.collect();
         for bucket in touched {
             let change = self.space.passing.get(&bucket).copied().unwrap_or(0);
             let passing = i64::from(installed.passing[bucket as usize]) + change;

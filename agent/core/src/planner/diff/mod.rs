@@ -41,8 +41,8 @@ pub enum Newcomers<'a> {
 /// [`Plan::due`] means that only cleaning up is left, which has to wait until then.
 ///
 /// # Errors
-/// A map is too small for `wanted` even without endpoints that linger, or is for as long as packets may still be reading what was there before. Nothing
-/// may be carried out then.
+/// A map is too small for `wanted` even without endpoints that linger, or is for as long as packets may still be reading
+/// what was there before. Nothing may be carried out then.
 pub fn diff(
     wanted: &Tables,
     installed: &Installed,

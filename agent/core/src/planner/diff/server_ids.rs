@@ -1,7 +1,7 @@
 //! Server IDs of QUIC: to which backend of a service each leads.
 //!
-//! They stand under the first of the service's backends: a service that moves has its IDs at its new place before any packet looks for
-//! them there.
+//! They stand under the first of the service's backends: a service that moves has its IDs at its new place before any
+//! packet looks for them there.
 
 use std::collections::BTreeSet;
 

@@ -38,8 +38,14 @@ impl Installed {
                 self.unsettle_spot((bucket, entry));
             }
             Action::UnpublishEntry { bucket, entry } => self.unpublish((bucket, entry), now),
-            Action::PutServerId { key, server } => drop(self.server_ids.insert(key, server)),
-            Action::RemoveServerId { key } => self.remove_server_id(&key, now),
+            Action::PutServerId { key, server } => {
+                let before = self.server_ids.insert(key, server);
+                self.server_id_changed(&key, before.is_some_and(|before| before != server), now);
+            }
+            Action::RemoveServerId { key } => {
+                let before = self.server_ids.remove(&key);
+                self.server_id_changed(&key, before.is_some(), now);
+            }
             Action::PutDelivery { key, delivery } => drop(self.deliveries.insert(key, delivery)),
             Action::RemoveDelivery { key } => drop(self.deliveries.remove(&key)),
             Action::PutGateway { prefix } => drop(self.gateways.insert(prefix)),
@@ -163,12 +169,14 @@ impl Installed {
         live.settled = None;
     }
 
-    /// Packets may be going where the ID led.
-    fn remove_server_id(&mut self, key: &ServerKey, now: Duration) {
-        self.server_ids.remove(key);
+    /// Where it led elsewhere before, packets may be going there.
+    fn server_id_changed(&mut self, key: &ServerKey, led_elsewhere: bool, now: Duration) {
         let Some(owner) = self.region_starts.get(&key.first) else { return };
         if let Some(live) = self.live.get_mut(owner) {
-            live.quiet_at = live.quiet_at.max(now + GRACE);
+            live.settled = None;
+            if led_elsewhere {
+                live.quiet_at = live.quiet_at.max(now + GRACE);
+            }
         }
     }
 

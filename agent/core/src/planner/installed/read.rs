@@ -129,8 +129,8 @@ impl Installed {
         self.region_starts = owners.into_iter().map(|(start, (key, _))| (start, key)).collect();
     }
 
-    /// How many entries from its start on a service uses: up to the last one that a slot names, and on as long as one
-    /// follows within the spare room. What lies beyond holds no slot; should it be wanted, it is written anew.
+    /// How many entries from its start on a service uses: up to the last one that a slot or a server ID names, and on as
+    /// long as one follows within the spare room. What lies beyond holds no slot; should it be wanted, it is written anew.
     fn extent(&self, spot: Spot, end: u32, slots: &dyn ReadSlots) -> u32 {
         let entry = self.entry(spot);
         let is_used = |local: u32| {
@@ -139,7 +139,10 @@ impl Installed {
         };
         // A damaged entry may name a block that no ring has.
         let block = slots.block(entry.ring.first_slot, entry.ring.size.min(LARGEST_RING));
-        let named = block.iter().flat_map(named).map(u32::from).filter(|&local| is_used(local)).max();
+        let servers = self.server_ids_of(entry.backends);
+        let servers = servers.filter_map(|(_, server)| server.backend.checked_sub(entry.backends));
+        let named = block.iter().flat_map(named).map(u32::from).chain(servers);
+        let named = named.filter(|&local| is_used(local)).max();
         let mut extent = named.map_or(0, |last| last + 1);
         while let Some(last) = (extent..room_for(extent)).rev().find(|&local| is_used(local)) {
             extent = last + 1;

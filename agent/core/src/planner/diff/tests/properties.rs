@@ -44,8 +44,8 @@ fn steps(most: usize) -> impl Strategy<Value = Vec<(Wish, u64, Mood)>> {
     prop::collection::vec((wish(), prop_oneof![Just(0u64), 0u64..2500], mood), 1..most)
 }
 
-/// Carries a plan out; at every prefix no published slot names a free backend, as current or former, no server ID leads to one, and every service that is wanted before
-/// and after resolves to the one or the other.
+/// Carries a plan out; at every prefix no published slot names a free backend, as current or former, no server ID leads to
+/// one, and every service that is wanted before and after resolves to the one or the other.
 fn carry_out_watched(bench: &mut Bench, plan: &Plan, after: &Tables) {
     let old = resolved(&bench.kernel);
     let new: BTreeMap<ServiceKey, Vec<Option<IpAddr>>> = after
