@@ -12,15 +12,16 @@ const CONNECTIONS: usize = 120;
 
 #[test]
 fn nothing_is_broken_by_nothing() {
-    let Played { record, logs, asked } = play_alone("nothing", CONNECTIONS).unwrap();
-    for row in rows("nothing", &record.outcomes, &logs, asked) {
+    let played = play_alone("nothing", CONNECTIONS).unwrap();
+    for row in rows(&played) {
         let least = if row.protocol == "quic" { CONNECTIONS / 8 } else { CONNECTIONS };
         assert!(row.connections >= least, "{row:?}");
         assert_eq!((row.broken, row.endpoint_died), (0, 0), "{row:?}");
     }
-    let kinds: BTreeSet<_> = record.outcomes.iter().map(|outcome| outcome.kind).collect();
+    let outcomes = &played.record.outcomes;
+    let kinds: BTreeSet<_> = outcomes.iter().map(|outcome| outcome.kind).collect();
     assert_eq!(kinds.len(), 6, "{kinds:?}");
-    let protocols: BTreeSet<_> = record.outcomes.iter().map(|outcome| outcome.protocol).collect();
+    let protocols: BTreeSet<_> = outcomes.iter().map(|outcome| outcome.protocol).collect();
     assert_eq!(protocols, BTreeSet::from(PROTOCOLS));
 }
 

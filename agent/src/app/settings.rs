@@ -38,7 +38,7 @@ pub fn settings(config: &Config, capacities: &Capacities) -> Settings {
         bounces_per_second: config.limits.bounces_per_second,
         bounces_per_prefix: config.limits.bounces_per_prefix,
         reports_per_second: config.limits.unclaimed_per_second,
-        padding: 0,
+        bounces_in_all: config.limits.bounces_in_all,
     }
 }
 

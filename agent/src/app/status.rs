@@ -41,7 +41,9 @@ impl Stages {
         problems.extend(self.federation.problems().iter().map(crate::federation::SourceProblem::to_model));
         let ways = Ways::of(&self.outers.borrow(), &self.links.borrow());
         problems.extend(ways.problem());
-        problems.extend(self.heard.borrow().refused_secrets.as_deref().map(refused_secrets));
+        let heard = Arc::clone(&self.heard.borrow());
+        problems.extend(heard.refused_secrets.as_deref().map(refused_secrets));
+        problems.extend(heard.strangers.iter().map(|(cluster, outer)| strange(cluster, *outer)));
         if self.config.has(Role::Gateway) {
             problems.extend(self.interfaces.iter().filter_map(Interface::lack));
         }
@@ -86,6 +88,20 @@ fn refused_secrets(why: &str) -> Problem {
         field: "secretsFile".to_owned(),
         what: why.to_owned(),
         hint: Some("the secrets stay as they were".to_owned()),
+    }
+}
+
+fn strange(cluster: &Arc<str>, outer: IpAddr) -> Problem {
+    Problem {
+        object: None,
+        cluster: Some(Arc::clone(cluster)),
+        field: "podCidrs".to_owned(),
+        what: format!(
+            "don't hold {outer}, which a node of the cluster announces: what it says of it doesn't count"
+        ),
+        hint: Some(
+            "complete podCidrs if it is an endpoint of the cluster; else somebody has its key".to_owned(),
+        ),
     }
 }
 

@@ -42,6 +42,12 @@ impl Failure {
         }
     }
 
+    /// All services serve.
+    fn unnamed(full: Full) -> Self {
+        let what = format!("server IDs of QUIC are left out, and clients that have them can't move: {full}");
+        Self { what, serves: true, waits: false }
+    }
+
     fn tell(&self) {
         if self.waits { tracing::info!("{}", self.what) } else { tracing::error!("{}", self.what) }
     }
@@ -120,7 +126,7 @@ impl Stages {
         self.installed.settle(plan);
         self.follow_slots(plan);
         self.due = plan.due;
-        plan.waits_for.map(Failure::waits)
+        plan.waits_for.map(Failure::waits).or_else(|| plan.unnamed.map(Failure::unnamed))
     }
 
     /// Reads the kernel's tables back; the next plan repairs what is not as it was.

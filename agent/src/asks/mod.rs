@@ -126,6 +126,8 @@ pub struct Heard {
     pub silent: Arc<BTreeSet<IpAddr>>,
     /// Why the secrets are not those of their file.
     pub refused_secrets: Option<String>,
+    /// Endpoints that nodes announce although they lie outside of their cluster's `podCidrs`: one of each cluster.
+    pub strangers: BTreeMap<Arc<str>, IpAddr>,
 }
 
 /// New connections per second of services, from all gateways, as all of their receivers count them.

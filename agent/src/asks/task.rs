@@ -9,7 +9,7 @@ use std::{
 
 use fairlead_abi::{Address, AskedFlow, Encap, FlowReport, ReportKind, ServiceKey};
 use fairlead_core::{
-    asks::{Asker, Backend, Keys, Output},
+    asks::{Asker, Backend, Keys, Output, STRANGE_EVERY},
     model::Held,
     planner::{ServiceTable, Verdict},
 };
@@ -37,6 +37,8 @@ const LONGEST: usize = 2048;
 const CLAIM_DELAY: Duration = Duration::from_millis(5);
 /// How often what receivers hold is told, and the file of secrets looked at.
 const TELL: Duration = Duration::from_secs(1);
+/// How long it is a problem that a node has announced what isn't its own: until it would have been told again.
+const STRANGE_FOR: Duration = STRANGE_EVERY.saturating_add(Duration::from_secs(60));
 
 /// See the module.
 pub struct Task {
@@ -53,6 +55,8 @@ pub struct Task {
     known: BTreeMap<ServiceKey, Arc<ServiceTable>>,
     read: Option<SystemTime>,
     refused_secrets: Option<String>,
+    /// Endpoints that nodes of other clusters announce, one for each, and when that was told last.
+    strangers: BTreeMap<Arc<str>, (IpAddr, Duration)>,
 }
 
 impl Task {
@@ -80,6 +84,7 @@ impl Task {
             known: BTreeMap::new(),
             read: None,
             refused_secrets: None,
+            strangers: BTreeMap::new(),
             parts,
         };
         task.give_keys();
@@ -228,7 +233,7 @@ impl Task {
 
     async fn poll(&mut self) {
         let now = self.now();
-        let mut silence = false;
+        let mut tell = false;
         for output in self.asker.poll(now) {
             let finding = match output {
                 Output::Send { to, message } => {
@@ -236,17 +241,14 @@ impl Task {
                     continue;
                 }
                 Output::Silent { node: (cluster, node), silent } => {
-                    silence = true;
+                    tell = true;
                     let says = if silent { "doesn't answer" } else { "answers again" };
                     tracing::info!(%cluster, %node, "the node {says}");
                     continue;
                 }
                 Output::Strange { cluster, outer } => {
-                    let outer = IpAddr::from(outer);
-                    tracing::warn!(
-                        %cluster, %outer,
-                        "a node announces an endpoint outside of its cluster's podCidrs: what it says of it doesn't count"
-                    );
+                    tell = true;
+                    self.strangers.insert(cluster, (outer.into(), now));
                     continue;
                 }
                 Output::Mine { service, flow, outer } => {
@@ -263,7 +265,7 @@ impl Task {
                 return;
             }
         }
-        if silence {
+        if tell {
             self.tell();
         }
     }
@@ -326,7 +328,7 @@ impl Task {
     }
 
     /// What the planner has to know, where it is another than before.
-    fn tell(&self) {
+    fn tell(&mut self) {
         self.parts.ends.counted.send_replace(self.asker.counters());
         let silent = self.silent();
         let mut held = Held::default();
@@ -340,7 +342,15 @@ impl Task {
             }
         }
         add_announced(&mut held, &self.asker, &self.known, &self.parts.own);
-        let heard = Heard { held, silent: Arc::new(silent), refused_secrets: self.refused_secrets.clone() };
+        let now = self.now();
+        self.strangers.retain(|_, (_, at)| now < *at + STRANGE_FOR);
+        let strangers = self.strangers.iter().map(|(cluster, (outer, _))| (Arc::clone(cluster), *outer));
+        let heard = Heard {
+            held,
+            silent: Arc::new(silent),
+            refused_secrets: self.refused_secrets.clone(),
+            strangers: strangers.collect(),
+        };
         self.parts.ends.heard.send_if_modified(|known| {
             let changed = **known != heard;
             if changed {

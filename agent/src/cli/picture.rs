@@ -185,11 +185,10 @@ impl<'a> Picture<'a> {
             members.entry(wanted.outer).or_insert(unknown).wanted = Some(wanted);
         }
         let members: Vec<Member<'a>> = members.into_values().collect();
-        let owner = |index: u32| {
-            let is_its = |member: &&Member<'_>| member.pinned.is_some_and(|(at, _)| at == index);
-            members.iter().find(is_its).map(|member| member.outer)
-        };
-        let servers = self.installed.servers_of(&key).map(|(id, index)| (id, owner(index)));
+        let pinned = members.iter().filter_map(|member| Some((member.pinned?.0, member.outer)));
+        let owners: BTreeMap<u32, IpAddr> = pinned.collect();
+        let servers = self.installed.servers_of(&key);
+        let servers = servers.map(|(id, index)| (id, owners.get(&index).copied()));
         Service { key, entry, table, server_ids: servers.collect(), members, unresolved }
     }
 

@@ -1,5 +1,6 @@
 //! Services and backends as rows of a list, for people and for programs.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -133,7 +134,7 @@ impl BackendRow {
     pub(super) fn new(
         picture: &Picture<'_>,
         service: &Service<'_>,
-        member: &Member<'_>,
+        (member, server_ids): (&Member<'_>, Vec<ServerId>),
         numbers: &impl Numbers,
     ) -> Result<Self> {
         let wanted = member.wanted;
@@ -167,7 +168,7 @@ impl BackendRow {
                 || "the agent's state doesn't know it".to_owned(),
                 |wanted| wanted.verdict.to_string(),
             ),
-            server_ids: server_ids(service, member),
+            server_ids: own_first(server_ids, member),
         })
     }
 
@@ -210,9 +211,14 @@ impl BackendRow {
         service: &Service<'_>,
         numbers: &impl Numbers,
     ) -> Result<Vec<Self>> {
+        let mut server_ids: BTreeMap<IpAddr, Vec<ServerId>> = BTreeMap::new();
+        for (id, owner) in service.server_ids.iter().filter_map(|(id, owner)| Some((id, (*owner)?))) {
+            server_ids.entry(owner).or_default().push(*id);
+        }
         let mut rows = Vec::with_capacity(service.members.len());
         for member in &service.members {
-            rows.push(Self::new(picture, service, member, numbers)?);
+            let its = server_ids.remove(&member.outer).unwrap_or_default();
+            rows.push(Self::new(picture, service, (member, its), numbers)?);
         }
         rows.extend(service.not_taken().iter().map(|of| Self::not_taken(picture, service, of)));
         // What the agent's state doesn't know stands last.
@@ -247,12 +253,10 @@ impl BackendRow {
     }
 }
 
-fn server_ids(service: &Service<'_>, member: &Member<'_>) -> Vec<ServerId> {
-    let its = service.server_ids.iter().filter(|(_, owner)| **owner == Some(member.outer));
-    let mut ids: Vec<ServerId> = its.map(|(id, _)| *id).collect();
+fn own_first(mut server_ids: Vec<ServerId>, member: &Member<'_>) -> Vec<ServerId> {
     let own = ServerId::of(member.wanted.map_or(member.outer, |wanted| wanted.endpoint));
-    ids.sort_by_key(|id| *id != own);
-    ids
+    server_ids.sort_by_key(|id| *id != own);
+    server_ids
 }
 
 /// Endpoints as a table; server IDs where there are any, zones only where they are not called as their clusters are.

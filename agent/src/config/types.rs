@@ -258,6 +258,8 @@ section! {
         /// Packets that came back, and that a gateway sends on per second for the clients of one prefix (/24 of IPv4,
         /// /56 of IPv6).
         pub bounces_per_prefix: u32 = 20_000 => 1..=100_000_000,
+        /// The same for all clients.
+        pub bounces_in_all: u32 = 1_000_000 => 1..=100_000_000,
         /// Packets that no backend claims, and that each CPU of a gateway reports to the agent per second.
         pub unclaimed_per_second: u32 = 20_000 => 1..=1_000_000,
         /// Flows that a gateway asks for per second for the clients of one prefix, each time anew; twice as many at once.
@@ -277,7 +279,8 @@ section! {
         pub services: u32 = 32_768 => 1..=1_048_576,
         /// Slots of all rings; 8 bytes each.
         pub slots: u32 = 16_777_216 => 1024..=536_870_912,
-        /// Backends of all services; 24 bytes each, and 16 for each CPU.
+        /// Backends of all services; 24 bytes each, and 16 for each CPU. There is room for a quarter as many server IDs of QUIC
+        /// endpoints, at least 512: each address of an endpoint has one for each VIP.
         pub backends: u32 = 524_288 => 64..=16_777_216,
         /// Next hops.
         pub hops: u32 = 4096 => 2..=1_048_576,

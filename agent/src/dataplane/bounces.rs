@@ -1,9 +1,9 @@
-//! What the clients of a prefix may cause to be sent on: a packet that came back and was claimed in the end counts no more.
+//! What the clients of a prefix, and all, may cause to be sent on: a packet that came back and was claimed in the end counts no more.
 //!
 //! In: claims. The programs count what comes back, by the client's prefix and second, so that strays can't take the room of
 //! connections; a connection that is found takes none.
 
-use fairlead_abi::{Address, map, prefix_of};
+use fairlead_abi::{ALL_BOUNCES, Address, bounces_of, map};
 
 use super::{Dataplane, Error, mapped::Mapped};
 
@@ -23,9 +23,11 @@ impl Dataplane {
 impl Bounces {
     /// A packet of this client came back so often until it was claimed.
     pub fn give_back(&mut self, client: &Address, bounces: u32) -> Result<(), Error> {
-        let mask = self.counts.elements().len() - 1;
-        let prefix = prefix_of(self.seed, client) & u32::try_from(mask).expect("a map's size has 32 bits");
-        self.counts.update(prefix, 0, |count| less(count, bounces))
+        let entries = u32::try_from(self.counts.elements().len()).expect("a map's size has 32 bits");
+        for index in [bounces_of(self.seed, client, entries), ALL_BOUNCES] {
+            self.counts.update(index, 0, |count| less(count, bounces))?;
+        }
+        Ok(())
     }
 }
 

@@ -59,16 +59,23 @@ pub const fn bucket_of(key: &ServiceKey, mask: u32) -> u32 {
     ((h.wrapping_mul(K1) >> 32) as u32) & mask
 }
 
-/// A hash of the prefix that a client's limits are counted by: /24 of IPv4, /56 of IPv6.
+/// Where `BOUNCES`, which has `entries`, a power of two, counts those of a client's prefix: /24 of IPv4, /56 of IPv6. Never
+/// [`ALL_BOUNCES`].
 #[inline(always)]
 #[must_use]
-pub const fn prefix_of(seed: u64, client: &Address) -> u32 {
+pub const fn bounces_of(seed: u64, client: &Address, entries: u32) -> u32 {
     let [hi, lo] = client.words();
     let own = if client.is_v4() { lo & V4_PREFIX } else { hi & V6_PREFIX };
     let mut h = (own ^ seed).wrapping_mul(K2);
     h ^= h >> 32;
-    (h.wrapping_mul(K1) >> 32) as u32
+    match (h.wrapping_mul(K1) >> 32) as u32 & (entries - 1) {
+        ALL_BOUNCES => ALL_BOUNCES + 1,
+        index => index,
+    }
 }
+
+/// Where `BOUNCES` counts those of all clients.
+pub const ALL_BOUNCES: u32 = 0;
 
 const V4_PREFIX: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0]);
 const V6_PREFIX: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0]);

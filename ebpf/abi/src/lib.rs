@@ -31,7 +31,7 @@ pub use cache::{CACHE_ENTRIES, CacheBucket, CacheTag, Cached};
 pub use counters::{BackendCounters, Counter, FlowEvent, Limit, RateLimit, ServiceCounters};
 pub use encap::{Encap, GUE_PORT, Hop, PROBE_MARK, PROBE_MARK_MASK, ProbeTarget, overhead};
 pub use fragment::{EarlyFragment, FragmentEntry, FragmentKey, MOST_HELD};
-pub use hash::{Flow, bucket_of, flow_hash, prefix_of, slot_hash, slot_of};
+pub use hash::{ALL_BOUNCES, Flow, bounces_of, bucket_of, flow_hash, slot_hash, slot_of};
 pub use mark::{is_bounced, kind, mark, read_mark};
 pub use message::{Announced, Announcement, Ask, AskedFlow, CONTROL_PORT, Claim, Count, Header};
 pub use quic::{
@@ -72,7 +72,8 @@ pub mod map {
     pub const FLOW_EVENTS: &str = "FLOW_EVENTS";
     /// Per CPU [`RateLimit`](crate::RateLimit) by [`Limit`](crate::Limit).
     pub const LIMITS: &str = "LIMITS";
-    /// Bounces by client prefix: the second in the upper half, how many there were in it in the lower.
+    /// Bounces of all clients and by client prefix, see [`bounces_of`](crate::bounces_of): the second in the upper half, how
+    /// many there were in it in the lower.
     pub const BOUNCES: &str = "BOUNCES";
     /// [`CacheBucket`](crate::CacheBucket)s of the flow cache; a power of two of them.
     pub const CACHE: &str = "CACHE";

@@ -48,8 +48,8 @@ pub struct Settings {
     pub bounces_per_prefix: u32,
     /// Reports per second and CPU of flows that nobody claims.
     pub reports_per_second: u32,
-    /// Zero.
-    pub padding: u32,
+    /// Bounced packets per second that a gateway sends on for all clients.
+    pub bounces_in_all: u32,
 }
 
 const _: () = {

@@ -1,10 +1,10 @@
-//! Limits: token buckets of each CPU, and how many bounces the clients of one prefix may cause.
+//! Limits: token buckets of each CPU, and how many bounces the clients of one prefix and all may cause.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use fairlead_abi::{Address, Limit};
+use fairlead_abi::{ALL_BOUNCES, Address, Limit, bounces_of};
 
 use crate::{
-    maps::{BOUNCE_PREFIXES, BOUNCES, LIMITS},
+    maps::{BOUNCE_COUNTS, BOUNCES, LIMITS},
     setting,
 };
 
@@ -40,16 +40,20 @@ pub fn may(limit: Limit) -> bool {
     true
 }
 
-/// Whether one more packet of this client's prefix that came back may be sent on in this second; counts it.
+/// Whether one more packet of this client that came back may be sent on in this second: of its prefix, and of all. Counts it.
 #[inline(always)]
 #[must_use]
 pub fn may_send_on(client: &Address) -> bool {
-    let Some(entry) =
-        BOUNCES.get_ptr_mut(fairlead_abi::prefix_of(setting!(seed), client) & (BOUNCE_PREFIXES as u32 - 1))
-    else {
-        return false;
-    };
-    let (second, most) = ((now_ns() / SECOND) << 32, setting!(bounces_per_prefix));
+    let second = (now_ns() / SECOND) << 32;
+    let prefix = bounces_of(setting!(seed), client, BOUNCE_COUNTS as u32);
+    is_within(prefix, second, setting!(bounces_per_prefix))
+        && is_within(ALL_BOUNCES, second, setting!(bounces_in_all))
+}
+
+/// Whether fewer than `most` have been counted in a second, which stands in the upper half; counts one more.
+#[inline(always)]
+fn is_within(index: u32, second: u64, most: u32) -> bool {
+    let Some(entry) = BOUNCES.get_ptr_mut(index) else { return false };
     // SAFETY: a word of the map. CPUs that count at the same time lose some of each other's, which only widens the limit.
     unsafe {
         let before = entry.read_volatile();

@@ -23,8 +23,8 @@ use crate::{
 const MMAP: usize = BPF_F_MMAPABLE as usize;
 /// Of tables that most nodes have next to nothing in, and no program writes: entries take memory once they are there.
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
-/// Entries of `BOUNCES`: prefixes that share one share a limit. A power of two.
-pub const BOUNCE_PREFIXES: usize = 8192;
+/// Entries of `BOUNCES`: the first counts all, and prefixes that share another share a limit. A power of two.
+pub const BOUNCE_COUNTS: usize = 8192;
 
 /// Replaced by the loader.
 #[unsafe(no_mangle)]
@@ -39,7 +39,7 @@ pub static SETTINGS: Settings = Settings {
     bounces_per_second: 0,
     bounces_per_prefix: 0,
     reports_per_second: 0,
-    padding: 0,
+    bounces_in_all: 0,
 };
 const NO_TUNNEL: TunnelSource =
     TunnelSource { address: Address { bytes: [0; 16] }, vary: [0; 4], padding: 0 };
@@ -76,7 +76,7 @@ pub static FLOW_EVENTS: PerCpuArray<u64, { FlowEvent::COUNT as usize }> = PerCpu
 pub static LIMITS: PerCpuArray<RateLimit, { Limit::COUNT }> = PerCpuArray::new();
 /// See [`fairlead_abi::map::BOUNCES`]. The agent writes too: what is claimed is given back.
 #[btf_map]
-pub static BOUNCES: Array<u64, BOUNCE_PREFIXES, MMAP> = Array::new();
+pub static BOUNCES: Array<u64, BOUNCE_COUNTS, MMAP> = Array::new();
 /// See [`fairlead_abi::map::CACHE`]. Removed from here, too.
 #[btf_map]
 pub static CACHE: Array<CacheBucket, 131_072, MMAP> = Array::new();

@@ -32,11 +32,29 @@ pub(super) struct Case {
     stranger: bool,
     /// A packet of QUIC with a short header, whose connection ID names this server.
     server: Option<ServerId>,
+    /// A fragment of a datagram.
+    part: Option<Part>,
+}
+
+/// One of two fragments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// With the ports.
+    First,
+    /// Right behind.
+    Last,
 }
 
 const fn case(name: &'static str, v6: bool, protocol: u8, tcp_flags: u8) -> Case {
-    Case { name, v6, protocol, tcp_flags, stranger: false, server: None }
+    Case { name, v6, protocol, tcp_flags, stranger: false, server: None, part: None }
 }
+
+/// The extension header of fragments.
+const FRAGMENT_HEADER: u8 = 44;
+/// Bytes of the first fragment behind its IP header.
+const FIRST: u16 = 16;
+/// Of all datagrams in fragments: their sources differ.
+const IDENTIFICATION: u16 = 0x1234;
 
 /// All that are measured one by one.
 const CASES: [Case; 9] = [
@@ -135,9 +153,9 @@ impl Case {
         !self.stranger && (self.protocol == protocol::TCP || self.protocol == protocol::UDP)
     }
 
-    /// The packet of TCP that the floor wraps where this one is not one to be wrapped.
-    pub(super) fn as_tcp(self) -> Self {
-        Self { protocol: protocol::TCP, tcp_flags: ACK, ..self }
+    /// The packet that the floor wraps: this one, or one of TCP where this isn't one to be wrapped, whole in any case.
+    pub(super) fn for_floor(self) -> Self {
+        if self.is_forwarded() && self.part.is_none() { self } else { Self::tcp(self.v6) }
     }
 
     /// A case of TCP, with ACK.
@@ -148,6 +166,11 @@ impl Case {
     /// A case of QUIC, for the server that an ID names.
     pub(super) const fn quic(v6: bool, server: ServerId) -> Self {
         Self { server: Some(server), ..if v6 { CASES[3] } else { CASES[2] } }
+    }
+
+    /// A case of UDP in fragments.
+    pub(super) const fn fragment(v6: bool, part: Part) -> Self {
+        Self { part: Some(part), ..if v6 { CASES[3] } else { CASES[2] } }
     }
 
     /// The client of its flow with this number.
@@ -194,6 +217,15 @@ impl Case {
         header[9] = self.protocol;
         header[12..16].copy_from_slice(&CLIENT_V4.octets());
         header[16..20].copy_from_slice(&destination.octets());
+        if let Some(part) = self.part {
+            header[4..6].copy_from_slice(&IDENTIFICATION.to_be_bytes());
+            let (offset, more) = match part {
+                Part::First => (0, 1 << 13),
+                Part::Last => (FIRST / 8, 0),
+            };
+            header[2..4].copy_from_slice(&(20 + FIRST).to_be_bytes());
+            header[6..8].copy_from_slice(&(offset | more).to_be_bytes());
+        }
         34
     }
 
@@ -206,7 +238,18 @@ impl Case {
         header[7] = 64;
         header[8..24].copy_from_slice(&CLIENT_V6.octets());
         header[24..40].copy_from_slice(&vip_v6(0).octets());
-        54
+        let Some(part) = self.part else { return 54 };
+        header[4..6].copy_from_slice(&(8 + FIRST).to_be_bytes());
+        header[6] = FRAGMENT_HEADER;
+        let (offset, more) = match part {
+            Part::First => (0, 1),
+            Part::Last => (FIRST, 0),
+        };
+        let fragment = &mut frame[54..62];
+        fragment[0] = self.protocol;
+        fragment[2..4].copy_from_slice(&(offset | more).to_be_bytes());
+        fragment[6..8].copy_from_slice(&IDENTIFICATION.to_be_bytes());
+        62
     }
 
     fn transport(self, header: &mut [u8]) {

@@ -159,7 +159,7 @@ pub(super) struct Side {
 impl Turns {
     /// `ours` beside the floor of as many packets of `case`.
     pub(super) fn new(ours: Side, case: Case, flows: u32, busy: u32) -> Self {
-        let of_floor = if case.is_forwarded() { case } else { case.as_tcp() };
+        let of_floor = case.for_floor();
         let record = Record::new(of_floor, flows, busy);
         Self { ours, floor: Side::new(FLOOR, TRANSMIT, record, &of_floor.frame()) }
     }

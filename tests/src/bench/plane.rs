@@ -37,13 +37,15 @@ pub(super) struct Plane {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
     pub(super) flows: u32,
+    /// Datagrams whose first fragment is remembered.
+    pub(super) fragments: u32,
     /// Buckets of the flow cache, a power of two.
     pub(super) cache: u32,
 }
 
 impl Sizes {
     /// For traffic that leaves no trace.
-    pub(super) const SMALL: Self = Self { flows: 1024, cache: 16 };
+    pub(super) const SMALL: Self = Self { flows: 1024, fragments: 1024, cache: 16 };
 }
 
 impl Plane {
@@ -124,7 +126,7 @@ fn capacities(services: u32, kind: Kind, sizes: Sizes) -> Capacities {
         },
         flows: sizes.flows,
         half_open: 1024,
-        fragments: 1024,
+        fragments: sizes.fragments,
         cache: sizes.cache,
         probes: 64,
     }
@@ -143,8 +145,8 @@ fn settings(capacities: &Capacities) -> Settings {
         cache_mask: capacities.cache - 1,
         bounces_per_second: 1_000_000_000,
         bounces_per_prefix: 1_000_000_000,
+        bounces_in_all: 1_000_000_000,
         reports_per_second: 1_000_000_000,
-        padding: 0,
     }
 }
 

@@ -22,6 +22,8 @@ pub(super) struct Event {
     pub(super) told: &'static str,
     /// Only idle connections, besides flows and short ones.
     pub(super) idle: bool,
+    /// Traffic comes to gateways that don't know where flows of UDP were: cold ones, or another region's.
+    pub(super) moves_datagrams: bool,
     /// Before connections are opened.
     pub(super) before: fn(&Stage) -> Result<()>,
     pub(super) action: Action,
@@ -41,7 +43,8 @@ pub(super) enum Action {
 
 impl Event {
     fn new(name: &'static str, told: &'static str, action: fn(&Stage) -> Result<()>) -> Self {
-        Self { name, told, idle: false, before: |_| Ok(()), action: Action::World(action) }
+        let action = Action::World(action);
+        Self { name, told, idle: false, moves_datagrams: false, before: |_| Ok(()), action }
     }
 }
 
@@ -63,19 +66,20 @@ pub(super) fn events() -> Vec<Event> {
     events.extend(opinions());
     events.extend(agents());
     events.extend(floods());
+    let nothing: fn(&Stage) -> Result<()> = |_| Ok(());
     events.push(Event {
-        name: "port_reused",
-        told: "slots move; connections are closed, and opened from the same ports",
         idle: true,
-        before: |_| Ok(()),
         action: Action::Fleet(reuse_ports),
+        ..Event::new(
+            "port_reused",
+            "slots move; connections are closed, and opened from the same ports",
+            nothing,
+        )
     });
     events.push(Event {
-        name: "random_mix",
-        told: "all of it, at random",
-        idle: false,
-        before: |_| Ok(()),
+        moves_datagrams: true,
         action: Action::Seeded(random::play),
+        ..Event::new("random_mix", "all of it, at random", nothing)
     });
     events
 }
@@ -112,6 +116,7 @@ fn clusters() -> Vec<Event> {
 fn gateways() -> Vec<Event> {
     vec![
         Event {
+            moves_datagrams: true,
             before: |s| {
                 s.route(&GATEWAYS[..2])?;
                 s.forget_gateway(GATEWAYS[2])?;
@@ -127,6 +132,7 @@ fn gateways() -> Vec<Event> {
             s.kill_gateway(GATEWAYS[1], &[GATEWAYS[0], GATEWAYS[2]])
         }),
         Event {
+            moves_datagrams: true,
             before: |s| s.kill_gateway(GATEWAYS[1], &[GATEWAYS[0], GATEWAYS[2]]),
             ..Event::new("gateway_returned", "slots move, then a gateway that was dead returns", |s| {
                 move_slots(s)?;
@@ -141,9 +147,12 @@ fn gateways() -> Vec<Event> {
                 s.route(&[GATEWAYS[1], GATEWAYS[2], GATEWAYS[0]])
             },
         ),
-        Event::new("route_flipped", "the other region's gateways get the traffic", |s| {
-            s.route(&s.gateways_of(ABROAD))
-        }),
+        Event {
+            moves_datagrams: true,
+            ..Event::new("route_flipped", "the other region's gateways get the traffic", |s| {
+                s.route(&s.gateways_of(ABROAD))
+            })
+        },
     ]
 }
 

@@ -3,12 +3,17 @@
 //! A connection is broken whatever broke it. What excuses it is only that its server was dead when its client noticed,
 //! as that server's log says. A connection that broke before its server had said who it is belongs to the server whose
 //! log has its client; where none has, one that died while it was being opened excuses it: nobody can know more.
+//!
+//! A datagram says nothing of when its flow began, and nobody is asked for it: a gateway that has no memory of a slot's
+//! former backends sends it to the current one. Where an event takes flows of UDP to such gateways, they may change
+//! servers; the row counts them as broken all the same, and as `moved`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use super::Played;
 use super::logs::Logs;
 use super::outcome::{Break, Kind, Outcome, PROTOCOLS, Protocol};
 
@@ -29,36 +34,42 @@ pub struct Row {
     pub asked: u64,
     /// The longest wait of a connection that did not break.
     pub longest_stall_ms: u64,
+    /// Those among the broken that are flows of UDP, of which another server took over as it may.
+    #[serde(skip)]
+    pub moved: usize,
     /// How they broke whose server lived: for people.
     #[serde(skip)]
     pub breaks: BTreeMap<(Kind, Break), usize>,
 }
 
 impl Row {
-    /// Whether no connection broke that had a living endpoint.
+    /// Connections that broke, and should not have.
     #[must_use]
-    pub fn is_kept(&self) -> bool {
-        self.broken <= self.endpoint_died
+    pub fn lost(&self) -> usize {
+        self.broken - self.endpoint_died - self.moved
     }
 }
 
-/// The rows of an event, one for each protocol.
+/// The rows of what was played, one for each protocol.
 #[must_use]
-pub fn rows(event: &str, outcomes: &[Outcome], logs: &Logs, asked: u64) -> Vec<Row> {
-    PROTOCOLS.iter().map(|&protocol| row(event, protocol, outcomes, logs, asked)).collect()
+pub fn rows(played: &Played) -> Vec<Row> {
+    PROTOCOLS.iter().map(|&protocol| row(played, protocol)).collect()
 }
 
-fn row(event: &str, protocol: Protocol, outcomes: &[Outcome], logs: &Logs, asked: u64) -> Row {
+fn row(played: &Played, protocol: Protocol) -> Row {
+    let Played { event, moves_datagrams, record, logs, asked } = played;
     let mut row = Row {
-        event: event.to_owned(),
+        event: (*event).to_owned(),
         protocol: protocol.name(),
         connections: 0,
         broken: 0,
         endpoint_died: 0,
-        asked,
+        asked: *asked,
         longest_stall_ms: 0,
+        moved: 0,
         breaks: BTreeMap::new(),
     };
+    let outcomes = &record.outcomes;
     for outcome in outcomes.iter().filter(|outcome| outcome.protocol == protocol) {
         row.connections += 1;
         match judge(outcome, logs) {
@@ -69,6 +80,10 @@ fn row(event: &str, protocol: Protocol, outcomes: &[Outcome], logs: &Logs, asked
             Verdict::EndpointDied => {
                 row.broken += 1;
                 row.endpoint_died += 1;
+            }
+            Verdict::Broken(Break::OtherServer) if *moves_datagrams && protocol == Protocol::Udp => {
+                row.broken += 1;
+                row.moved += 1;
             }
             Verdict::Broken(why) => {
                 row.broken += 1;
@@ -113,6 +128,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::survive::fleet::Record;
     use crate::survive::identity::Server;
     use crate::survive::server::log_file;
 
@@ -126,6 +142,11 @@ mod tests {
         let logs = Logs::read([("a", directory.as_path())]).unwrap();
         fs::remove_dir_all(&directory).unwrap();
         logs
+    }
+
+    fn played(outcomes: Vec<Outcome>, moves_datagrams: bool) -> Played {
+        let record = Record { outcomes, unopened: 0 };
+        Played { event: "x", moves_datagrams, record, logs: logs(), asked: 3 }
     }
 
     fn outcome(server: Option<&str>, broken: Option<(Break, Duration)>) -> Outcome {
@@ -153,17 +174,32 @@ mod tests {
             broken(None, 900),
             of_a_log,
         ];
-        let [tcp4, tcp6, udp, quic] = rows("x", &outcomes, &logs(), 3).try_into().unwrap();
+        let [tcp4, tcp6, udp, quic] = rows(&played(outcomes.into(), false)).try_into().unwrap();
         assert_eq!((tcp4.connections, tcp4.broken, tcp4.endpoint_died), (7, 6, 3));
         assert_eq!((tcp4.asked, tcp4.longest_stall_ms), (3, 7));
         assert_eq!(tcp4.breaks, BTreeMap::from([((Kind::Idle, Break::Reset), 3)]));
-        assert!(!tcp4.is_kept());
+        assert_eq!(tcp4.lost(), 3);
         assert_eq!([tcp6, udp, quic].map(|row| row.connections), [0; 3]);
     }
 
     #[test]
+    fn another_server_may_take_over_a_flow_of_udp_where_gateways_have_no_memory_and_nothing_else() {
+        let broken = |protocol, why| Outcome { protocol, ..outcome(Some("b"), Some((why, MS(900)))) };
+        let outcomes = vec![
+            broken(Protocol::Tcp6, Break::OtherServer),
+            broken(Protocol::Udp, Break::OtherServer),
+            broken(Protocol::Udp, Break::Unanswered),
+            broken(Protocol::Quic, Break::OtherServer),
+        ];
+        let lost = |moves| rows(&played(outcomes.clone(), moves)).iter().map(Row::lost).collect::<Vec<_>>();
+        assert_eq!(lost(false), [0, 1, 2, 1]);
+        assert_eq!(lost(true), [0, 1, 1, 1]);
+        assert_eq!(rows(&played(outcomes.clone(), true))[2].broken, 2);
+    }
+
+    #[test]
     fn a_row_has_the_fields_that_tools_read() {
-        let [row, ..] = &rows("x", &[], &Logs::default(), 0)[..] else { panic!("a row for each protocol") };
+        let [row, ..] = &rows(&played(Vec::new(), false))[..] else { panic!("a row for each protocol") };
         let json = serde_json::to_value(row).unwrap();
         let mut fields: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
         fields.sort_unstable();

@@ -25,7 +25,6 @@ use anyhow::{Context, Result, ensure};
 
 use events::{Action, Event};
 use fleet::{Fleet, Mix, Ports, Record};
-use judge::Row;
 use logs::Logs;
 use report::Teller;
 use stage::Stage;
@@ -63,13 +62,13 @@ pub fn run(options: &Options) -> Result<bool> {
     for event in &events {
         let began = Instant::now();
         let played = play(&stage, event, options, &mut ports);
-        let Played { record, logs, asked } = played.with_context(|| format!("event {}", event.name))?;
-        let of_event = judge::rows(event.name, &record.outcomes, &logs, asked);
-        teller.rows(event, &of_event, record.unopened, began.elapsed());
+        let played = played.with_context(|| format!("event {}", event.name))?;
+        let of_event = judge::rows(&played);
+        teller.rows(event, &of_event, played.record.unopened, began.elapsed());
         rows.extend(of_event);
     }
     teller.verdict(&rows, options.seed, began.elapsed());
-    let kept = rows.iter().all(Row::is_kept);
+    let kept = rows.iter().all(|row| row.lost() == 0);
     if options.json {
         println!("{}", serde_json::json!({ "rows": rows }));
     }
@@ -84,8 +83,12 @@ pub fn play_alone(event: &str, connections: usize) -> Result<Played> {
 }
 
 /// What there is to judge after an event.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Played {
+    /// As in the report.
+    pub event: &'static str,
+    /// Flows of UDP came to gateways that have no memory of where they were.
+    pub moves_datagrams: bool,
     /// What clients saw.
     pub record: Record,
     /// What servers wrote.
@@ -125,9 +128,10 @@ fn play(stage: &Stage, event: &Event, options: &Options, ports: &mut Ports) -> R
     }
     stage.wait_until_calm()?;
     let record = fleet.end()?;
-    let played = Played { record, logs: stage.logs()?, asked: since(&asked, &stage.asked()) };
+    let (logs, asked) = (stage.logs()?, since(&asked, &stage.asked()));
     stage.mend()?;
-    Ok(played)
+    let Event { name, moves_datagrams, .. } = *event;
+    Ok(Played { event: name, moves_datagrams, record, logs, asked })
 }
 
 /// By how much counters have grown; one that is smaller than before has begun anew.

@@ -58,6 +58,12 @@ impl Teller {
                 let of = row.breaks.iter().map(|((kind, why), count)| format!("{count} {kind:?}: {why}"));
                 self.say(&format!("    {}", of.collect::<Vec<_>>().join(", ")));
             }
+            if row.moved > 0 {
+                self.say(&format!(
+                    "    {} Flow: answered by another, as they may: gateways without memory",
+                    row.moved
+                ));
+            }
         }
         let unopened = if unopened == 0 {
             String::new()
@@ -68,16 +74,22 @@ impl Teller {
     }
 
     pub(super) fn verdict(&self, rows: &[Row], seed: u64, took: Duration) {
-        let broken: Vec<_> = rows.iter().filter(|row| !row.is_kept()).collect();
+        let lost: Vec<_> = rows.iter().map(Row::lost).filter(|&lost| lost > 0).collect();
+        let moved: usize = rows.iter().map(|row| row.moved).sum();
         self.say("");
         self.say(&format!("seed of the random mix: {seed}"));
-        let verdict = if broken.is_empty() {
+        if moved > 0 {
+            self.say(&format!(
+                "{moved} flows of UDP were taken over by another server, where gateways had no memory"
+            ));
+        }
+        let verdict = if lost.is_empty() {
             "No connection broke that had a living endpoint".to_owned()
         } else {
-            let lost: usize = broken.iter().map(|row| row.broken - row.endpoint_died).sum();
+            let all: usize = lost.iter().sum();
             format!(
-                "{lost} connections broke that had a living endpoint, in {} of {} rows",
-                broken.len(),
+                "{all} connections broke that had a living endpoint, in {} of {} rows",
+                lost.len(),
                 rows.len()
             )
         };
@@ -125,14 +137,13 @@ fn table_line(cells: &[String; 7]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::survive::{Played, judge};
 
     #[test]
     fn columns_stand_below_each_other() {
         let head = table_line(&HEAD.map(str::to_owned));
-        let [row, ..] = &super::super::judge::rows("receiver_agent_killed", &[], &Default::default(), 7)[..]
-        else {
-            panic!("a row for each protocol")
-        };
+        let played = Played { event: "receiver_agent_killed", ..Played::default() };
+        let [row, ..] = &judge::rows(&played)[..] else { panic!("a row for each protocol") };
         let line = table_line(&cells(row));
         assert_eq!(head.len(), line.len());
         assert!(line.starts_with("receiver_agent_killed tcp4"));

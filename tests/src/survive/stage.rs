@@ -201,12 +201,12 @@ impl Stage {
         self.route(all)
     }
 
-    /// Kills the agents of these hosts (-9); their programs go on.
     /// Empties the table in which all gateways of the region remember where flows are.
     pub(super) fn wipe_caches(&self) -> Result<()> {
         GATEWAYS.iter().try_for_each(|gateway| self.agents.of(gateway).wipe_cache())
     }
 
+    /// Kills the agents of these hosts (-9); their programs go on.
     pub(super) fn kill_agents(&self, hosts: &[&str]) -> Result<()> {
         hosts.iter().try_for_each(|host| self.agents.of(host).process().kill())
     }

@@ -5,8 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fairlead_abi::{
-    Address, Backend, DropReason, Encap, Family, Flow, FlowEntry, FlowEvent, FlowState, NO_BACKEND, Roles,
-    Slot, kind, mark, slot_of,
+    Address, DropReason, Encap, Family, Flow, FlowEntry, FlowEvent, FlowState, NO_BACKEND, Roles, Slot, kind,
+    mark, slot_of,
 };
 use fairlead_tests::packets::{
     Carried, Counts, IpPacket, Lab,
@@ -423,19 +423,22 @@ fn bounces_are_limited() {
     let count = (0..50).filter(|_| sent_back(&mut node, &frame)).count();
     assert!((5..20).contains(&count), "{count}");
 
-    let limited = fairlead_abi::Settings { bounces_per_prefix: 7, ..settings(Roles::GATEWAY) };
-    let mut node = Node::with(&limited, &tables());
-    let frame = incoming(case.tunnel(case.slot().current, kind::CURRENT, true)).bytes();
-    let count = (0..50).filter(|_| sent_back(&mut node, &frame)).count();
-    assert!((7..=14).contains(&count), "{count}: within a second, or two");
-    let drops = node.lab.counts().unwrap().drops[&DropReason::BounceLimited].packets;
-    assert_eq!(drops as usize, 50 - count);
-    assert!(!Backend::default().is_silent());
+    let gateway = settings(Roles::GATEWAY);
+    let of_a_prefix = fairlead_abi::Settings { bounces_per_prefix: 7, ..gateway };
+    for limited in [of_a_prefix, fairlead_abi::Settings { bounces_in_all: 7, ..gateway }] {
+        let mut node = Node::with(&limited, &tables());
+        let frame = incoming(case.tunnel(case.slot().current, kind::CURRENT, true)).bytes();
+        let count = (0..50).filter(|_| sent_back(&mut node, &frame)).count();
+        assert!((7..=14).contains(&count), "{count}: within a second, or two");
+        let drops = node.lab.counts().unwrap().drops[&DropReason::BounceLimited].packets;
+        assert_eq!(drops as usize, 50 - count);
+    }
 }
 
 #[test]
 fn what_is_claimed_counts_no_more() {
-    let limited = fairlead_abi::Settings { bounces_per_prefix: 7, ..settings(Roles::GATEWAY) };
+    let limited =
+        fairlead_abi::Settings { bounces_per_prefix: 7, bounces_in_all: 7, ..settings(Roles::GATEWAY) };
     let mut node = Node::with(&limited, &tables());
     let case = &cases(port::FORMERS, &[TCP])[0];
     let client = Address::from(of_family(CLIENTS, case.vip));

@@ -114,8 +114,8 @@ pub fn settings(roles: u32) -> Settings {
         cache_mask: 15,
         bounces_per_second: 1_000_000_000,
         bounces_per_prefix: 1_000_000_000,
+        bounces_in_all: 1_000_000_000,
         reports_per_second: 1_000_000_000,
-        padding: 0,
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) const WORDS: usize = ANNOUNCEMENT_WORDS + ANNOUNCED * ANNOUNCED_WORDS
 const MOST_NODES: usize = 1 << 14;
 
 /// How often it is told of a cluster that its nodes announce what is not theirs.
-const TELL_STRANGE: Duration = Duration::from_secs(600);
+pub const STRANGE_EVERY: Duration = Duration::from_secs(600);
 
 /// What a receiver holds, and when it was counted; or what it may hold, and when that was so.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -213,7 +213,7 @@ impl Announcements {
 
     fn note_strangers(&mut self, cluster: &Arc<str>, outers: &[Address], now: Duration) -> Strangers {
         let Some(&first) = outers.first() else { return Strangers::default() };
-        let tell = self.told_strange.get(cluster).is_none_or(|told| now >= *told + TELL_STRANGE);
+        let tell = self.told_strange.get(cluster).is_none_or(|told| now >= *told + STRANGE_EVERY);
         if tell {
             self.told_strange.insert(Arc::clone(cluster), now);
         }

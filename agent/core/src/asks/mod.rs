@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use fairlead_abi::Address;
 
-pub use announcements::{ANNOUNCE_EVERY, Announcing, Counted, announcements};
+pub use announcements::{ANNOUNCE_EVERY, Announcing, Counted, STRANGE_EVERY, announcements};
 pub use asker::Asker;
 pub use batches::BATCH_DELAY;
 pub use claims::claims;

@@ -227,5 +227,4 @@ fn no_pool(name: &ObjectName, family: Family) -> Problem {
 }
 
 #[cfg(test)]
-#[path = "merge_tests.rs"]
 mod tests;

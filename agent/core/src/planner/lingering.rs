@@ -109,8 +109,8 @@ impl Lingering {
     ) -> Vec<Lingerer> {
         let known = other.take(service);
         let now = circumstances.now;
-        let left = before.into_iter().flat_map(|table| (0..table.backends.len()).map(move |at| (table, at)));
-        let left = left.map(|(table, at)| (table.backends[at].outer, Left::of(table, at, now)));
+        let has_left = |backend: &WantedBackend| !present.contains(&backend.outer);
+        let left = before.into_iter().flat_map(|table| Left::all(table, has_left, now));
         let announced = circumstances.held.announced(service).filter_map(|(outer, at)| {
             let encap = encap(outer, own, circumstances.declared)?;
             Some((outer, nameless(outer, encap, at)))
@@ -197,17 +197,28 @@ fn newest(mut all: BTreeMap<IpAddr, Left>, room: usize) -> BTreeMap<IpAddr, Left
 }
 
 impl Left {
-    /// The backend at a position of a table.
-    fn of(table: &ServiceTable, position: usize, since: Duration) -> Self {
-        let backend = table.backends[position].clone();
-        let shard = table.shards.get(usize::from(backend.shard));
-        let named = table.server_ids.iter().filter(|server| usize::from(server.backend) == position);
-        Self {
-            since,
-            cluster: shard.map(|shard| Arc::clone(&shard.cluster)),
-            backend,
-            server_ids: named.map(|server| (server.id, server.address)).collect(),
+    /// Those backends of a table, by outer address.
+    fn all(
+        table: &ServiceTable,
+        which: impl Fn(&WantedBackend) -> bool,
+        since: Duration,
+    ) -> BTreeMap<IpAddr, Self> {
+        let mut server_ids: BTreeMap<u16, Vec<_>> = BTreeMap::new();
+        for server in &table.server_ids {
+            server_ids.entry(server.backend).or_default().push((server.id, server.address));
         }
+        let backends = (0..=u16::MAX).zip(&table.backends).filter(|(_, backend)| which(backend));
+        let left = backends.map(|(position, backend)| {
+            let shard = table.shards.get(usize::from(backend.shard));
+            let left = Self {
+                since,
+                cluster: shard.map(|shard| Arc::clone(&shard.cluster)),
+                backend: backend.clone(),
+                server_ids: server_ids.remove(&position).unwrap_or_default(),
+            };
+            (backend.outer, left)
+        });
+        left.collect()
     }
 
     fn lingerer(&self, cluster: Arc<str>) -> Lingerer {
@@ -283,22 +294,21 @@ pub(super) struct Inherited {
 impl Inherited {
     /// The lingering backends of a table that it planned.
     pub(super) fn resume(&mut self, table: &ServiceTable, now: Duration) {
-        for (position, backend) in table.backends.iter().enumerate() {
-            if backend.verdict == Verdict::Lingering {
-                self.named.insert((table.key(), backend.outer), Left::of(table, position, now));
-            }
-        }
+        let left = Left::all(table, |backend| backend.verdict == Verdict::Lingering, now);
+        self.named.extend(left.into_iter().map(|(outer, left)| ((table.key(), outer), left)));
     }
 
     /// What is in the kernel.
     pub(super) fn read(&mut self, installed: &Installed, now: Duration) {
         self.since = now;
         for (key, ..) in installed.services() {
-            let ids_of =
-                |at: u32| installed.servers_of(&key).filter(move |(_, to)| *to == at).map(|(id, _)| id);
+            let mut server_ids: BTreeMap<u32, Vec<ServerId>> = BTreeMap::new();
+            for (id, index) in installed.servers_of(&key) {
+                server_ids.entry(index).or_default().push(id);
+            }
             let backends = installed.backends_of(&key).filter_map(|(index, backend)| {
                 let (outer, encap) = known(backend)?;
-                Some((outer, encap, ids_of(index).collect()))
+                Some((outer, encap, server_ids.remove(&index).unwrap_or_default()))
             });
             self.backends.insert(key, backends.collect());
         }

@@ -226,6 +226,8 @@ pub struct Plan {
     pub waits_for: Option<Full>,
     /// Where there is no room for all: how many services serve as before, since it is they that don't fit.
     pub behind: usize,
+    /// Set where server IDs are left out for want of room: what is theirs goes by flow. All else is as wanted.
+    pub unnamed: Option<Full>,
     /// Services that need no further look once this plan is done.
     pub(crate) settled: Vec<(ServiceKey, Arc<ServiceTable>)>,
     /// The links that all hops follow once this plan is done.

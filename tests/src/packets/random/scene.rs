@@ -54,8 +54,8 @@ pub fn settings(roles: u32) -> Settings {
         cache_mask: 15,
         bounces_per_second: 4_000_000_000,
         bounces_per_prefix: 4_000_000_000,
+        bounces_in_all: 4_000_000_000,
         reports_per_second: 4_000_000_000,
-        padding: 0,
     }
 }
 

@@ -161,7 +161,7 @@ pub struct Fleet {
 }
 
 /// What a fleet leaves.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Record {
     /// Of connections that came about.
     pub outcomes: Vec<Outcome>,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use tokio::runtime::Runtime;
 
 use super::*;
+use crate::survive::Played;
 use crate::survive::judge::rows;
 use crate::survive::logs::Logs;
 use crate::survive::outcome::{Break, PROTOCOLS, Protocol};
@@ -90,7 +91,8 @@ fn where_nothing_happens_nothing_is_broken() {
     let held = |port| logs().server_of(SocketAddr::from(([127, 0, 0, 1], port)), Duration::ZERO).is_some();
     scene.wait("a log of all", || (0..8).all(|at| held(21_001 + at)));
     let outcomes = scene.end();
-    let rows = rows("nothing", &outcomes, &Logs::default(), 0);
+    let record = Record { outcomes, unopened: 0 };
+    let rows = rows(&Played { record, ..Played::default() });
     let counts: Vec<_> = rows.iter().map(|row| (row.broken, row.connections)).collect();
     assert!(counts[..2].iter().all(|&(broken, count)| broken == 0 && count > 8), "{counts:?}");
     assert_eq!(counts[2], (0, 4));

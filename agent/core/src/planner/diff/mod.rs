@@ -134,6 +134,8 @@ struct Work<'a> {
     forgot_gateways: bool,
     /// Services that there was no room for.
     behind: usize,
+    /// Server IDs that there was no room for.
+    unnamed: usize,
 }
 
 impl<'a> Work<'a> {
@@ -159,6 +161,7 @@ impl<'a> Work<'a> {
             forgot_deliveries: false,
             forgot_gateways: false,
             behind: 0,
+            unnamed: 0,
         }
     }
 
@@ -187,10 +190,11 @@ impl<'a> Work<'a> {
             if self.only_live && live.is_none() {
                 continue;
             }
-            let before = self.actions.len();
+            let (actions, unnamed) = (self.actions.len(), self.unnamed);
             self.space.keep();
             let Err(full) = self.service(key, table, live) else { continue };
-            self.actions.truncate(before);
+            self.actions.truncate(actions);
+            self.unnamed = unnamed;
             if !self.only_live {
                 return Err(full);
             }
@@ -207,12 +211,14 @@ impl<'a> Work<'a> {
         self.due = self.due.into_iter().chain([then]).min();
     }
 
-    fn finish(self) -> Plan {
+    fn finish(mut self) -> Plan {
+        let unnamed = self.unnamed();
         Plan {
             actions: self.actions,
             due: self.due,
             waits_for: None,
             behind: self.behind,
+            unnamed,
             settled: self.settled,
             links: Some(Arc::clone(&self.wanted.links)),
             silent: Some(Arc::clone(&self.wanted.silent)),
@@ -233,7 +239,6 @@ fn too_much(wanted: &Tables, installed: &Installed) -> Option<Full> {
     let services = wanted.services.len();
     let slots = wanted.services.values().map(|table| table.ring.len()).sum();
     // Index 0 of these is never used.
-    let server_ids = wanted.services.values().map(|table| table.server_ids.len()).sum();
     let backends = 1 + wanted.services.values().map(|table| table.backends.len()).sum::<usize>();
     let outers = wanted.services.values().flat_map(|table| &table.backends).map(|backend| backend.outer);
     let hops: HashSet<_> =
@@ -244,7 +249,6 @@ fn too_much(wanted: &Tables, installed: &Installed) -> Option<Full> {
         fits(Map::ServiceIds, services + 1, c.service_ids),
         fits(Map::Slots, slots, c.slots),
         fits(Map::Backends, backends, c.backends),
-        fits(Map::ServerIds, server_ids, c.server_ids()),
         fits(Map::Hops, hops.len() + 1, c.hops),
         fits(Map::Deliveries, wanted.deliveries.len(), c.deliveries),
         fits(Map::Gateways, wanted.gateways.len(), c.gateways),

@@ -35,7 +35,7 @@ impl Work<'_> {
             return self.publish(key, table, id, Some(live));
         };
         let leftovers: Vec<u32> = self.leftovers(live, table).collect();
-        self.set_server_ids(live, table, &local)?;
+        let named = self.set_server_ids(live, table, &local);
         let before = self.actions.len();
         let switched = self.switch(live, table, local, &leftovers)?;
         let recent = self.is_recent(table, if switched { Some(self.now) } else { live.changed_at });
@@ -46,7 +46,7 @@ impl Work<'_> {
             self.actions.insert(before, Action::SetEntryFlags { bucket, entry, flags });
         }
         if leftovers.is_empty() {
-            if !switched && !recent {
+            if !switched && !recent && named {
                 self.settled.push((*key, Arc::clone(table)));
             }
         } else if switched || self.has_server_ids(live, &leftovers) {
@@ -93,7 +93,7 @@ impl Work<'_> {
             self.actions.push(Action::WriteBackend { index, backend });
         }
         let local: Vec<u16> = (0..NO_BACKEND).take(table.backends.len()).collect();
-        self.put_server_ids(start, table, &local)?;
+        let named = self.put_server_ids(start, table, &local);
         let before = live.map(|live| self.before(live, table, &local));
         let ring = self.write_ring(table, local, before.as_ref())?;
         // What stands nowhere yet has no flows.
@@ -113,7 +113,7 @@ impl Work<'_> {
         };
         self.actions.push(Action::PublishEntry { bucket: spot.0, entry: spot.1, value, room });
         self.moved_or_new.insert(*key);
-        if !recent {
+        if !recent && named {
             self.settled.push((*key, Arc::clone(table)));
         }
         Ok(())

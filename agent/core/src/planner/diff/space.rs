@@ -26,7 +26,7 @@ pub(super) struct Space<'a> {
     /// Buckets that the plan marks as overflowed.
     pub(super) overflowed: BTreeSet<u32>,
     /// How many entries `SERVER_IDS` has when the plan is done.
-    server_ids: i64,
+    server_ids: usize,
     /// How many entries more or less pass a bucket when the plan is done.
     pub(super) passing: BTreeMap<u32, i64>,
     /// What was taken since it was last kept.
@@ -42,7 +42,8 @@ enum Taken {
     Entry(Spot),
     Passing(u32),
     Overflowed(u32),
-    ServerIds(i64),
+    ServerIds(usize),
+    FreedServerIds(usize),
 }
 
 impl<'a> Space<'a> {
@@ -58,7 +59,7 @@ impl<'a> Space<'a> {
             used_hops: BTreeSet::new(),
             entries: BTreeSet::new(),
             overflowed: BTreeSet::new(),
-            server_ids: i64::try_from(installed.server_ids.len()).unwrap_or(i64::MAX),
+            server_ids: installed.server_ids.len(),
             passing: BTreeMap::new(),
             taken: Vec::new(),
         }
@@ -81,7 +82,8 @@ impl<'a> Space<'a> {
                     self.hops.to_mut().release(index, 1);
                 }
                 Taken::Entry(spot) => drop(self.entries.remove(&spot)),
-                Taken::ServerIds(change) => self.server_ids -= change,
+                Taken::ServerIds(count) => self.server_ids -= count,
+                Taken::FreedServerIds(count) => self.server_ids += count,
                 Taken::Passing(bucket) => *self.passing.entry(bucket).or_default() -= 1,
                 Taken::Overflowed(bucket) => drop(self.overflowed.remove(&bucket)),
             }
@@ -125,17 +127,24 @@ impl<'a> Space<'a> {
         Ok(id)
     }
 
-    /// So many entries of `SERVER_IDS` more, or less.
-    pub(super) fn server_ids(&mut self, change: i64) -> Result<(), Full> {
-        let capacity = self.installed.capacities.server_ids();
-        let needed = self.server_ids.saturating_add(change);
-        if change > 0 && needed > i64::from(capacity) {
-            let needed = u64::try_from(needed).unwrap_or(u64::MAX);
-            return Err(Full { map: Map::ServerIds, needed, capacity: capacity.into(), retry_at: None });
-        }
-        self.server_ids = needed;
-        self.taken.push(Taken::ServerIds(change));
-        Ok(())
+    /// Of so many entries of `SERVER_IDS`, as many as there is room for.
+    pub(super) fn server_ids(&mut self, wanted: usize) -> usize {
+        let capacity = self.installed.capacities.server_ids() as usize;
+        let count = wanted.min(capacity.saturating_sub(self.server_ids));
+        self.server_ids += count;
+        self.taken.push(Taken::ServerIds(count));
+        count
+    }
+
+    /// So many entries of `SERVER_IDS` go.
+    pub(super) fn free_server_ids(&mut self, count: usize) {
+        self.server_ids -= count;
+        self.taken.push(Taken::FreedServerIds(count));
+    }
+
+    /// How many entries `SERVER_IDS` will have.
+    pub(super) fn used_server_ids(&self) -> usize {
+        self.server_ids
     }
 
     /// Where a hop stands or will stand; true where the plan has to write it.

@@ -2,6 +2,7 @@
 
 use super::rows::kinds;
 use super::*;
+use crate::planner::{Verdict, WantedBackend};
 
 #[test]
 fn server_ids_come_before_their_ring_and_go_before_their_backend() {
@@ -22,33 +23,90 @@ fn server_ids_come_before_their_ring_and_go_before_their_backend() {
 }
 
 #[test]
-fn a_service_whose_server_ids_find_no_room_is_refused_and_the_others_follow() {
+fn where_server_ids_find_no_room_some_are_left_out_and_all_services_follow() {
     let mut bench = Bench::new(capacities());
-    let quic = |pods| Wish { quic: true, ..Wish::of(pods) }.tables();
-    bench.converge(&quic(0b11));
-    let mut wide = Wish {
+    let most = bench.kernel.capacities.server_ids() as usize;
+    let mut wanted = two_services(0b111);
+    let full = Full { map: Map::ServerIds, needed: most as u64 + 3, capacity: most as u64, retry_at: None };
+    name_all(&mut wanted, most + 3);
+    bench.converge(&wanted);
+    bench.assert_serves(&wanted);
+    let plan = bench.diff(&wanted).unwrap();
+    assert_eq!((plan.actions, plan.due, plan.unnamed), (vec![], None, Some(full)));
+    assert!(full.to_string().ends_with("raise capacities.backends in the configuration"), "{full}");
+    assert_eq!(bench.kernel.server_ids.len(), most);
+    // Its endpoints come and go although the IDs of others stand in the way; what becomes free is taken.
+    let mut wanted = two_services(0b1110);
+    name_all(&mut wanted, most + 1);
+    bench.converge(&wanted);
+    bench.assert_serves(&wanted);
+    assert_eq!(bench.kernel.server_ids.len(), most);
+    let wanted = two_services(0b1110);
+    bench.converge(&wanted);
+    bench.assert_clean(&wanted);
+}
+
+#[test]
+fn server_ids_that_find_no_room_while_their_service_moves_come_back() {
+    let mut bench = Bench::new(capacities());
+    let most = bench.kernel.capacities.server_ids() as usize;
+    let mut wanted = two_services(0b1);
+    name_all(&mut wanted, most);
+    bench.converge(&wanted);
+    assert_eq!(bench.diff(&wanted).unwrap().unnamed, None);
+    let mut wanted = two_services(0b1111_1111);
+    name_all(&mut wanted, most);
+    let plan = bench.diff(&wanted).unwrap();
+    assert!(plan.unnamed.is_some() && kinds(&plan).contains(&"publish"), "{:?}", kinds(&plan));
+    bench.converge(&wanted);
+    bench.assert_clean(&wanted);
+}
+
+#[test]
+fn what_lingers_gives_way_first() {
+    let mut bench = Bench::new(capacities());
+    let most = bench.kernel.capacities.server_ids() as usize;
+    let mut wanted = two_services(0b1);
+    let (_, table) = wanted.services.iter_mut().rfind(|(_, table)| !table.server_ids.is_empty()).unwrap();
+    let table = Arc::make_mut(table);
+    let lingering = WantedBackend {
+        outer: [192, 0, 2, 200].into(),
+        verdict: Verdict::Lingering,
+        ..table.backends[0].clone()
+    };
+    table.backends.push(lingering);
+    // The IDs of what lingers are the first in order.
+    table.server_ids = (0..most).map(|n| named(n, u16::from(n < 5))).collect();
+    bench.converge(&wanted);
+    let key = wanted.services.iter().rfind(|(_, table)| !table.server_ids.is_empty()).unwrap().0;
+    let named: Vec<_> = bench.installed.servers_of(key).map(|(id, _)| id).collect();
+    assert!((5..most - 5).all(|n| named.contains(&id(n))), "{}", named.len());
+    assert!(named.len() < most && !named.contains(&id(4)), "{}", named.len());
+}
+
+/// One service of QUIC with these pods, and another with one.
+fn two_services(pods: u32) -> Tables {
+    Wish {
         quic: true,
-        services: [Some((0b111, 0)), Some((0b1, 0)), None, None, None, None],
+        services: [Some((pods, 0)), Some((0b1, 0)), None, None, None, None],
         ..Wish::default()
     }
-    .tables();
-    let (_, table) = wide.services.iter_mut().rfind(|(_, table)| !table.server_ids.is_empty()).unwrap();
+    .tables()
+}
+
+/// Gives the last service so many server IDs that there are so many in all.
+fn name_all(wanted: &mut Tables, count: usize) {
+    let others: usize = wanted.services.values().map(|table| table.server_ids.len()).sum();
+    let (_, table) = wanted.services.iter_mut().rfind(|(_, table)| !table.server_ids.is_empty()).unwrap();
     let table = Arc::make_mut(table);
-    let name = table.name.clone();
-    let most = bench.kernel.capacities.server_ids();
-    let more = (0..most).map(|n| NamedServer {
-        id: ServerId(u64::from(n).to_be_bytes()),
-        address: None,
-        backend: 0,
-    });
-    table.server_ids = more.collect();
-    let PlanError::Full(full) = bench.diff(&wide).unwrap_err();
-    assert_eq!((full.map, full.retry_at), (Map::ServerIds, None));
-    assert!(full.to_string().ends_with("raise capacities.backends in the configuration"), "{full}");
-    let plan = bench.follow(&wide, full, Newcomers::LetIn { last: &BTreeSet::new() });
-    bench.carry_out(&plan);
-    assert!(bench.kernel.entries().all(|(key, ..)| wide.services[&key].name != name || key.port == 0));
-    let other =
-        wide.services.iter().find(|(_, table)| table.name != name && table.protocol.is_some()).unwrap();
-    bench.assert_names_servers(bench.kernel.lookup(other.0).unwrap().backends, other.1);
+    let count = count - (others - table.server_ids.len());
+    table.server_ids = (0..count).map(|n| named(n, 0)).collect();
+}
+
+fn named(n: usize, backend: u16) -> NamedServer {
+    NamedServer { id: id(n), address: None, backend }
+}
+
+fn id(n: usize) -> ServerId {
+    ServerId((n as u64).to_be_bytes())
 }

@@ -1,42 +1,30 @@
 //! What it costs that the endpoint decides: packets that the flow cache is asked for, that come back to a gateway, and that a
 //! receiver knows or not. Nanoseconds as in `packets`, beside the same floor.
 
+mod fragments;
+mod tunnels;
+
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::HashMap;
-use aya::maps::lpm_trie::{Key, LpmTrie};
 use fairlead::dataplane::{FlowCache, Place};
-use fairlead_abi::{
-    Address, Delivery, DeliveryKey, Family, Flow, FlowEntry, FlowEvent, FlowKey, FlowState, ServiceKey, kind,
-    map, protocol, slot_hash,
-};
+use fairlead_abi::{Family, Flow, FlowEvent, ServiceKey, protocol, slot_hash};
 use fairlead_core::model::ServerId;
-use fairlead_core::planner::Action;
 use serde::Serialize;
 
-use super::case::{Case, PASS, TRANSMIT, Tunnel};
+use super::case::{Case, TRANSMIT, Tunnel};
 use super::fleet::{CLUSTERS, ENDPOINTS, Kind, PORT, vip_v4, vip_v6};
 use super::packets::{Effort, FLOWS, INGRESS, Side, Times, Turns, attach};
-use super::plane::{OWN, Plane, RING, SEED, Sizes};
+use super::plane::{Plane, RING, SEED, Sizes};
 use super::records::Record;
 
-/// The program that packets in tunnels come to.
-const TUNNEL: &str = "bench_tunnel";
 /// Parts of the slots that the cache may hold something of, in percent.
 const MARKED: [u32; 3] = [1, 10, 100];
 /// Backends of a service.
 const BACKENDS: u16 = CLUSTERS * ENDPOINTS;
 /// Clients from here on only mark slots.
 const OTHERS: u32 = 1 << 21;
-/// An endpoint of this node, a gateway elsewhere, and the port that the endpoint has.
-const ENDPOINT: (Ipv4Addr, Ipv6Addr) =
-    (Ipv4Addr::new(10, 255, 0, 1), Ipv6Addr::new(0x2001, 0xdb8, 0xff, 0, 0, 0, 0, 1));
-const GATEWAY: (Ipv4Addr, Ipv6Addr) =
-    (Ipv4Addr::new(198, 51, 100, 1), Ipv6Addr::new(0x2001, 0xdb8, 0xfe, 0, 0, 0, 0, 1));
-const ENDPOINT_PORT: u16 = 8080;
-
 /// One combination's times.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Row {
@@ -76,21 +64,26 @@ pub(super) struct Part {
 }
 
 /// All of it: what a gateway does with its cache, with QUIC, and with packets in tunnels.
-pub(super) const PARTS: [Part; 5] = [
+pub(super) const PARTS: [Part; 6] = [
     // An agent's sizes, if its configuration doesn't say another.
-    Part { kind: Kind::Everything, sizes: Sizes { flows: 1024, cache: 1 << 17 }, measure: misses },
+    Part { kind: Kind::Everything, sizes: Sizes { cache: 1 << 17, ..Sizes::SMALL }, measure: misses },
     // So large that next to no bucket is full of a million flows.
-    Part { kind: Kind::Everything, sizes: Sizes { flows: 1024, cache: 1 << 19 }, measure: hits },
+    Part { kind: Kind::Everything, sizes: Sizes { cache: 1 << 19, ..Sizes::SMALL }, measure: hits },
     Part { kind: Kind::Quic, sizes: Sizes::SMALL, measure: named },
     Part {
         kind: Kind::Everything,
-        sizes: Sizes { flows: 1 << 20, cache: 16 },
-        measure: |plane, effort| tunnels(plane, effort, false),
+        sizes: Sizes { fragments: 2 * fragments::MOST, ..Sizes::SMALL },
+        measure: fragments::measure,
     },
     Part {
         kind: Kind::Everything,
-        sizes: Sizes { flows: 1 << 20, cache: 16 },
-        measure: |plane, effort| tunnels(plane, effort, true),
+        sizes: Sizes { flows: 1 << 20, ..Sizes::SMALL },
+        measure: |plane, effort| tunnels::measure(plane, effort, false),
+    },
+    Part {
+        kind: Kind::Everything,
+        sizes: Sizes { flows: 1 << 20, ..Sizes::SMALL },
+        measure: |plane, effort| tunnels::measure(plane, effort, true),
     },
 ];
 
@@ -206,105 +199,8 @@ fn remember(plane: &Plane, cache: &mut FlowCache, case: Case, client: u32) -> Re
     Ok(slot)
 }
 
-/// Packets in tunnels: such as come back to a gateway, which sends them on, and a receiver's.
-fn tunnels(plane: &mut Plane, effort: Effort, v6: bool) -> Result<Vec<Row>> {
-    attach(&mut plane.dataplane, TUNNEL)?;
-    let case = Case::tcp(v6);
-    let either = |(v4, v6_one): (Ipv4Addr, Ipv6Addr)| if v6 { IpAddr::V6(v6_one) } else { v4.into() };
-    let (endpoint, gateway, own) = (either(ENDPOINT), either(GATEWAY), either(OWN));
-    let tunnel = |from, to, kind, bounced| Some(Tunnel { from, to, kind, bounced });
-    let measured = |name, verdict, event, tunnel| Measured { name, program: TUNNEL, verdict, event, tunnel };
-    let [back, unknown, known, marked] = if v6 {
-        ["bounce6", "receiver_unknown6", "receiver_known6", "receiver_marked6"]
-    } else {
-        ["bounce4", "receiver_unknown4", "receiver_known4", "receiver_marked4"]
-    };
-    let to_here = |kind| tunnel(gateway, endpoint, kind, false);
-    let back = measured(back, TRANSMIT, Some(FlowEvent::SentOn), tunnel(endpoint, own, kind::CURRENT, true));
-    let unknown = measured(unknown, TRANSMIT, Some(FlowEvent::Bounced), to_here(kind::CURRENT));
-    let known = measured(known, PASS, None, to_here(kind::UNMARKED));
-    let marked = measured(marked, PASS, None, to_here(kind::CURRENT));
-    give_formers(plane, &service(v6))?;
-    deliver(plane, v6, endpoint, gateway)?;
-    let mut rows = Vec::new();
-    for measured in [back, unknown] {
-        for flows in FLOWS {
-            rows.push(measured.row(plane, (case, flows, 0), effort)?);
-        }
-    }
-    let mut so_far = 0;
-    for flows in FLOWS {
-        establish(plane, case, endpoint, so_far..flows)?;
-        so_far = flows;
-        for measured in [&known, &marked] {
-            rows.push(measured.row(plane, (case, flows, 0), effort)?);
-        }
-    }
-    Ok(rows)
-}
-
 fn service(v6: bool) -> ServiceKey {
     let (vip, family) =
         if v6 { (IpAddr::V6(vip_v6(0)), Family::V6) } else { (IpAddr::V4(vip_v4(0)), Family::V4) };
     ServiceKey::new(vip.into(), PORT, protocol::TCP, family)
-}
-
-/// Each slot of the service gets a former backend.
-fn give_formers(plane: &mut Plane, key: &ServiceKey) -> Result<()> {
-    let (_, first, _) = plane.installed.place(key, 0, None).context("the service has slots")?;
-    let slots = plane.dataplane.slots().block(first, RING).into_owned();
-    for (index, mut slot) in (first..).zip(slots) {
-        slot.formers[0] = (slot.current + 1) % BACKENDS;
-        plane.dataplane.apply(&Action::SetSlot { index, slot })?;
-    }
-    Ok(())
-}
-
-/// The endpoint is one of this node's, and takes the service's packets from the gateway.
-fn deliver(plane: &mut Plane, v6: bool, endpoint: IpAddr, gateway: IpAddr) -> Result<()> {
-    let key = service(v6);
-    let outer = Address::from(endpoint);
-    let about = DeliveryKey {
-        outer,
-        vip: key.vip,
-        port: key.port.to_be_bytes(),
-        protocol: key.protocol,
-        family: key.family,
-        padding: 0,
-    };
-    let delivery =
-        Delivery { endpoint: outer, port: ENDPOINT_PORT.to_be_bytes(), mss: 1400, ..Delivery::default() };
-    let mut deliveries =
-        HashMap::<_, DeliveryKey, Delivery>::try_from(plane.dataplane.map_mut(map::DELIVERIES)?)?;
-    deliveries.insert(about, delivery, 0)?;
-    deliveries.insert(DeliveryKey::endpoint_only(outer), Delivery::default(), 0)?;
-    let mut gateways = LpmTrie::<_, [u8; 16], u32>::try_from(plane.dataplane.map_mut(map::GATEWAYS)?)?;
-    Ok(gateways.insert(&Key::new(128, Address::from(gateway).bytes), 1, 0)?)
-}
-
-/// The endpoint has connections of these clients.
-fn establish(plane: &mut Plane, case: Case, endpoint: IpAddr, clients: std::ops::Range<u32>) -> Result<()> {
-    let seen = plane.dataplane.ticks()?.into();
-    let mut flows = HashMap::<_, FlowKey, FlowEntry>::try_from(plane.dataplane.map_mut(map::FLOWS)?)?;
-    let [a, b, ..] = case.ports();
-    for client in clients {
-        let key = FlowKey {
-            endpoint: endpoint.into(),
-            client: case.client(client).into(),
-            endpoint_port: ENDPOINT_PORT.to_be_bytes(),
-            client_port: [a, b],
-            protocol: protocol::TCP,
-            padding: [0; 3],
-        };
-        let entry = FlowEntry {
-            vip: service(endpoint.is_ipv6()).vip,
-            port: PORT.to_be_bytes(),
-            mss: 1400,
-            state: FlowState::Established as u8,
-            seen,
-            ..FlowEntry::default()
-        };
-        flows.insert(key, entry, 0)?;
-    }
-    Ok(())
 }
