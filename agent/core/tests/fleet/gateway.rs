@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fairlead_abi::{ServiceKey, slot_of};
-use fairlead_core::model::{Declarations, Demand, Health, Held, Holding, Model, ShardSpec, merge};
+use fairlead_core::model::{
+    Declarations, Demand, Health, Held, Holding, Model, Protocol, ServerId, ShardSpec, merge,
+};
 use fairlead_core::planner::{Inputs, Installed, Links, Planner, ServiceTable, diff, learn};
 
 use crate::kernel::{CAPACITIES, Kernel, Named};
@@ -26,6 +28,8 @@ pub(crate) struct Gateway {
     pub(crate) kernel: Kernel,
     model: Option<Model>,
     pub(crate) table: Option<Arc<ServiceTable>>,
+    /// The table of QUIC.
+    quic: Option<Arc<ServiceTable>>,
     /// What it has seen last of the API server.
     spec: Arc<ShardSpec>,
     /// What its probes say.
@@ -54,6 +58,7 @@ impl Gateway {
             kernel: Kernel::new(),
             model: None,
             table: None,
+            quic: None,
             spec: Arc::clone(spec),
             health: Health::default(),
             blind: None,
@@ -100,7 +105,10 @@ impl Gateway {
             self.installed.apply(action, now);
         }
         self.installed.settle(&plan);
-        self.table = planned.tables.services.values().find(|table| table.port != 0).map(Arc::clone);
+        let of = |protocol| {
+            planned.tables.services.values().find(|table| table.protocol == Some(protocol)).map(Arc::clone)
+        };
+        (self.table, self.quic) = (of(Protocol::Tcp), of(Protocol::Udp));
         self.model = Some(model);
         self.asks = ASKS;
         self.mark_all();
@@ -116,10 +124,27 @@ impl Gateway {
     }
 
     /// A receiver says what one of its endpoints holds.
-    pub(crate) fn hear(&mut self, outer: IpAddr, flows: u64, ms: u64) {
-        let (key, at) = (self.key(), Duration::from_millis(ms));
-        self.held.reports.insert((key, outer), Holding { flows, at });
-        self.held.announced.insert((key, outer), at);
+    pub(crate) fn hear(&mut self, outer: IpAddr, (flows, quic): (u64, u64), ms: u64) {
+        let at = Duration::from_millis(ms);
+        for (key, flows) in [(self.key(), flows), (self.quic_key(), quic)] {
+            self.held.reports.insert((key, outer), Holding { flows, at });
+            self.held.announced.insert((key, outer), at);
+        }
+    }
+
+    fn quic_key(&self) -> ServiceKey {
+        self.quic.as_ref().expect("it has taken a turn").key()
+    }
+
+    /// Where a packet of QUIC goes that begins a connection, or names nobody known here: by its flow.
+    pub(crate) fn quic_current(&self, hash: u32) -> Option<IpAddr> {
+        let entry = self.kernel.lookup(&self.quic_key())?;
+        self.kernel.named(entry, hash)[0].map(|named| named.outer)
+    }
+
+    /// Where a packet goes whose connection ID names this endpoint.
+    pub(crate) fn quic_server(&self, owner: IpAddr) -> Option<IpAddr> {
+        self.kernel.server(self.kernel.lookup(&self.quic_key())?, ServerId::of(owner))
     }
 
     /// Where a SYN goes.

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use fairlead_abi::{
-    Backend, Bucket, Hop, MAX_PROBE, NO_BACKEND, ServiceEntry, ServiceKey, Slot, bucket_of, slot_of,
+    Backend, Bucket, Hop, MAX_PROBE, NO_BACKEND, Server, ServerKey, ServiceEntry, ServiceKey, Slot,
+    bucket_of, slot_of,
 };
+use fairlead_core::model::ServerId;
 use fairlead_core::planner::{Action, Capacities, Raw};
 
 pub(crate) const CAPACITIES: Capacities = Capacities {
@@ -22,6 +24,7 @@ pub(crate) struct Kernel {
     buckets: Vec<Bucket>,
     pub(crate) slots: Vec<Slot>,
     backends: Vec<Backend>,
+    server_ids: BTreeMap<ServerKey, Server>,
     hops: Vec<Hop>,
 }
 
@@ -38,6 +41,7 @@ impl Kernel {
             buckets: vec![Bucket::default(); CAPACITIES.buckets as usize],
             slots: vec![Slot::new(NO_BACKEND); CAPACITIES.slots as usize],
             backends: vec![Backend::default(); CAPACITIES.backends as usize],
+            server_ids: BTreeMap::new(),
             hops: vec![Hop::default(); CAPACITIES.hops as usize],
         }
     }
@@ -47,7 +51,7 @@ impl Kernel {
             buckets: &self.buckets,
             slots: &self.slots,
             backends: &self.backends,
-            server_ids: BTreeMap::new(),
+            server_ids: self.server_ids.clone(),
             hops: &self.hops,
             deliveries: BTreeMap::new(),
             gateways: BTreeSet::new(),
@@ -70,6 +74,8 @@ impl Kernel {
             Action::SwitchRing { bucket, entry, ring } => self.entry(bucket, entry).ring = ring,
             Action::SetEntryFlags { bucket, entry, flags } => self.entry(bucket, entry).flags = flags,
             Action::UnpublishEntry { bucket, entry } => *self.entry(bucket, entry) = ServiceEntry::default(),
+            Action::PutServerId { key, server } => drop(self.server_ids.insert(key, server)),
+            Action::RemoveServerId { key } => drop(self.server_ids.remove(&key)),
             Action::ClearBackendCounters { .. } | Action::ClearServiceCounters { .. } => {}
             ref other => panic!("a gateway without next hops has no {other:?}"),
         }
@@ -91,6 +97,14 @@ impl Kernel {
             }
         }
         None
+    }
+
+    /// Whom a server ID of a service names.
+    pub(crate) fn server(&self, entry: &ServiceEntry, id: ServerId) -> Option<IpAddr> {
+        let server = self.server_ids.get(&ServerKey { first: entry.backends, padding: 0, id: id.0 })?;
+        let backend = self.backends[server.backend as usize];
+        assert_ne!(backend.encap, 0, "{id} names a free entry");
+        Some(backend.outer.into())
     }
 
     /// What the slot of a hash names: the current backend, then the formers. That each of them exists is what the planner

@@ -2,10 +2,11 @@
 //!
 //! Planner, diff, mirror and learning are the real ones, one of each for every gateway, on arrays that are read as the program
 //! reads them. What programs and receivers do is modelled after the design: bounces, claims into a bounded cache, asks with a
-//! limit and losses. Updates come late or not at all, a router rehashes modulo the number of gateways.
+//! limit and losses, and QUIC by the server IDs of a connection whose client moves all the time. Updates come late or not at all, a router rehashes modulo the number of gateways.
 //!
 //! `FAIRLEAD_FLEETS` sets how many fleets, `FAIRLEAD_SEED` repeats one.
 
+mod events;
 mod gateway;
 mod kernel;
 mod random;
@@ -45,6 +46,7 @@ impl Outcome {
     fn plus(self, other: Self) -> Self {
         Self {
             connections: self.connections + other.connections,
+            quic: self.quic + other.quic,
             died: self.died + other.died,
             broken: self.broken + other.broken,
             packets: self.packets + other.packets,
@@ -63,9 +65,10 @@ impl std::fmt::Display for Outcome {
         let each = |part: u64| part as f64 / self.packets.max(1) as f64;
         write!(
             f,
-            "{} connections, {} ended with their endpoints, {} broke; {} packets: {:.4} bounces each, {:.3} of them looked \
+            "{} connections, {} of them of QUIC, {} ended with their endpoints, {} broke; {} packets: {:.4} bounces each, {:.3} of them looked \
              at the cache; {} asks, {} put off; at most {} ms without an answer",
             self.connections,
+            self.quic,
             self.died,
             self.broken,
             self.packets,

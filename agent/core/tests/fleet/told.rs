@@ -23,7 +23,10 @@ pub(crate) fn hash(flow: u64) -> u32 {
 pub(crate) fn spec() -> ShardSpec {
     ShardSpec {
         wants_v4: true,
-        ports: vec![ServicePort { port: 80, protocol: Protocol::Tcp, name: Arc::from("http"), quic: false }],
+        ports: vec![
+            ServicePort { port: 80, protocol: Protocol::Tcp, name: Arc::from("http"), quic: false },
+            ServicePort { port: 443, protocol: Protocol::Udp, name: Arc::from("quic"), quic: true },
+        ],
         ..ShardSpec::default()
     }
 }
@@ -35,7 +38,7 @@ pub(crate) fn endpoint(outer: IpAddr, ready: bool) -> Endpoint {
         node: Arc::from(outer.to_string()),
         v4: Some(v4),
         v6: None,
-        ports: Arc::new(TargetPorts::from([(Arc::from("http"), 8080)])),
+        ports: Arc::new(TargetPorts::from([(Arc::from("http"), 8080), (Arc::from("quic"), 8443)])),
         conditions: Conditions { ready, ..Conditions::READY },
         receiver: true,
         drained: false,

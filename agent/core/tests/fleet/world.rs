@@ -1,7 +1,7 @@
 //! What is true, whoever knows it: endpoints, connections, and what happens to them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairlead_core::model::{Declarations, ShardSpec};
@@ -24,11 +24,14 @@ const LATE: u64 = 50;
 const PATIENCE: u64 = 15_000;
 /// From one look at what is to be sent to the next.
 const TICK: u64 = 200;
+/// Each connection of so many is one of QUIC.
+const QUIC: u64 = 8;
 
 /// What came of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) connections: u64,
+    pub(crate) quic: u64,
     pub(crate) died: u64,
     pub(crate) broken: u64,
     pub(crate) packets: u64,
@@ -40,20 +43,22 @@ pub(crate) struct Outcome {
 }
 
 #[derive(Clone, Debug)]
-struct Pod {
-    in_slices: bool,
-    ready: bool,
+pub(crate) struct Pod {
+    pub(crate) in_slices: bool,
+    pub(crate) ready: bool,
     /// Its process, or its whole node, ended then.
-    killed: Option<u64>,
+    pub(crate) killed: Option<u64>,
     /// Nobody answers for it.
-    node_dead: bool,
-    added: u64,
-    left: u64,
-    flows: BTreeSet<u64>,
+    pub(crate) node_dead: bool,
+    pub(crate) added: u64,
+    pub(crate) left: u64,
+    pub(crate) flows: BTreeSet<u64>,
+    /// Those of its flows that are of QUIC.
+    pub(crate) quic: u64,
 }
 
 impl Pod {
-    fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         self.killed.is_none()
     }
 
@@ -63,9 +68,11 @@ impl Pod {
     }
 }
 
-struct Connection {
+pub(crate) struct Connection {
     hash: u32,
     owner: IpAddr,
+    /// Its packets name their endpoint.
+    quic: bool,
     next: u64,
     wait: u64,
     /// Since when nothing has been answered.
@@ -73,15 +80,15 @@ struct Connection {
 }
 
 pub(crate) struct World {
-    random: Random,
-    ms: u64,
-    declared: Arc<Declarations>,
-    pods: BTreeMap<IpAddr, Pod>,
-    spec: Arc<ShardSpec>,
-    gateways: BTreeMap<u32, Gateway>,
-    joined: u32,
-    connections: BTreeMap<u64, Connection>,
-    out: Outcome,
+    pub(crate) random: Random,
+    pub(crate) ms: u64,
+    pub(crate) declared: Arc<Declarations>,
+    pub(crate) pods: BTreeMap<IpAddr, Pod>,
+    pub(crate) spec: Arc<ShardSpec>,
+    pub(crate) gateways: BTreeMap<u32, Gateway>,
+    pub(crate) joined: u32,
+    pub(crate) connections: BTreeMap<u64, Connection>,
+    pub(crate) out: Outcome,
 }
 
 /// What a receiver does with a packet.
@@ -128,120 +135,6 @@ impl World {
         self.out
     }
 
-    fn something_happens(&mut self) {
-        match self.random.below(13) {
-            0 => self.add(),
-            1 => self.on_one(|pod, _| pod.ready = false),
-            2 => self.on_one(|pod, ms| (pod.in_slices, pod.left) = (false, ms)),
-            3 => self.kill(false),
-            4 => self.kill(true),
-            5 => self.flap(),
-            6 => self.disagree(),
-            7 => self.resize(),
-            8 => self.lose_a_gateway(),
-            9 if self.gateways.len() < 4 => self.join(),
-            10 => {
-                let at = self.any_gateway();
-                let ms = self.ms;
-                self.gateways.get_mut(&at).expect("it is there").restart(ms);
-            }
-            _ => {}
-        }
-    }
-
-    fn add(&mut self) {
-        let n = u16::try_from(self.pods.len() + 1).expect("few pods");
-        let [high, low] = n.to_be_bytes();
-        let pod = Pod {
-            in_slices: true,
-            ready: true,
-            killed: None,
-            node_dead: false,
-            added: self.ms,
-            left: 0,
-            flows: BTreeSet::new(),
-        };
-        self.pods.insert(Ipv4Addr::new(10, 0, high, low).into(), pod);
-    }
-
-    fn serving(&self) -> Vec<IpAddr> {
-        let serves = |pod: &Pod| pod.is_alive() && pod.in_slices && pod.ready;
-        self.pods.iter().filter(|(_, pod)| serves(pod)).map(|(&outer, _)| outer).collect()
-    }
-
-    /// One that serves, as long as enough are left.
-    fn victim(&mut self) -> Option<IpAddr> {
-        let serving = self.serving();
-        (serving.len() > 4).then(|| serving[self.random.index(serving.len())])
-    }
-
-    fn on_one(&mut self, change: impl Fn(&mut Pod, u64)) {
-        if let Some(outer) = self.victim() {
-            let ms = self.ms;
-            change(self.pods.get_mut(&outer).expect("it is there"), ms);
-        }
-    }
-
-    fn kill(&mut self, with_node: bool) {
-        let Some(outer) = self.victim() else { return };
-        let pod = self.pods.get_mut(&outer).expect("it is there");
-        (pod.killed, pod.node_dead, pod.left) = (Some(self.ms), with_node, self.ms);
-        // That a node is dead the API server says only later.
-        pod.in_slices = with_node;
-        let lost = std::mem::take(&mut pod.flows);
-        self.out.died += lost.len() as u64;
-        self.connections.retain(|flow, _| !lost.contains(flow));
-    }
-
-    fn flap(&mut self) {
-        let flapping: Vec<IpAddr> = self
-            .pods
-            .iter()
-            .filter(|(_, pod)| pod.is_alive() && pod.in_slices && !pod.ready)
-            .map(|(&outer, _)| outer)
-            .collect();
-        if flapping.is_empty() {
-            return self.on_one(|pod, _| pod.ready = false);
-        }
-        let outer = flapping[self.random.index(flapping.len())];
-        self.pods.get_mut(&outer).expect("it is there").ready = true;
-    }
-
-    fn disagree(&mut self) {
-        let (at, serving) = (self.any_gateway(), self.serving());
-        let outer = serving[self.random.index(serving.len())];
-        let gateway = self.gateways.get_mut(&at).expect("it is there");
-        gateway.blind = if gateway.blind.is_some() { None } else { Some(outer) };
-    }
-
-    /// Over the number of endpoints at which rings have another size, in one way or the other.
-    fn resize(&mut self) {
-        if self.serving().len() < 12 {
-            (0..6).for_each(|_| self.add());
-        } else {
-            (0..6).for_each(|_| self.on_one(|pod, ms| (pod.in_slices, pod.left) = (false, ms)));
-        }
-    }
-
-    fn any_gateway(&mut self) -> u32 {
-        let all: Vec<u32> = self.gateways.keys().copied().collect();
-        all[self.random.index(all.len())]
-    }
-
-    fn lose_a_gateway(&mut self) {
-        if self.gateways.len() > 2 {
-            let at = self.any_gateway();
-            self.gateways.remove(&at);
-        }
-    }
-
-    fn join(&mut self) {
-        let mut gateway = Gateway::join(&self.declared, &self.spec);
-        gateway.turn(self.ms);
-        self.gateways.insert(self.joined, gateway);
-        self.joined += 1;
-    }
-
     /// What the API server says now.
     fn publish(&mut self) {
         let ms = self.ms;
@@ -273,7 +166,7 @@ impl World {
             gateway.probe(&failing);
             for (&outer, pod) in self.pods.iter().filter(|(_, pod)| pod.is_announced(ms)) {
                 if !self.random.percent(LOSS) {
-                    gateway.hear(outer, pod.flows.len() as u64, ms);
+                    gateway.hear(outer, (pod.flows.len() as u64 - pod.quic, pod.quic), ms);
                 }
             }
             gateway.turn(ms);
@@ -290,23 +183,29 @@ impl World {
 
     fn end(&mut self, flow: u64) {
         let Some(connection) = self.connections.remove(&flow) else { return };
-        self.pods.get_mut(&connection.owner).expect("it was there").flows.remove(&flow);
+        let pod = self.pods.get_mut(&connection.owner).expect("it was there");
+        pod.quic -= u64::from(connection.quic && pod.flows.contains(&flow));
+        pod.flows.remove(&flow);
     }
 
     /// A client opens a connection; where nobody takes it, it tries another time.
     fn connect(&mut self) {
         let flow = self.out.connections;
-        let (hash, ms) = (hash(flow), self.ms);
-        let Some(owner) = self.gateway_of(flow).current(flow, hash) else { return };
+        let (hash, ms, quic) = (hash(flow), self.ms, flow.is_multiple_of(QUIC));
+        let gateway = self.gateway_of(flow);
+        let owner = if quic { gateway.quic_current(hash) } else { gateway.current(flow, hash) };
+        let Some(owner) = owner else { return };
         let pod = self.pods.get_mut(&owner).expect("gateways name only pods");
         // Its node's agent knows that it has left.
         if !pod.is_alive() || (!pod.in_slices && ms >= pod.left + 500) {
             return;
         }
         pod.flows.insert(flow);
+        pod.quic += u64::from(quic);
         self.out.connections += 1;
+        self.out.quic += u64::from(quic);
         let next = ms + self.random.below(1_000);
-        self.connections.insert(flow, Connection { hash, owner, next, wait: TICK, unanswered: None });
+        self.connections.insert(flow, Connection { hash, owner, quic, next, wait: TICK, unanswered: None });
     }
 
     /// As the worst of routers does it: modulo how many there are.
@@ -340,6 +239,9 @@ impl World {
     fn send(&mut self, flow: u64) -> bool {
         let (hash, owner, ms) = {
             let connection = &self.connections[&flow];
+            if connection.quic {
+                return self.send_by_name(flow);
+            }
             (connection.hash, connection.owner, self.ms)
         };
         let (way, guessed, looked) = self.gateway_of(flow).way(flow, hash);
@@ -368,6 +270,19 @@ impl World {
         }
         self.ask(flow, hash, owner);
         false
+    }
+
+    /// Sends a packet of QUIC; whether it is answered. Other endpoints say nothing to it.
+    fn send_by_name(&mut self, flow: u64) -> bool {
+        let owner = self.connections[&flow].owner;
+        // The client moves: another gateway gets it each time, in another flow.
+        let here = self.random.below(1 << 32);
+        let gateway = self.gateway_of(here);
+        let server = gateway.quic_server(owner);
+        let to = server.or_else(|| gateway.quic_current(hash(here)));
+        self.out.packets += 1;
+        assert!(server.is_none_or(|server| server == owner), "{owner}'s ID names {server:?}");
+        to.is_some_and(|to| matches!(self.deliver(to, owner), Answer::Takes))
     }
 
     fn deliver(&self, outer: IpAddr, owner: IpAddr) -> Answer {
