@@ -12,8 +12,10 @@ use tokio::net::UdpSocket;
 /// One socket of each IP version, as far as there is one.
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
-    pub(super) v4: Option<UdpSocket>,
-    pub(super) v6: Option<UdpSocket>,
+    v4: Option<UdpSocket>,
+    v6: Option<UdpSocket>,
+    /// Which of them [`try_receive`](Self::try_receive) has looked at last.
+    last_v6: bool,
 }
 
 impl Sockets {
@@ -32,7 +34,7 @@ impl Sockets {
         let v4 = bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0))?;
         // A node may have no IPv6 at all.
         let v6 = bind(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0)).ok();
-        Ok(Self { v4: Some(v4), v6 })
+        Ok(Self { v4: Some(v4), v6, last_v6: false })
     }
 
     /// Sends a message to a node; one that can't be sent is one that is lost.
@@ -57,11 +59,16 @@ impl Sockets {
         Ok((length, from.ip()))
     }
 
-    /// A message that has come already.
-    pub(super) fn try_receive(&self, buffer: &mut [u8]) -> Option<(usize, IpAddr)> {
-        let sockets = [&self.v4, &self.v6].into_iter().flatten();
-        let mut got = sockets.filter_map(|socket| socket.try_recv_from(buffer).ok());
-        got.next().map(|(length, from)| (length, from.ip()))
+    /// A message that has come already. The IP versions take turns: a flood of one must not hide the other.
+    pub(super) fn try_receive(&mut self, buffer: &mut [u8]) -> Option<(usize, IpAddr)> {
+        for _ in 0..2 {
+            self.last_v6 = !self.last_v6;
+            let socket = if self.last_v6 { &self.v6 } else { &self.v4 };
+            if let Some(Ok((length, from))) = socket.as_ref().map(|socket| socket.try_recv_from(buffer)) {
+                return Some((length, from.ip()));
+            }
+        }
+        None
     }
 }
 

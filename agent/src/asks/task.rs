@@ -110,7 +110,7 @@ impl Task {
                     Err(error) => return tracing::error!(%error, "reports of the programs can't be read any more"),
                 },
                 got = self.sockets.receive(&mut buffer) => match got {
-                    Ok((length, from)) => self.received(&mut buffer, length, from),
+                    Ok((length, from)) => self.asker.received(&buffer[..length], from.into(), self.now()),
                     Err(error) => tracing::debug!(%error, "receiving messages"),
                 },
                 changed = self.parts.served.changed() => {
@@ -135,7 +135,8 @@ impl Task {
                 claims_due = None;
                 self.send_claims();
             }
-            self.poll().await;
+            let behind = !self.take_what_has_come(&mut buffer);
+            self.poll(behind).await;
         }
     }
 
@@ -179,14 +180,14 @@ impl Task {
         claims
     }
 
-    /// One message, and those that have come meanwhile.
-    fn received(&mut self, buffer: &mut [u8], length: usize, from: IpAddr) {
+    /// Takes the messages that have come; whether those are all.
+    fn take_what_has_come(&mut self, buffer: &mut [u8]) -> bool {
         let now = self.now();
-        self.asker.received(&buffer[..length], from.into(), now);
         for _ in 0..DATAGRAMS {
-            let Some((length, from)) = self.sockets.try_receive(buffer) else { return };
+            let Some((length, from)) = self.sockets.try_receive(buffer) else { return true };
             self.asker.received(&buffer[..length], from.into(), now);
         }
+        false
     }
 
     /// Tells the asker which backends there are, of services whose tables are others now.
@@ -231,10 +232,12 @@ impl Task {
         }
     }
 
-    async fn poll(&mut self) {
+    /// `behind`: messages may have come that are not taken yet.
+    async fn poll(&mut self, behind: bool) {
         let now = self.now();
         let mut tell = false;
-        for output in self.asker.poll(now) {
+        let outputs = if behind { self.asker.poll_behind(now) } else { self.asker.poll(now) };
+        for output in outputs {
             let finding = match output {
                 Output::Send { to, message } => {
                     self.send(to, &message, now);

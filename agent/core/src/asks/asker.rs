@@ -16,7 +16,7 @@ use super::letters::{Answer, Letters, Refusal, opened};
 use super::limits::{Admission, Gate, Limits};
 use super::output::Output;
 use super::pending::{Id, Pending, Served, Standing, Verdict};
-use super::polls::{Holding, Poll, Polls};
+use super::polls::{Holding, Polls};
 use super::{Backend, claims};
 use crate::stable::Stable;
 
@@ -131,16 +131,21 @@ impl Asker {
         [self.batches.due(), self.pending.due(), self.polls.due()].into_iter().flatten().min()
     }
 
-    /// What is to be done at `now`, in this order.
+    /// What is to be done at `now`, in this order, where all that has come was [received](Self::received).
     pub fn poll(&mut self, now: Duration) -> Vec<Output> {
+        while let Some((node, silent)) = self.polls.judged(now) {
+            self.outputs.push(Output::Silent { node, silent });
+        }
+        self.poll_behind(now)
+    }
+
+    /// The same where messages may have come that are not taken yet: no node falls silent whose answer may be among them.
+    pub fn poll_behind(&mut self, now: Duration) -> Vec<Output> {
         while let Some((to, flows)) = self.batches.next(now) {
             self.send(to, flows, now);
         }
-        while let Some(poll) = self.polls.next(now) {
-            match poll {
-                Poll::Question(to) => self.send(to, Vec::new(), now),
-                Poll::Silent(node, silent) => self.outputs.push(Output::Silent { node, silent }),
-            }
+        while let Some(to) = self.polls.next(now) {
+            self.send(to, Vec::new(), now);
         }
         while let Some((id, flow, since)) = self.pending.refused(now) {
             self.ask_last((id, flow), since, now);

@@ -57,8 +57,8 @@ pub(super) struct Polls {
     /// Nodes that become silent then unless they answer.
     verdicts: BTreeSet<(Duration, NodeId)>,
     counts: BTreeSet<(Duration, Pair)>,
-    /// Silent nodes that have gone.
-    gone: Vec<NodeId>,
+    /// Nodes that are silent no more, without having answered.
+    absolved: Vec<NodeId>,
 }
 
 #[derive(Debug)]
@@ -83,15 +83,6 @@ struct Node {
     verdict: Option<Duration>,
 }
 
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Poll {
-    /// Ask this backend for its counts.
-    Question(Pair),
-    /// This node has fallen silent; or it was, and has no backends any more.
-    Silent(NodeId, bool),
-}
-
 impl Polls {
     pub(super) fn new(rate: Rate) -> Self {
         Self {
@@ -102,7 +93,7 @@ impl Polls {
             beats: BTreeSet::new(),
             verdicts: BTreeSet::new(),
             counts: BTreeSet::new(),
-            gone: Vec::new(),
+            absolved: Vec::new(),
         }
     }
 
@@ -140,20 +131,46 @@ impl Polls {
         if let Some(at) = node.verdict.take() {
             self.verdicts.remove(&(at, id.clone()));
         }
-        std::mem::take(&mut node.silent).then_some(id)
+        if !node.silent {
+            return None;
+        }
+        if self.nodes.values().all(|node| node.silent) {
+            self.absolve_all();
+        }
+        self.nodes.get_mut(&id)?.silent = false;
+        self.absolved.retain(|other| *other != id);
+        Some(id)
     }
 
-    /// What is due at `now`, one after the other.
-    pub(super) fn next(&mut self, now: Duration) -> Option<Poll> {
-        let gone = self.gone.pop().map(|node| Poll::Silent(node, false));
-        gone.or_else(|| self.next_verdict(now))
-            .or_else(|| self.next_beat(now))
-            .or_else(|| self.next_count(now))
+    /// None answered: it was this gateway that could not be heard, or could not hear.
+    fn absolve_all(&mut self) {
+        for (id, node) in &mut self.nodes {
+            (node.silent, node.unanswered) = (false, 0);
+            self.absolved.push(id.clone());
+        }
     }
 
-    /// When [`next`](Self::next) has something.
+    /// The next node that has fallen silent by `now`, or that was and isn't any more. Whoever asks has told of all answers that
+    /// have come.
+    pub(super) fn judged(&mut self, now: Duration) -> Option<(NodeId, bool)> {
+        if let Some(node) = self.absolved.pop() {
+            return Some((node, false));
+        }
+        self.verdicts.first().filter(|(at, _)| *at <= now)?;
+        let (_, id) = self.verdicts.pop_first()?;
+        let node = self.nodes.get_mut(&id)?;
+        (node.verdict, node.silent) = (None, true);
+        Some((id, true))
+    }
+
+    /// The next backend that is to be asked at `now`.
+    pub(super) fn next(&mut self, now: Duration) -> Option<Pair> {
+        self.next_beat(now).or_else(|| self.next_count(now))
+    }
+
+    /// When [`judged`](Self::judged) or [`next`](Self::next) has something.
     pub(super) fn due(&self) -> Option<Duration> {
-        if !self.gone.is_empty() {
+        if !self.absolved.is_empty() {
             return Some(Duration::ZERO);
         }
         let first = |set: &BTreeSet<(Duration, NodeId)>| set.first().map(|(at, _)| *at);
@@ -237,22 +254,13 @@ impl Polls {
                 self.verdicts.remove(&(at, id.clone()));
             }
             if node.silent {
-                self.gone.push(id.clone());
+                self.absolved.push(id.clone());
             }
             self.nodes.remove(&id);
         }
     }
 
-    fn next_verdict(&mut self, now: Duration) -> Option<Poll> {
-        self.verdicts.first().filter(|(at, _)| *at <= now)?;
-        let (_, id) = self.verdicts.pop_first()?;
-        let node = self.nodes.get_mut(&id)?;
-        node.verdict = None;
-        node.silent = true;
-        Some(Poll::Silent(id, true))
-    }
-
-    fn next_beat(&mut self, now: Duration) -> Option<Poll> {
+    fn next_beat(&mut self, now: Duration) -> Option<Pair> {
         self.beats.first().filter(|(at, _)| *at <= now)?;
         let (_, id) = self.beats.pop_first()?;
         let node = self.nodes.get_mut(&id)?;
@@ -271,10 +279,10 @@ impl Polls {
         let heard = |pair: &&Pair| self.pairs.get(*pair).and_then(|polled| polled.heard);
         let pair = *node.pairs.difference(&node.tried).max_by_key(heard)?;
         node.tried.insert(pair);
-        Some(Poll::Question(pair))
+        Some(pair)
     }
 
-    fn next_count(&mut self, now: Duration) -> Option<Poll> {
+    fn next_count(&mut self, now: Duration) -> Option<Pair> {
         let &(due, pair) = self.counts.first()?;
         if due > now || self.bucket.level(self.rate, now) == Level::Empty {
             return None;
@@ -284,7 +292,7 @@ impl Polls {
         let polled = self.pairs.get_mut(&pair)?;
         polled.due = now + polled.every;
         self.counts.insert((polled.due, pair));
-        Some(Poll::Question(pair))
+        Some(pair)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What asking does, step by step.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fairlead_abi::message::{ASK_FLOWS, CLAIMS};
@@ -252,6 +253,42 @@ fn the_end_of_pods_is_not_taken_for_that_of_their_node() {
         [(21_000, Output::Silent { node: node("c0", "n0"), silent: false })],
         "it has no backends"
     );
+}
+
+#[test]
+fn where_nobody_answered_it_was_the_gateway_that_was_cut_off() {
+    let (mut asker, mut receivers) = setup(6);
+    run(&mut asker, &receivers, 0, 3000);
+    receivers.dead.extend((0..6).map(outer));
+    run(&mut asker, &receivers, 3000, 5000);
+    assert_eq!(asker.silent().len(), 6);
+    // The first that answers speaks for all, until they have had time to answer too.
+    receivers.dead.remove(&outer(2));
+    let mut heard = Vec::new();
+    for at in (5000..5300).step_by(10) {
+        heard.extend(run(&mut asker, &receivers, at, at + 10));
+        assert!([0, 6].contains(&asker.silent().len()), "{at}: {:?}", asker.silent());
+    }
+    assert!(
+        heard.iter().all(|(_, output)| matches!(output, Output::Silent { silent: false, .. })),
+        "{heard:?}"
+    );
+    assert_eq!((heard.len(), asker.silent().len()), (6, 0));
+    run(&mut asker, &receivers, 5300, 6200);
+    assert_eq!(asker.silent().len(), 5);
+}
+
+#[test]
+fn nobody_is_taken_for_silent_whose_answer_may_wait_to_be_taken() {
+    let (mut asker, receivers) = setup(6);
+    run(&mut asker, &receivers, 0, 3000);
+    for at in 3000..6000 {
+        let outputs = asker.poll_behind(ms(at));
+        assert!(outputs.iter().all(|output| matches!(output, Output::Send { .. })), "{at}: {outputs:?}");
+    }
+    assert_eq!(asker.silent(), BTreeSet::new());
+    asker.poll(ms(6000));
+    assert_eq!(asker.silent().len(), 6);
 }
 
 #[test]
