@@ -10,6 +10,8 @@
 mod ask;
 #[path = "programs/bounce.rs"]
 mod bounce;
+#[path = "programs/by_hand.rs"]
+mod by_hand;
 #[path = "programs/carried.rs"]
 mod carried;
 #[path = "programs/cut.rs"]
@@ -36,6 +38,8 @@ mod quic;
 mod receive;
 #[path = "programs/refuse.rs"]
 mod refuse;
+#[path = "programs/sockets.rs"]
+mod sockets;
 #[path = "programs/spread.rs"]
 mod spread;
 #[path = "programs/too_big.rs"]

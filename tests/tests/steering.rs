@@ -37,6 +37,8 @@ mod quic;
 mod served;
 #[path = "steering/serving.rs"]
 mod serving;
+#[path = "steering/sockets.rs"]
+mod sockets;
 #[path = "steering/swapped.rs"]
 mod swapped;
 #[path = "steering/tables.rs"]

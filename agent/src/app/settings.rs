@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use fairlead_abi::{Address, CACHE_ENTRIES, Roles, Settings, TunnelSource};
+use fairlead_abi::{Address, CACHE_ENTRIES, Roles, Settings, SocketOffsets, TunnelSource};
 use fairlead_core::{
     asks::{self, Rate},
     planner,
@@ -18,7 +18,7 @@ use crate::{
 /// bucket that is not their own.
 const ENTRIES_PER_BUCKET: u32 = 1;
 
-/// What the programs are loaded with, on maps of these sizes.
+/// What the programs are loaded with, on maps of these sizes, but for what the running kernel says.
 #[must_use]
 pub fn settings(config: &Config, capacities: &Capacities) -> Settings {
     let role = |role, flag| if config.has(role) { flag } else { 0 };
@@ -39,6 +39,7 @@ pub fn settings(config: &Config, capacities: &Capacities) -> Settings {
         bounces_per_prefix: config.limits.bounces_per_prefix,
         reports_per_second: config.limits.unclaimed_per_second,
         bounces_in_all: config.limits.bounces_in_all,
+        sockets: SocketOffsets::default(),
     }
 }
 

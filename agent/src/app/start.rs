@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use fairlead_abi::{Encap, ServiceKey};
+use fairlead_abi::{Encap, Roles, ServiceKey, Settings};
 use fairlead_core::{
     asks::Counters,
     model::{Declarations, Demand, Health, Model, ProbeState, merge},
@@ -26,7 +26,9 @@ use super::{
 use crate::{
     asks::{self, Finding, Heard, Opened, OwnCount, OwnList, Served},
     config::{self, Config, ConfigWatch, types::Role},
-    dataplane::{Bounces, Dataplane, FlowCache, Instance, Lock, Sweep, routes},
+    dataplane::{
+        Bounces, Dataplane, FlowCache, Instance, Lock, Sweep, follow_namespaces, routes, socket_offsets,
+    },
     federation::{Federation, LastGood},
     fragments,
     health::{self, Deriver, ProbeTable, Prober, Targets},
@@ -55,6 +57,10 @@ pub(super) struct Stages {
     pub(super) targets: watch::Sender<Arc<Targets>>,
     pub(super) links: watch::Receiver<Arc<Links>>,
     pub(super) outers: watch::Sender<Arc<BTreeSet<IpAddr>>>,
+    /// Outer addresses of this node's own endpoints.
+    pub(super) endpoints: watch::Sender<Arc<BTreeSet<IpAddr>>>,
+    /// Why their sockets are not looked up, if they aren't.
+    pub(super) blind: Option<String>,
     pub(super) sampler: Sampler,
     pub(super) demand: Demand,
     pub(super) planner: Planner,
@@ -124,8 +130,9 @@ impl Stages {
                  packets are steered by them: `fairlead status` shows these"
             );
         }
-        let mut dataplane =
-            Dataplane::load(&instance, &options.programs, &settings(config, &capacities), &capacities)?;
+        let (settings, mut blind) = with_sockets(settings(config, &capacities));
+        let mut dataplane = Dataplane::load(&instance, &options.programs, &settings, &capacities)?;
+        blind = blind.or_else(|| dataplane.blind().map(|why| format!("the kernel refuses it: {why}")));
         if dataplane.repeat_log().map_err(super::system("reading what the BPF programs log"))?.is_some() {
             tracing::warn!(
                 "these BPF programs log what they drop (fairlead_ebpf=debug): for debugging only, they are slower"
@@ -173,6 +180,13 @@ impl Stages {
         if let Some(early) = dataplane.take_early_fragments()? {
             tokio::spawn(fragments::hold(early, config.has(Role::Gateway), count_fragments));
         }
+        let (endpoints, to_place) = watch::channel(Arc::default());
+        if config.has(Role::Receiver)
+            && blind.is_none()
+            && let Some(namespaces) = dataplane.take_namespaces()?
+        {
+            tokio::spawn(follow_namespaces(to_place, namespaces));
+        }
         let sweep = if config.has(Role::Receiver) { dataplane.take_sweep()? } else { None };
         let mut stages = Self {
             config_watch: ConfigWatch::new(&options.config, Arc::clone(config)),
@@ -184,6 +198,8 @@ impl Stages {
             targets,
             links,
             outers,
+            endpoints,
+            blind,
             sampler: Sampler::new(&declared.tuning, &remembered.demand),
             demand: remembered.demand.clone(),
             heard,
@@ -320,6 +336,17 @@ impl Stages {
         let backends = planned.tables.services.values().flat_map(|table| &table.backends);
         let remote = backends.filter(|backend| backend.encap != Encap::Local && which(backend));
         remote.map(|backend| backend.outer).collect()
+    }
+}
+
+/// The settings of a receiver's programs, which look sockets up where this kernel says how, or why it doesn't.
+fn with_sockets(settings: Settings) -> (Settings, Option<String>) {
+    if settings.roles & Roles::RECEIVER == 0 {
+        return (settings, None);
+    }
+    match socket_offsets() {
+        Ok(sockets) => (Settings { sockets, ..settings }, None),
+        Err(why) => (settings, Some(why)),
     }
 }
 

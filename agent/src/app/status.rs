@@ -47,6 +47,7 @@ impl Stages {
         if self.config.has(Role::Gateway) {
             problems.extend(self.interfaces.iter().filter_map(Interface::lack));
         }
+        problems.extend(self.blind.as_deref().map(blind));
         let tables = self.planned.as_ref().map(|planned| &planned.tables);
         problems.extend(tables.into_iter().flat_map(fairlead_core::planner::Tables::alarms));
         problems.sort();
@@ -78,6 +79,20 @@ impl Stages {
             ..Status::starting(&self.config)
         };
         self.status.send_replace(Arc::new(status));
+    }
+}
+
+fn blind(why: &str) -> Problem {
+    Problem {
+        object: None,
+        cluster: None,
+        field: "sockets".to_owned(),
+        what: format!("those of this node's endpoints can't be looked up: {why}"),
+        hint: Some(
+            "kernels with BTF (/sys/kernel/btf/vmlinux) allow it; without, a connection whose flow this node has lost is found again at its \
+             slot's current endpoint only"
+                .to_owned(),
+        ),
     }
 }
 

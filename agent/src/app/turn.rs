@@ -104,6 +104,8 @@ impl Stages {
         let planned = self.planner.plan(&inputs);
         let outers = Self::outers_of(&planned);
         self.outers.send_if_modified(|known| replace(known, outers));
+        let endpoints = planned.tables.deliveries.keys().map(|key| key.outer.into()).collect();
+        self.endpoints.send_if_modified(|known| replace(known, endpoints));
         let targets = self.deriver.derive(&model, &planned.tables);
         self.targets.send_if_modified(|known| replace(known, targets));
         self.model = Some(model);

@@ -52,10 +52,17 @@ impl Capacities {
         [(map::FLOWS, Some(self.flows)), (map::HALF_OPEN, Some(self.half_open))]
     }
 
-    /// The maps that no plan fills: flows, probes on their way, and counters that stand for themselves.
-    pub(super) fn unplanned(&self) -> [(&'static str, Option<u32>); 5] {
+    /// The maps that no plan fills: flows, probes on their way, endpoints' namespaces, and counters that stand for themselves.
+    pub(super) fn unplanned(&self) -> [(&'static str, Option<u32>); 6] {
         let [flows, half_open] = self.of_flows();
-        [flows, half_open, (map::PROBES, Some(self.probes)), (map::DROPS, None), (map::FLOW_EVENTS, None)]
+        [
+            flows,
+            half_open,
+            (map::PROBES, Some(self.probes)),
+            (map::NAMESPACES, None),
+            (map::DROPS, None),
+            (map::FLOW_EVENTS, None),
+        ]
     }
 
     /// With no table of plans smaller than one that packets of `instance` are steered by: what serves would find no room

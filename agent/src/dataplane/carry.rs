@@ -67,6 +67,11 @@ pub(super) struct Taken {
 }
 
 impl Taken {
+    /// Whether the table of established flows is neither there nor in a folder before.
+    pub(super) fn lacks_flows(self, former: &[PathBuf]) -> bool {
+        !self.flows && !former.iter().any(|folder| folder.join(map::FLOWS).exists())
+    }
+
     /// Those in `folder`.
     pub(super) fn in_folder(folder: &Path) -> Self {
         let is_there = |name| folder.join(name).exists();
@@ -126,14 +131,9 @@ impl Carry {
 }
 
 impl Dataplane {
-    /// Copies the flows of former folders into the tables of `folder`, of which those `taken` were there before; tells of
-    /// those that stand in another layout. That it fails is no reason not to serve.
-    pub(super) fn begin_to_carry(
-        &mut self,
-        (former, strange): (&[PathBuf], &[PathBuf]),
-        folder: &Path,
-        taken: Taken,
-    ) {
+    /// Tells of flows that can't be carried over: those that stand in another layout, in folders that are `strange`, and those of a
+    /// table that has no pin any more though packets were delivered by it.
+    pub(super) fn tell_left_behind(&mut self, strange: &[PathBuf], vanished: bool) {
         for folder in strange {
             tracing::warn!(
                 tables = %folder.display(),
@@ -141,11 +141,22 @@ impl Dataplane {
                  before its client does resets their connection"
             );
         }
-        if !strange.is_empty()
+        if vanished {
+            tracing::warn!(
+                "the table of flows that packets were delivered by is not pinned any more: what an endpoint sends before its \
+                 client does resets their connection"
+            );
+        }
+        if (vanished || !strange.is_empty())
             && let Err(error) = self.tell_lost()
         {
             tracing::error!(%error, "connections of the tables before can't be taken up");
         }
+    }
+
+    /// Copies the flows of former folders into the tables of `folder`, of which those `taken` were there before. That it
+    /// fails is no reason not to serve.
+    pub(super) fn begin_to_carry(&mut self, former: &[PathBuf], folder: &Path, taken: Taken) {
         let begun = self.ticks().and_then(|ticks| {
             self.carry = Carry::new(former, folder, taken, ticks)?;
             self.carry.as_mut().map_or(Ok(()), Carry::begin)

@@ -13,9 +13,11 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapData, ProgramArray},
-    programs::{Program, ProgramInfo},
+    programs::{Program, ProgramError, ProgramInfo},
 };
-use fairlead_abi::{Backend, Bucket, CacheBucket, Cached, Hop, Roles, Settings, Slot, map, program};
+use fairlead_abi::{
+    Backend, Bucket, CacheBucket, Cached, Hop, Roles, Settings, Slot, SocketOffsets, map, program,
+};
 
 use super::{
     Capacities, Error, Instance,
@@ -63,6 +65,8 @@ pub struct Dataplane {
     shares_probes: bool,
     /// Flows of tables that are to be replaced.
     pub(super) carry: Option<Carry>,
+    /// Why the programs look no sockets up, though that was wanted.
+    blind: Option<String>,
 }
 
 impl Dataplane {
@@ -82,7 +86,8 @@ impl Dataplane {
         let fresh = !current.exists() || !fits(&current, capacities);
         // Beside others until it serves, those of another ABI too: should this agent end before, the next one must not
         // take a set that no packet was steered by for the one in use.
-        let staged = fresh && (current.exists() || !instance.links()?.is_empty());
+        let is_attached = !instance.links()?.is_empty();
+        let staged = fresh && (current.exists() || is_attached);
         let folder = if staged { instance.staging() } else { current };
         fs::create_dir_all(&folder).map_err(Error::pin(&folder))?;
         pins::record_layouts(&folder)?;
@@ -96,7 +101,7 @@ impl Dataplane {
         let taken = Taken::in_folder(&folder);
         let shares_probes = folder.join(map::PROBES).exists();
         let next = instance.next_programs();
-        let ebpf = load((&folder, &next), programs, settings, capacities)?;
+        let (ebpf, blind) = load_or_blind((&folder, &next), programs, settings, capacities)?;
         let table = instance.programs_of(ingress(&ebpf)?.id());
         fs::rename(&next, &table).map_err(Error::pin(&next))?;
         let mut dataplane = Self {
@@ -114,9 +119,11 @@ impl Dataplane {
             linked: Linked::of(instance, fresh)?,
             shares_probes,
             carry: None,
+            blind,
         };
         if settings.roles & Roles::RECEIVER != 0 {
-            dataplane.begin_to_carry((&former, &strange), &folder, taken);
+            dataplane.tell_left_behind(&strange, is_attached && taken.lacks_flows(&former));
+            dataplane.begin_to_carry(&former, &folder, taken);
         }
         Ok(dataplane)
     }
@@ -130,6 +137,12 @@ impl Dataplane {
     /// The kernel's tag of the program that packets enter by: a hash of its instructions.
     pub fn tag(&self) -> Result<String, Error> {
         Ok(format!("{:016x}", ingress(&self.ebpf)?.tag()))
+    }
+
+    /// Why the programs look no sockets up, though the settings say where their fields are: the kernel's answer.
+    #[must_use]
+    pub fn blind(&self) -> Option<&str> {
+        self.blind.as_deref()
     }
 
     /// Whether probes through tunnels find their way: the programs in use look for it where it is noted.
@@ -201,6 +214,29 @@ fn take_along(from: &Path, folder: &Path, wanted: &[(&'static str, Option<u32>)]
         }
     }
     Ok(())
+}
+
+/// As [`load`]; where the kernel refuses programs that look sockets up, those that don't, and what it said.
+fn load_or_blind(
+    at: (&Path, &Path),
+    programs: &Programs,
+    settings: &Settings,
+    capacities: &Capacities,
+) -> Result<(Ebpf, Option<String>), Error> {
+    match load(at, programs, settings, capacities) {
+        Err(Error::Program { program: program::SLOW, source })
+            if settings.sockets != SocketOffsets::default() =>
+        {
+            tracing::debug!(%source, "programs that look sockets up are refused");
+            let settings = Settings { sockets: SocketOffsets::default(), ..*settings };
+            let refused = match *source {
+                ProgramError::LoadError { io_error, .. } => io_error.to_string(),
+                other => other.to_string(),
+            };
+            Ok((load(at, programs, &settings, capacities)?, Some(refused)))
+        }
+        loaded => Ok((loaded?, None)),
+    }
 }
 
 /// `table`: where the table of programs is pinned; the maps stand in `folder`.

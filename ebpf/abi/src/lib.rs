@@ -39,12 +39,13 @@ pub use quic::{
 };
 pub use reason::DropReason;
 pub use receiver::{
-    Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, FLOWS_LAYOUT, FlowEntry, FlowKey, FlowState, HeldFlows, LEAVING,
+    Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, FLOWS_LAYOUT, FlowEntry, FlowKey, FlowState, HeldFlows,
+    LEAVING, OWN_NAMESPACE,
 };
 pub use report::{FlowReport, ReportKind};
 pub use ring::{Backend, NO_BACKEND, RING_SIZES, Ring, STEERING_LAYOUT, Slot};
 pub use service::{BUCKET_ENTRIES, Bucket, MAX_PROBE, ServiceEntry, ServiceKey, protocol};
-pub use settings::{Roles, Settings, TunnelSource};
+pub use settings::{Roles, Settings, SocketOffsets, TunnelSource};
 pub use siphash::{SipHash, SipKey, siphash};
 
 /// Version of every layout in this crate; part of the path under which maps are pinned.
@@ -96,6 +97,9 @@ pub mod map {
     pub const EARLY: &str = "EARLY";
     /// Of index 0: until when flows of this node may be missing in `FLOWS`, by the lower half of `jiffies64`; 0: never.
     pub const LOST: &str = "LOST";
+    /// The namespaces that this node's endpoints are in, by their outer addresses: numbers that the kernel has for them in the
+    /// agent's own, which is [`OWN_NAMESPACE`](crate::OWN_NAMESPACE).
+    pub const NAMESPACES: &str = "NAMESPACES";
     /// Keys of messages between agents, [`SipKey`](crate::SipKey)s by their number.
     pub const KEYS: &str = "KEYS";
     /// [`HeldFlows`](crate::HeldFlows) by [`DeliveryKey`](crate::DeliveryKey).
@@ -105,7 +109,7 @@ pub mod map {
     /// Programs that others go on in: pinned by itself, because each load of the programs has its own.
     pub const PROGRAMS: &str = "PROGRAMS";
     /// All others, which are pinned together.
-    pub const ALL: [&str; 24] = [
+    pub const ALL: [&str; 25] = [
         SERVICES,
         SLOTS,
         BACKENDS,
@@ -127,6 +131,7 @@ pub mod map {
         FRAGMENTS,
         EARLY,
         LOST,
+        NAMESPACES,
         KEYS,
         HELD,
         PROBES,

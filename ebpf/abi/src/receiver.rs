@@ -10,6 +10,9 @@ pub const ENDPOINT_OWNS_VIP: u8 = 1;
 /// The endpoint has left its slices: it takes no SYN, only flows that it knows.
 pub const LEAVING: u8 = 2;
 
+/// In the map `NAMESPACES`: the one that the programs' interface is in (`BPF_F_CURRENT_NETNS`).
+pub const OWN_NAMESPACE: u32 = u32::MAX;
+
 /// A VIP and port at an endpoint of this node.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

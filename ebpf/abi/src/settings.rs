@@ -24,6 +24,25 @@ pub struct TunnelSource {
     pub padding: u32,
 }
 
+/// Where the kernel's sockets have what a receiver compares: offsets of fields, in bytes, which differ between kernels. All
+/// zero: sockets are not looked up.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketOffsets {
+    /// `tcp_sock.rcv_nxt`: what the client sends next.
+    pub rcv_nxt: u32,
+    /// `tcp_sock.rcv_wnd`: how much of that the endpoint takes.
+    pub rcv_wnd: u32,
+    /// `tcp_sock.snd_una`: the oldest byte that the client has not acknowledged.
+    pub snd_una: u32,
+    /// `tcp_sock.snd_nxt`: what the endpoint sends next.
+    pub snd_nxt: u32,
+    /// `tcp_request_sock.snt_isn`: the number of the SYN-ACK.
+    pub snt_isn: u32,
+    /// Zero.
+    pub padding: u32,
+}
+
 /// The read-only data of every program, symbol `SETTINGS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,9 +69,11 @@ pub struct Settings {
     pub reports_per_second: u32,
     /// Bounced packets per second that a gateway sends on for all clients.
     pub bounces_in_all: u32,
+    /// How sockets of this node's endpoints are read.
+    pub sockets: SocketOffsets,
 }
 
 const _: () = {
-    assert!(size_of::<TunnelSource>() == 24);
-    assert!(size_of::<Settings>() == 88);
+    assert!(size_of::<TunnelSource>() == 24 && size_of::<SocketOffsets>() == 24);
+    assert!(size_of::<Settings>() == 112);
 };

@@ -15,7 +15,7 @@ use crate::{
     maps::{DELIVERIES, HELD, KEYS, Scratch},
     packet::Packet,
     parse::Parsed,
-    reply,
+    reply, socket,
     verdict::{self, Verdict},
 };
 
@@ -136,19 +136,20 @@ fn judge(ctx: &XdpContext, scratch: &mut Scratch, count: u32) -> u32 {
                 protocol: scratch.delivery.protocol,
                 padding: [0; 3],
             };
-            said = reply::holds(&scratch.flow, &scratch.delivery, &flow);
+            said = reply::holds(ctx, scratch, &flow);
         }
         let _ = packet.write(at + core::mem::offset_of!(AskedFlow, answer), said);
     }
     0
 }
 
-/// Says how many flows the endpoint holds, as the agent has counted; [`Count::UNKNOWN`] where it hasn't lately.
+/// Says how many flows the endpoint holds, as the agent has counted; [`Count::UNKNOWN`] where it hasn't lately, or may lack
+/// all there are.
 #[inline(always)]
 fn count(packet: &Packet, scratch: &Scratch, at: usize) -> Result<(), DropReason> {
     // SAFETY: as above.
     let held = unsafe { HELD.get(&scratch.delivery) };
-    let (connections, flows, age) = match held {
+    let (connections, mut flows, age) = match held {
         Some(held) => {
             // The agent knows the lower half of the clock.
             let ticks = (reply::now() as u32).wrapping_sub(held.counted as u32);
@@ -157,10 +158,15 @@ fn count(packet: &Packet, scratch: &Scratch, at: usize) -> Result<(), DropReason
         }
         None => UNKNOWN,
     };
+    let is_lost = reply::may_be_lost(reply::now());
+    if is_lost && flows == 0 {
+        flows = Count::UNKNOWN;
+    }
     packet.write(at + core::mem::offset_of!(Count, connections), connections)?;
     packet.write(at + core::mem::offset_of!(Count, flows), flows)?;
     packet.write(at + core::mem::offset_of!(Count, age), age)?;
-    let state = if reply::may_be_lost(reply::now()) { Count::CANT_SAY } else { Count::CAN_SAY };
+    let can_say = !is_lost || socket::can_be_seen(&scratch.delivery.outer);
+    let state = if can_say { Count::CAN_SAY } else { Count::CANT_SAY };
     packet.write(at + core::mem::offset_of!(Count, state), state)
 }
 

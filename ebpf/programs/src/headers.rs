@@ -73,6 +73,24 @@ pub struct Udp {
     pub checksum: u16,
 }
 
+/// TCP without options (RFC 9293).
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Tcp {
+    /// Source and destination port, network byte order.
+    pub ports: [[u8; 2]; 2],
+    /// Network byte order.
+    pub sequence: [u8; 4],
+    /// Network byte order.
+    pub acknowledgement: [u8; 4],
+    /// Header length in words, in the upper half.
+    pub offset: u8,
+    /// Flags, as in [`tcp`].
+    pub flags: u8,
+    /// Window, checksum and urgent pointer.
+    pub rest: [u8; 6],
+}
+
 /// The part of ICMP and ICMPv6 that all messages share (RFC 792, RFC 4443), with what errors say.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -130,5 +148,5 @@ pub mod tcp {
 
 const _: () = {
     assert!(size_of::<Ipv4>() == 20 && size_of::<Ipv6>() == 40);
-    assert!(size_of::<Udp>() == 8 && size_of::<Icmp>() == 8);
+    assert!(size_of::<Udp>() == 8 && size_of::<Icmp>() == 8 && size_of::<Tcp>() == 20);
 };

@@ -45,14 +45,15 @@ pub mod receiver;
 pub mod reply;
 pub mod report;
 pub mod slow;
+pub mod socket;
 pub mod steer;
 pub mod verdict;
 
 /// Reads one field of the settings that the program was loaded with.
 #[macro_export]
 macro_rules! setting {
-    ($field:ident) => {{
+    ($($field:ident).+) => {{
         // SAFETY: a read-only static; volatile, because the loader replaces its bytes.
-        unsafe { core::ptr::read_volatile(&raw const $crate::maps::SETTINGS.$field) }
+        unsafe { core::ptr::read_volatile(&raw const $crate::maps::SETTINGS.$($field).+) }
     }};
 }

@@ -12,11 +12,12 @@ use fairlead_abi::{
     Address, Backend, BackendCounters, Bucket, CacheBucket, Cached, Counter, Delivery, DeliveryKey,
     DropReason, EarlyFragment, FlowEntry, FlowEvent, FlowKey, FlowReport, FragmentEntry, FragmentKey,
     HeldFlows, Hop, Limit, ProbeTarget, RateLimit, Server, ServerKey, ServiceCounters, Settings, SipKey,
-    Slot, TunnelSource,
+    Slot, SocketOffsets, TunnelSource,
 };
 
 use crate::{
     parse::{Ip, Parsed},
+    socket::Socket,
     steer::Steered,
 };
 
@@ -40,6 +41,7 @@ pub static SETTINGS: Settings = Settings {
     bounces_per_prefix: 0,
     reports_per_second: 0,
     bounces_in_all: 0,
+    sockets: SocketOffsets { rcv_nxt: 0, rcv_wnd: 0, snd_una: 0, snd_nxt: 0, snt_isn: 0, padding: 0 },
 };
 const NO_TUNNEL: TunnelSource =
     TunnelSource { address: Address { bytes: [0; 16] }, vary: [0; 4], padding: 0 };
@@ -107,6 +109,9 @@ pub static EARLY: RingBuf<EarlyFragment, 262_144> = RingBuf::new();
 /// See [`fairlead_abi::map::LOST`].
 #[btf_map]
 pub static LOST: Array<u64, 1> = Array::new();
+/// See [`fairlead_abi::map::NAMESPACES`].
+#[btf_map]
+pub static NAMESPACES: HashMap<Address, u32, 16_384, SPARSE> = HashMap::new();
 /// See [`fairlead_abi::map::KEYS`].
 #[btf_map]
 pub static KEYS: HashMap<u32, SipKey, 64> = HashMap::new();
@@ -156,6 +161,8 @@ pub struct Scratch {
     pub flow: FlowKey,
     /// A new entry for it.
     pub entry: FlowEntry,
+    /// The endpoint's socket of it.
+    pub socket: Socket,
     /// What a reply of that flow is rewritten to.
     pub reverse: Reverse,
     /// The key of a datagram.

@@ -209,19 +209,25 @@ fn rewrite_packet(packet: &Packet, scratch: &mut Scratch) -> Result<bool, DropRe
     if !reply::note(packet, scratch, delivery.mss, kind)? {
         return Ok(false);
     }
+    readdress(packet, &scratch.inner, delivery).map(|()| true)
+}
+
+/// A client's packet for a VIP becomes one for the endpoint, unless that owns the VIP.
+#[inline(always)]
+pub fn readdress(packet: &Packet, inner: &Parsed, delivery: &Delivery) -> Result<(), DropReason> {
     if delivery.flags & ENDPOINT_OWNS_VIP != 0 {
-        return Ok(true);
+        return Ok(());
     }
-    let Parsed { ip, carried, .. } = &scratch.inner;
+    let Parsed { ip, carried, .. } = inner;
     rewrite_destination(packet, ip, &delivery.endpoint)?;
     packet.write(carried.l4 + 2, delivery.port)?;
-    let old = checksum::sum_of(&ip.destination) + word(port);
+    let old = checksum::sum_of(&ip.destination) + word([carried.ports[2], carried.ports[3]]);
     let new = checksum::sum_of(&delivery.endpoint) + word(delivery.port);
     let (at, is_udp) = match carried.protocol {
         protocol::TCP => (carried.l4 + 16, false),
         _ => (carried.l4 + 6, true),
     };
-    replace_checksum(packet, at, old, new, is_udp).map(|()| true)
+    replace_checksum(packet, at, old, new, is_udp)
 }
 
 /// The endpoint is not one of this VIP and port, or not any more: another one may know the flow.

@@ -4,23 +4,23 @@
 //! established by the ACK of the SYN-ACK that left, or by an answer of the endpoint; then it stands in a table
 //! that never evicts. A lost entry is made again by the client's next packet.
 
-use aya_ebpf::helpers::bpf_jiffies64;
-use fairlead_abi::{
-    AskedFlow, DeliveryKey, DropReason, FlowEntry, FlowKey, FlowState, kind, message::answer,
-};
+use aya_ebpf::{helpers::bpf_jiffies64, programs::XdpContext};
+use fairlead_abi::{AskedFlow, DropReason, FlowEntry, FlowKey, FlowState, kind, message::answer};
 
 use crate::{
     headers::{protocol, tcp},
     maps::{FLOWS, HALF_OPEN, LOST, Reverse, Scratch},
     packet::Packet,
     parse::{Parsed, Transport},
+    socket::{self, found},
 };
 
 /// A client's packet, `scratch.inner`, is for an endpoint: the reverse of its flow, `scratch.flow`, is noted. Where its
-/// mark was not of kind [`kind::UNMARKED`], the flow must be known already; false: it isn't, and nothing was changed.
+/// mark was not of kind [`kind::UNMARKED`], the flow must be known already; false: it isn't, nothing was changed, and
+/// `scratch.socket` says whether its endpoint's socket may know it.
 #[inline(always)]
 pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16, kind: u8) -> Result<bool, DropReason> {
-    let Scratch { inner: Parsed { ip, carried, .. }, flow: key, entry, .. } = scratch;
+    let Scratch { inner: Parsed { ip, carried, .. }, delivery, flow: key, entry, socket, .. } = scratch;
     let unmarked = kind == kind::UNMARKED;
     let numbers = numbers(packet, carried)?;
     *entry = FlowEntry {
@@ -39,9 +39,18 @@ pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16, kind: u8) -> Resul
         let _ = HALF_OPEN.insert(&*key, &*entry, 0);
         return Ok(true);
     }
-    if let Some(known) = FLOWS.get_ptr_mut(&*key)
+    socket.wanted = 1;
+    let known = FLOWS.get_ptr_mut(&*key).filter(|known| {
         // SAFETY: an entry of the map; fields are plain numbers, and the last writer of `seen` wins.
-        && unsafe { is_of(&*known, entry) && (unmarked || numbers.fit(&*known, carried)) }
+        let is_of_vip = is_of(unsafe { &**known }, entry);
+        if !is_of_vip {
+            socket.wanted = 0;
+        }
+        is_of_vip
+    });
+    if let Some(known) = known
+        // SAFETY: as above.
+        && (unmarked || numbers.fit(unsafe { &*known }, carried))
     {
         // SAFETY: as above.
         let known = unsafe { &mut *known };
@@ -50,21 +59,8 @@ pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16, kind: u8) -> Resul
         if carried.protocol != protocol::TCP {
             known.seen = entry.seen;
         }
-        // The endpoint doesn't answer it, so nothing else would end the flow. Who isn't the client has to guess the number.
-        if carried.protocol == protocol::TCP
-            && carried.tcp_flags & tcp::RST != 0
-            && numbers.sequence == known.client_sequence
-        {
-            (known.state, known.client_ended) = (FlowState::Closing as u8, 1);
+        if carried.protocol == protocol::TCP && note_end(known, &numbers, carried) {
             return Ok(true);
-        }
-        // Not where much before it is still on its way.
-        if carried.protocol == protocol::TCP
-            && carried.tcp_flags & tcp::FIN != 0
-            && LAST.has(numbers.sequence.wrapping_sub(known.client_sequence))
-            && numbers.fit(known, carried)
-        {
-            known.client_ended = 1;
         }
         // One that ended may be followed by a connection of the same ports, which has to take its place.
         if known.state != FlowState::Closing as u8 || HALF_OPEN.get_ptr_mut(&*key).is_none() {
@@ -72,8 +68,9 @@ pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16, kind: u8) -> Resul
         }
     }
     // What was sent here for want of anybody else is left to the endpoint to judge; after flows were lost, so is what came to
-    // the slot's current backend.
-    let left = unmarked || (kind == kind::CURRENT && may_be_lost(entry.seen));
+    // the slot's current backend, where no socket of the endpoint's can be seen.
+    let left = unmarked
+        || (kind == kind::CURRENT && may_be_lost(entry.seen) && !socket::can_be_seen(&delivery.outer));
     if let Some(half) = HALF_OPEN.get_ptr_mut(&*key)
         // SAFETY: as above.
         && is_of(unsafe { &*half }, entry)
@@ -86,6 +83,24 @@ pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16, kind: u8) -> Resul
         let _ = HALF_OPEN.insert(&*key, &*entry, 0);
     }
     Ok(left)
+}
+
+/// A client's TCP packet may end what it is known to be of; true: at once, by a reset.
+#[inline(always)]
+pub fn note_end(known: &mut FlowEntry, numbers: &Numbers, carried: &Transport) -> bool {
+    // The endpoint doesn't answer it, so nothing else would end the flow. Who isn't the client has to guess the number.
+    if carried.tcp_flags & tcp::RST != 0 && numbers.sequence == known.client_sequence {
+        (known.state, known.client_ended) = (FlowState::Closing as u8, 1);
+        return true;
+    }
+    // Not where much before it is still on its way.
+    if carried.tcp_flags & tcp::FIN != 0
+        && LAST.has(numbers.sequence.wrapping_sub(known.client_sequence))
+        && numbers.fit(known, carried)
+    {
+        known.client_ended = 1;
+    }
+    false
 }
 
 /// Whether flows may be missing now.
@@ -138,38 +153,69 @@ pub fn is_known(key: &FlowKey) -> bool {
     FLOWS.get_ptr(key).is_some() || HALF_OPEN.get_ptr(key).is_some()
 }
 
-/// Whether the flow that a gateway asks about is an established one of this service: an [`answer`]. Of a living one that a
-/// packet with other numbers is asked for nothing is said: who made that packet may want it to be nobody's.
+/// Whether the flow `scratch.flow` that a gateway asks about is an established one of the service `scratch.delivery`: an
+/// [`answer`]. Of a living one that a packet with other numbers is asked for nothing is said: who made that packet may want it
+/// to be nobody's.
 #[inline(always)]
 #[must_use]
-pub fn holds(key: &FlowKey, about: &DeliveryKey, asked: &AskedFlow) -> u8 {
-    let Some(known) = FLOWS.get_ptr(key).or_else(|| HALF_OPEN.get_ptr(key)) else { return answer::NOT_MINE };
-    // SAFETY: an entry of the map; fields are plain numbers.
-    let known = unsafe { &*known };
-    if !is_proven(known) || known.vip.words() != about.vip.words() || known.port != about.port {
-        return answer::NOT_MINE;
-    }
+pub fn holds(ctx: &XdpContext, scratch: &mut Scratch, asked: &AskedFlow) -> u8 {
+    let Scratch { flow: key, delivery: about, socket, .. } = scratch;
     let numbers = Numbers {
         sequence: u32::from_be_bytes(asked.sequence),
         acknowledged: u32::from_be_bytes(asked.acknowledgement),
     };
-    if key.protocol != protocol::TCP || numbers.are_near(known, asked.flags) {
-        answer::MINE
-    } else if known.state == FlowState::Closing as u8 {
-        answer::NOT_MINE
-    } else {
-        answer::CANT_SAY
+    let mut said = answer::NOT_MINE;
+    if let Some(known) = proven(key) {
+        if known.vip.words() != about.vip.words() || known.port != about.port {
+            return said;
+        }
+        if key.protocol != protocol::TCP || numbers.are_near(known, asked.flags) {
+            return answer::MINE;
+        }
+        if known.state != FlowState::Closing as u8 {
+            said = answer::CANT_SAY;
+        }
+    }
+    if key.protocol != protocol::TCP {
+        return said;
+    }
+    (socket.numbers, socket.flags) = (numbers, asked.flags);
+    match socket::ask(ctx, scratch) {
+        found::FITS => answer::MINE,
+        found::OTHER => answer::CANT_SAY,
+        _ => said,
     }
 }
 
-/// TCP's numbers in a packet of a client; zero for others.
-struct Numbers {
-    sequence: u32,
-    acknowledged: u32,
+/// The entry of a flow that its endpoint has answered.
+#[inline(always)]
+fn proven(key: &FlowKey) -> Option<&'static FlowEntry> {
+    let known = FLOWS.get_ptr(key).or_else(|| HALF_OPEN.get_ptr(key))?;
+    // SAFETY: an entry of the map; fields are plain numbers.
+    let known = unsafe { &*known };
+    is_proven(known).then_some(known)
 }
 
+/// Whether there is an entry of the flow that its endpoint has answered, and of another VIP or port than `entry`.
 #[inline(always)]
-fn numbers(packet: &Packet, carried: &Transport) -> Result<Numbers, DropReason> {
+#[must_use]
+pub fn is_of_another(key: &FlowKey, entry: &FlowEntry) -> bool {
+    proven(key).is_some_and(|known| !is_of(known, entry))
+}
+
+/// TCP's numbers in a packet of a client, host byte order; zero for others.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Numbers {
+    /// Of its first byte.
+    pub sequence: u32,
+    /// Of what it acknowledges.
+    pub acknowledged: u32,
+}
+
+/// Reads them.
+#[inline(always)]
+pub fn numbers(packet: &Packet, carried: &Transport) -> Result<Numbers, DropReason> {
     if carried.protocol != protocol::TCP {
         return Ok(Numbers { sequence: 0, acknowledged: 0 });
     }
@@ -258,7 +304,7 @@ const _: () = assert!(AFTER_SILENCE.size() <= STEP.size());
 
 /// Moves a flow to the table that never evicts.
 #[inline(always)]
-fn establish(key: &FlowKey, entry: &FlowEntry) -> Result<(), DropReason> {
+pub fn establish(key: &FlowKey, entry: &FlowEntry) -> Result<(), DropReason> {
     if FLOWS.insert(key, entry, 0).is_err() {
         return Err(DropReason::FlowsFull);
     }

@@ -15,7 +15,7 @@ use crate::{
     parse::{self, LATER, NOT_IP, STEERABLE},
     quic,
     receiver::{self, FINE, NOT_KNOWN},
-    report, setting,
+    report, setting, socket,
     verdict::{self, UNDECIDED, Verdict},
 };
 
@@ -102,7 +102,11 @@ fn deliver(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     if scratch.inner.part.is_later() {
         return fragment::deliver(ctx, scratch);
     }
-    let outcome = receiver::deliver(ctx, scratch);
+    scratch.socket.wanted = 0;
+    let mut outcome = receiver::deliver(ctx, scratch);
+    if setting!(sockets.rcv_nxt) != 0 && outcome == NOT_KNOWN && scratch.socket.wanted != 0 {
+        outcome = socket::deliver(ctx, scratch);
+    }
     if scratch.inner.part.is_first() {
         fragment::note_outcome(scratch, outcome);
     }

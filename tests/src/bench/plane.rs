@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use fairlead::dataplane::{Capacities, Dataplane, Instance, Programs};
+use fairlead::dataplane::{Capacities, Dataplane, Instance, Programs, socket_offsets};
 use fairlead_abi::{Roles, Settings, TunnelSource};
 use fairlead_core::model::{Demand, Health, Held, Model, merge};
 use fairlead_core::planner::{self, Inputs, Installed, Planner, diff};
@@ -147,6 +147,8 @@ fn settings(capacities: &Capacities) -> Settings {
         bounces_per_prefix: 1_000_000_000,
         bounces_in_all: 1_000_000_000,
         reports_per_second: 1_000_000_000,
+        // What looking sockets up costs is part of it, where the kernel allows it.
+        sockets: socket_offsets().unwrap_or_default(),
     }
 }
 

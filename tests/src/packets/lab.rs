@@ -13,7 +13,7 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, RingBuf, lpm_trie::Key},
     programs::Program,
 };
-use fairlead::dataplane::{Capacities, Dataplane, Early, Instance, Programs};
+use fairlead::dataplane::{Capacities, Dataplane, Early, Instance, Namespaces, Programs};
 use fairlead_abi::{
     Address, CacheBucket, CacheTag, Cached, Delivery, DeliveryKey, DropReason, FlowEntry, FlowEvent, FlowKey,
     FragmentEntry, FragmentKey, HeldFlows, ProbeTarget, Server, ServerKey, Settings, SipKey, map, program,
@@ -138,6 +138,29 @@ impl Lab {
     pub fn set_key(&self, number: u32, key: &SipKey) -> Result<()> {
         let mut keys = HashMap::<_, u32, SipKey>::try_from(open(&self.instance, map::KEYS)?)?;
         Ok(keys.insert(number, key, 0)?)
+    }
+
+    /// Says which namespace an endpoint is in, by its number in this thread's.
+    pub fn set_namespace(&self, outer: &Address, number: u32) -> Result<()> {
+        let mut table = HashMap::<_, Address, u32>::try_from(open(&self.instance, map::NAMESPACES)?)?;
+        Ok(table.insert(outer, number, 0)?)
+    }
+
+    /// Which namespaces endpoints are in.
+    pub fn namespaces(&self) -> Result<BTreeMap<Address, u32>> {
+        let table = HashMap::<_, Address, u32>::try_from(open(&self.instance, map::NAMESPACES)?)?;
+        Ok(table.iter().collect::<Result<_, MapError>>()?)
+    }
+
+    /// What the agent would keep them by.
+    pub fn take_namespaces(&mut self) -> Result<Namespaces> {
+        self.dataplane.take_namespaces()?.context("they were taken before")
+    }
+
+    /// Why the kernel refused programs that look sockets up.
+    #[must_use]
+    pub fn blind(&self) -> Option<&str> {
+        self.dataplane.blind()
     }
 
     /// Says how many flows a delivery has.

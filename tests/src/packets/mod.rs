@@ -9,6 +9,7 @@ pub mod checksum;
 pub mod counts;
 pub mod lab;
 pub mod model;
+pub mod pod;
 pub mod random;
 pub mod report;
 pub mod tables;

@@ -15,11 +15,11 @@ use fairlead_tests::packets::{
 
 use super::node::*;
 
-const KEY: SipKey = SipKey { k0: 0x0123_4567_89ab_cdef, k1: 42 };
-const KEY_NUMBER: u32 = 7;
+pub const KEY: SipKey = SipKey { k0: 0x0123_4567_89ab_cdef, k1: 42 };
+pub const KEY_NUMBER: u32 = 7;
 const FROM: u16 = 40_000;
 
-fn about(vip: IpAddr, outer: IpAddr) -> DeliveryKey {
+pub fn about(vip: IpAddr, outer: IpAddr) -> DeliveryKey {
     let key = service_key(vip, port::FORMERS, TCP);
     DeliveryKey {
         outer: outer.into(),
@@ -31,17 +31,17 @@ fn about(vip: IpAddr, outer: IpAddr) -> DeliveryKey {
     }
 }
 
-fn header(kind: u8, count: u8) -> Header {
+pub fn header(kind: u8, count: u8) -> Header {
     Header { magic: MAGIC, kind, count, key: KEY_NUMBER, nonce: 99, tag: 0 }
 }
 
 /// The bytes of a message, with its tag.
-fn sealed(mut words: Vec<u64>) -> Vec<u8> {
+pub fn sealed(mut words: Vec<u64>) -> Vec<u8> {
     words[TAG_WORD] = message_tag(KEY, &words);
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-fn count(kind: u8, about: DeliveryKey, flows: u32) -> Count {
+pub fn count(kind: u8, about: DeliveryKey, flows: u32) -> Count {
     Count { header: header(kind, 0), about, flows, ..Count::default() }
 }
 
@@ -57,7 +57,7 @@ fn asked(client: IpAddr, sequence: u32, said: u8) -> AskedFlow {
 }
 
 /// As a gateway's agent sends it, and as it comes back.
-fn packets(vip: IpAddr, question: &[u8], answer: &[u8]) -> (Vec<u8>, Vec<u8>) {
+pub fn packets(vip: IpAddr, question: &[u8], answer: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let (gateway, pod) = (of_family(GATEWAYS, vip), of_family(POD, vip));
     let there = build::ip(gateway, pod, udp(CONTROL_PORT, CONTROL_PORT, question));
     let unchecked = build::Udp { checksum: false, ..udp(CONTROL_PORT, CONTROL_PORT, answer) };

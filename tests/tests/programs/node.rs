@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use fairlead_abi::{
     Address, Backend, Delivery, DeliveryKey, DropReason, ENDPOINT_OWNS_VIP, Encap, Flow, FlowEvent, Hop,
-    NO_BACKEND, Ring, Roles, ServiceEntry, ServiceKey, Settings, Slot, TunnelSource, flow_hash, kind, mark,
+    NO_BACKEND, Ring, Roles, ServiceEntry, ServiceKey, Settings, Slot, SocketOffsets, TunnelSource,
+    flow_hash, kind, mark,
 };
 use fairlead_tests::packets::{
     Carried, Counts, Frame, IpPacket, Lab, Service, Tables,
@@ -116,6 +117,7 @@ pub fn settings(roles: u32) -> Settings {
         bounces_per_prefix: 1_000_000_000,
         bounces_in_all: 1_000_000_000,
         reports_per_second: 1_000_000_000,
+        sockets: SocketOffsets::default(),
     }
 }
 

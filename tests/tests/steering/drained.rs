@@ -26,7 +26,11 @@ pub struct Kept {
 impl Kept {
     pub fn open(served: &Served, vip: IpAddr) -> Self {
         let address = SocketAddr::new(vip, served.service.http_port);
-        let stream = served.client().namespace.run(|| Ok(TcpStream::connect(address)?)).unwrap();
+        Self::of(served.client().namespace.run(|| Ok(TcpStream::connect(address)?)).unwrap())
+    }
+
+    /// Of a connection that was opened just now.
+    pub fn of(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut kept = Self { stream: BufReader::new(stream), pod: String::new() };
         kept.pod = kept.ask();
@@ -93,7 +97,7 @@ impl Waiting {
     }
 }
 
-fn drain(agent: &Agent, arguments: &[&str]) -> String {
+pub fn drain(agent: &Agent, arguments: &[&str]) -> String {
     let configuration = agent.configuration().display().to_string();
     agent.fairlead(&[&["drain"], arguments, &["--config", &configuration]].concat()).unwrap()
 }

@@ -8,7 +8,8 @@ use aya::maps::HashMap;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use fairlead::dataplane::Dataplane;
 use fairlead_abi::{
-    Address, Delivery, DeliveryKey, FlowEntry, FlowEvent, FlowKey, FlowState, ServiceKey, kind, map, protocol,
+    Address, Delivery, DeliveryKey, FlowEntry, FlowEvent, FlowKey, FlowState, OWN_NAMESPACE, ServiceKey,
+    kind, map, protocol,
 };
 use fairlead_core::planner::Action;
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -103,6 +104,9 @@ fn deliver(plane: &mut Plane, v6: bool, endpoint: IpAddr, gateway: IpAddr) -> Re
         HashMap::<_, DeliveryKey, Delivery>::try_from(plane.dataplane.map_mut(map::DELIVERIES)?)?;
     deliveries.insert(about, delivery, 0)?;
     deliveries.insert(DeliveryKey::endpoint_only(outer), Delivery::default(), 0)?;
+    // It has no sockets, which is found out in this one.
+    let mut namespaces = HashMap::<_, Address, u32>::try_from(plane.dataplane.map_mut(map::NAMESPACES)?)?;
+    namespaces.insert(outer, OWN_NAMESPACE, 0)?;
     let mut gateways = LpmTrie::<_, [u8; 16], u32>::try_from(plane.dataplane.map_mut(map::GATEWAYS)?)?;
     Ok(gateways.insert(&Key::new(128, Address::from(gateway).bytes), 1, 0)?)
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use fairlead_abi::{
     Address, Backend, Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, Encap, Flow, Hop, NO_BACKEND, Ring,
-    SERVER_ID_LENGTH, ServiceEntry, ServiceKey, Settings, Slot, TunnelSource,
+    SERVER_ID_LENGTH, ServiceEntry, ServiceKey, Settings, Slot, SocketOffsets, TunnelSource,
     protocol::{TCP, UDP},
 };
 
@@ -56,6 +56,7 @@ pub fn settings(roles: u32) -> Settings {
         bounces_per_prefix: 4_000_000_000,
         bounces_in_all: 4_000_000_000,
         reports_per_second: 4_000_000_000,
+        sockets: SocketOffsets::default(),
     }
 }
 
