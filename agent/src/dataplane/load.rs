@@ -274,11 +274,14 @@ fn load(
 
 /// Tells the programs in which others they go on.
 fn link_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
-    let Some(Program::Xdp(slow)) = ebpf.program(program::SLOW) else { return Err(missing(map::PROGRAMS)) };
-    let slow = slow.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(Error::program(program::SLOW))?;
-    let table = ebpf.map_mut(map::PROGRAMS).ok_or_else(|| missing(map::PROGRAMS))?;
-    let mut table = ProgramArray::try_from(table).map_err(Error::map(map::PROGRAMS))?;
-    table.set(program::SLOW_INDEX, &slow, 0).map_err(Error::map(map::PROGRAMS))
+    for (name, index) in [(program::SLOW, program::SLOW_INDEX), (program::TUNNEL, program::TUNNEL_INDEX)] {
+        let Some(Program::Xdp(next)) = ebpf.program(name) else { return Err(missing(map::PROGRAMS)) };
+        let next = next.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(Error::program(name))?;
+        let table = ebpf.map_mut(map::PROGRAMS).ok_or_else(|| missing(map::PROGRAMS))?;
+        let mut table = ProgramArray::try_from(table).map_err(Error::map(map::PROGRAMS))?;
+        table.set(index, &next, 0).map_err(Error::map(map::PROGRAMS))?;
+    }
+    Ok(())
 }
 
 /// What the kernel knows of the program that packets enter by.
@@ -291,8 +294,11 @@ fn ingress(ebpf: &Ebpf) -> Result<ProgramInfo, Error> {
 
 /// The static name of a program.
 fn known(name: &str) -> &'static str {
-    use program::{CLOCK, EGRESS, INGRESS, PASS, SLOW};
-    [INGRESS, SLOW, EGRESS, CLOCK, PASS].into_iter().find(|known| *known == name).unwrap_or("(unknown)")
+    use program::{CLOCK, EGRESS, INGRESS, PASS, SLOW, TUNNEL};
+    [INGRESS, SLOW, TUNNEL, EGRESS, CLOCK, PASS]
+        .into_iter()
+        .find(|known| *known == name)
+        .unwrap_or("(unknown)")
 }
 
 pub(super) fn mapped<T: aya::Pod>(ebpf: &Ebpf, name: &'static str) -> Result<Mapped<T>, Error> {

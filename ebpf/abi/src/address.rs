@@ -15,7 +15,15 @@ impl Address {
     #[inline(always)]
     #[must_use]
     pub const fn v4(a: [u8; 4]) -> Self {
-        Self { bytes: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3]] }
+        // As one number: of bytes, a program calls memset for the zeros, and stores the others one by one.
+        Self { bytes: (0xffff << 32 | u32::from_be_bytes(a) as u128).to_be_bytes() }
+    }
+
+    /// A copy of what stands in a map, as one number: as bytes, a program calls memmove for it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn copied(&self) -> Self {
+        Self { bytes: u128::from_ne_bytes(self.bytes).to_ne_bytes() }
     }
 
     /// From the sixteen bytes of an IPv6 header.

@@ -146,6 +146,10 @@ pub mod program {
     pub const SLOW: &str = "slow";
     /// Where [`SLOW`] stands in the map `PROGRAMS`.
     pub const SLOW_INDEX: u32 = 0;
+    /// XDP too; [`INGRESS`] goes on in it with tunnel packets for endpoints of this node.
+    pub const TUNNEL: &str = "tunnel";
+    /// Where [`TUNNEL`] stands in the map `PROGRAMS`.
+    pub const TUNNEL_INDEX: u32 = 1;
     /// TCX egress on the same NIC: replies of endpoints, and probes.
     pub const EGRESS: &str = "egress";
     /// Returns the lower half of `jiffies64`; only ever run by BPF_PROG_TEST_RUN.

@@ -23,12 +23,12 @@ use aya_ebpf::{
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
-use fairlead_abi::{Address, Backend, DropReason, Flow, Hop, flow_hash, kind, mark as mark_of};
+use entries::go_on;
+use fairlead_abi::{Address, Backend, DropReason, Flow, Hop, flow_hash, kind, mark as mark_of, program};
 use fairlead_ebpf::{
     encap::{self, Tags, Way},
     fast::{L3, Step, fast, transport},
     headers::ethertype,
-    maps::PROGRAMS,
     packet::Packet,
     parse, setting,
     verdict::{self, Verdict},
@@ -175,11 +175,7 @@ fn measured(ctx: &XdpContext) -> u32 {
     match fast(ctx) {
         Ok(Step::Done(done)) => verdict::finish(ctx, Ok(done)),
         Err(reason) => verdict::finish(ctx, Err(reason)),
-        Ok(Step::Slow) => {
-            // SAFETY: nothing is left to be dropped.
-            unsafe { PROGRAMS.tail_call(ctx, fairlead_abi::program::SLOW_INDEX) };
-            verdict::finish(ctx, Err(DropReason::Inconsistent))
-        }
+        Ok(Step::Slow) => go_on(ctx, program::SLOW_INDEX),
     }
 }
 

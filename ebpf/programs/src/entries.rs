@@ -17,7 +17,7 @@ use fairlead_abi::{DropReason, program};
 use fairlead_ebpf::{
     fast::{Step, fast},
     maps::PROGRAMS,
-    verdict,
+    verdict::{self, UNDECIDED},
 };
 
 /// XDP on a NIC: gateway, receiver or both, by the settings it is loaded with.
@@ -26,13 +26,26 @@ pub fn ingress(ctx: XdpContext) -> u32 {
     match fast(&ctx) {
         Ok(Step::Done(done)) => verdict::finish(&ctx, Ok(done)),
         Err(reason) => verdict::finish(&ctx, Err(reason)),
-        Ok(Step::Slow) => {
-            // SAFETY: nothing of this program's is left to be dropped.
-            unsafe { PROGRAMS.tail_call(&ctx, program::SLOW_INDEX) };
-            // Only where the loader did not fill the table in.
-            verdict::finish(&ctx, Err(DropReason::Inconsistent))
-        }
+        Ok(Step::Slow) => go_on(&ctx, program::SLOW_INDEX),
     }
+}
+
+/// Where [`ingress`] goes on with tunnel packets.
+#[xdp(frags)]
+pub fn tunnel(ctx: XdpContext) -> u32 {
+    match fairlead_ebpf::tunnel::tunnel(&ctx) {
+        UNDECIDED => go_on(&ctx, program::SLOW_INDEX),
+        action => action,
+    }
+}
+
+/// The verdict of another program.
+#[inline(always)]
+pub fn go_on(ctx: &XdpContext, program: u32) -> u32 {
+    // SAFETY: nothing of this program's is left to be dropped.
+    unsafe { PROGRAMS.tail_call(ctx, program) };
+    // Only where the loader did not fill the table in.
+    verdict::finish(ctx, Err(DropReason::Inconsistent))
 }
 
 /// Where [`ingress`] goes on with what is not the rule.

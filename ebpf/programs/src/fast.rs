@@ -4,13 +4,16 @@
 //! path, which starts anew; so nothing is decided in two places.
 
 use aya_ebpf::programs::XdpContext;
-use fairlead_abi::{CONTROL_PORT, DropReason, FlowEvent, GUE_PORT, Roles, ServiceCounters, ServiceKey, kind};
+use fairlead_abi::{
+    CONTROL_PORT, DropReason, FlowEvent, GUE_PORT, Roles, ServiceCounters, ServiceKey, kind, program,
+};
 
 use crate::{
     count::{self, Ahead},
     encap::{self, Tags, Way},
     gateway,
-    headers::{ethertype, protocol, tcp},
+    headers::{ethertype, protocol},
+    maps::PROGRAMS,
     packet::Packet,
     parse::{self, Ip, Parsed, Transport},
     part::Part,
@@ -52,15 +55,20 @@ pub fn fast(ctx: &XdpContext) -> Result<Step, DropReason> {
 
 #[inline(always)]
 fn forward(ctx: &XdpContext, packet: &Packet, ip: &Ip, l4: usize) -> Result<Step, DropReason> {
-    let Some(carried) = transport(packet, ip, l4) else { return Ok(Step::Slow) };
+    let Some(carried) = transport(packet, ip, l4) else {
+        return Ok(match ip.next {
+            protocol::IPV4 | protocol::IPV6 => tunnel(ctx),
+            _ => Step::Slow,
+        });
+    };
     if setting!(roles) & Roles::GATEWAY == 0 {
-        return Ok(not_served(&carried));
+        return Ok(not_served(ctx, &carried));
     }
     let key = ServiceKey::new(ip.destination, carried.destination_port(), carried.protocol, ip.family());
     let Some(service) = steer::find(&key) else {
         return Ok(match steer::find_vip(ip.destination, ip.family()) {
             Some(_) => Step::Slow,
-            None => not_served(&carried),
+            None => not_served(ctx, &carried),
         });
     };
     let of_service = count::service(service.id);
@@ -108,7 +116,7 @@ fn send<const NAMED: bool>(
 #[inline(always)]
 #[must_use]
 pub fn transport(packet: &Packet, ip: &Ip, l4: usize) -> Option<Transport> {
-    if L3 + ip.length > packet.len() {
+    if ip.l3 + ip.length > packet.len() {
         return None;
     }
     let protocol = ip.next;
@@ -117,25 +125,36 @@ pub fn transport(packet: &Packet, ip: &Ip, l4: usize) -> Option<Transport> {
         protocol::UDP => 8,
         _ => return None,
     };
-    if L3 + ip.length < l4 + least {
+    if ip.l3 + ip.length < l4 + least {
         return None;
     }
     let ports = packet.read(l4).ok()?;
     let tcp_flags = if protocol == protocol::TCP {
         let [_, flags]: [u8; 2] = packet.read(l4 + 12).ok()?;
-        flags & (tcp::SYN | tcp::ACK)
+        flags
     } else {
         0
     };
     Some(Transport { l4, ports, protocol, tcp_flags })
 }
 
+/// What may be a receiver's goes on in a program of its own, [`tunnel`](crate::tunnel), which begins as anew: here it would
+/// cost the gateway's packets registers and room on the stack.
+#[inline(always)]
+fn tunnel(ctx: &XdpContext) -> Step {
+    if setting!(roles) & Roles::RECEIVER != 0 {
+        // SAFETY: nothing of this program's is left to be dropped.
+        unsafe { PROGRAMS.tail_call(ctx, program::TUNNEL_INDEX) };
+    }
+    Step::Slow
+}
+
 /// A packet for no VIP: only a tunnel's may be for us, or have come back to us, or a gateway's question.
 #[inline(always)]
-fn not_served(carried: &Transport) -> Step {
-    let port = carried.destination_port();
-    if carried.protocol == protocol::UDP && (port == GUE_PORT || port == CONTROL_PORT) {
-        return Step::Slow;
+fn not_served(ctx: &XdpContext, carried: &Transport) -> Step {
+    match carried.destination_port() {
+        GUE_PORT if carried.protocol == protocol::UDP => tunnel(ctx),
+        CONTROL_PORT if carried.protocol == protocol::UDP => Step::Slow,
+        _ => Step::Done(Verdict::Pass),
     }
-    Step::Done(Verdict::Pass)
 }

@@ -2,7 +2,8 @@
 //!
 //! A packet comes in through [`fast`]: what is for a VIP is steered and forwarded, what isn't is passed. All that is
 //! not the rule goes on in [`slow`], a program of its own with a stack of its own: tags, options, ICMP, endpoints
-//! on this node, tunnel packets for the [`receiver`], and every drop. Replies and probes leave through [`egress`].
+//! on this node, and every drop. Tunnel packets for the [`receiver`] go on in [`tunnel`], which has a rule of its own and
+//! leaves the rest to the slow path, too. Replies and probes leave through [`egress`].
 //! What a receiver doesn't know comes back by [`bounce`], and a [`fragment`] follows its datagram's first one. The agent fills
 //! the maps; the programs write only counters, flows, first fragments, limits and reports, and remove entries of the [`cache`].
 //! Nothing here loops
@@ -47,6 +48,7 @@ pub mod report;
 pub mod slow;
 pub mod socket;
 pub mod steer;
+pub mod tunnel;
 pub mod verdict;
 
 /// Reads one field of the settings that the program was loaded with.

@@ -123,7 +123,7 @@ pub static HELD: HashMap<DeliveryKey, HeldFlows, 16_384> = HashMap::new();
 pub static PROBES: HashMap<u32, ProbeTarget, 65_536> = HashMap::new();
 /// Programs that others go on in; filled when they are loaded.
 #[btf_map]
-pub static PROGRAMS: ProgramArray<1> = ProgramArray::new();
+pub static PROGRAMS: ProgramArray<2> = ProgramArray::new();
 #[btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
@@ -169,6 +169,15 @@ pub struct Scratch {
     pub datagram: FragmentKey,
     /// What became of its first fragment.
     pub first: FragmentEntry,
+}
+
+impl Scratch {
+    /// The packet is for what is delivered at an outer address, and a gateway sent it there; all zero: this one.
+    #[inline(always)]
+    pub fn meant_for(&mut self, outer: Address, gateway: Address) {
+        self.delivery.outer = outer;
+        self.gateway = gateway;
+    }
 }
 
 /// What a reply is rewritten to.

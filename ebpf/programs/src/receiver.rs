@@ -37,6 +37,13 @@ pub const NOT_KNOWN: u32 = u32::MAX - 2;
 /// subprogram: see [`slow`](crate::slow).
 #[inline(never)]
 pub fn check_sender(scratch: &Scratch) -> u32 {
+    sender(scratch)
+}
+
+/// As [`check_sender`], without a call.
+#[inline(always)]
+#[must_use]
+pub fn sender(scratch: &Scratch) -> u32 {
     let known = GATEWAYS.get(&Key::new(128, scratch.packet.ip.source.bytes)).is_some();
     if known { FINE } else { DropReason::StrangerTunnel as u32 }
 }
@@ -57,9 +64,9 @@ pub fn check(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
     }
 }
 
-/// Bytes of the outer headers, and the mark.
+/// As [`check`]: bytes of the outer headers, and the mark.
 #[inline(always)]
-fn try_check(packet: &Packet, ip: &Ip, end: usize) -> Result<(usize, u16), DropReason> {
+pub fn try_check(packet: &Packet, ip: &Ip, end: usize) -> Result<(usize, u16), DropReason> {
     let outer = outer_length(packet, ip).ok_or(DropReason::Truncated)?;
     if ip.fragment {
         return Err(DropReason::Fragment);
@@ -103,11 +110,21 @@ fn inner_kind(packet: &Packet, ip: &Ip, outer: usize) -> Option<[u8; 2]> {
 #[inline(never)]
 pub fn deliver(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     let packet = &Packet::new(ctx);
-    let rewritten = if scratch.inner.carried.is_icmp() {
-        rewrite_error(packet, scratch)
+    if scratch.inner.carried.is_icmp() {
+        outcome(rewrite_error(packet, scratch))
     } else {
-        rewrite_packet(packet, scratch)
-    };
+        deliver_packet(packet, scratch)
+    }
+}
+
+/// As [`deliver`], of a packet that is no ICMP error, and without a call.
+#[inline(always)]
+pub fn deliver_packet(packet: &Packet, scratch: &mut Scratch) -> u32 {
+    outcome(rewrite_packet(packet, scratch))
+}
+
+#[inline(always)]
+fn outcome(rewritten: Result<bool, DropReason>) -> u32 {
     match rewritten {
         Ok(true) => FINE,
         Ok(false) => NOT_KNOWN,
@@ -146,6 +163,12 @@ fn outer_length(packet: &Packet, ip: &Ip) -> Option<usize> {
 /// verdict. A subprogram: see [`slow`](crate::slow).
 #[inline(never)]
 pub fn unwrap(ctx: &XdpContext, scratch: &Scratch) -> u32 {
+    unwrapped(ctx, scratch)
+}
+
+/// As [`unwrap`], without a call.
+#[inline(always)]
+pub fn unwrapped(ctx: &XdpContext, scratch: &Scratch) -> u32 {
     verdict::finish(ctx, try_unwrap(ctx, scratch).map(|()| Verdict::Pass))
 }
 
@@ -198,14 +221,8 @@ fn rewrite_packet(packet: &Packet, scratch: &mut Scratch) -> Result<bool, DropRe
     let Some(delivery) = find(&mut scratch.delivery, &ip, port, carried.protocol) else {
         return absent(scratch, kind);
     };
-    scratch.flow = FlowKey {
-        endpoint: delivery.endpoint,
-        client: ip.source,
-        endpoint_port: delivery.port,
-        client_port: [carried.ports[0], carried.ports[1]],
-        protocol: carried.protocol,
-        padding: [0; 3],
-    };
+    let from = [carried.ports[0], carried.ports[1]];
+    set_flow(&mut scratch.flow, delivery, ip.source, from, carried.protocol);
     if !reply::note(packet, scratch, delivery.mss, kind)? {
         return Ok(false);
     }
@@ -282,15 +299,19 @@ fn rewrite_error(packet: &Packet, scratch: &mut Scratch) -> Result<bool, DropRea
 #[inline(always)]
 fn knows(key: &mut FlowKey, quoted: &Quoted, delivery: &Delivery) -> bool {
     let [.., a, b] = quoted.ports;
-    *key = FlowKey {
-        endpoint: delivery.endpoint,
-        client: quoted.destination,
-        endpoint_port: delivery.port,
-        client_port: [a, b],
-        protocol: quoted.protocol,
-        padding: [0; 3],
-    };
+    set_flow(key, delivery, quoted.destination, [a, b], quoted.protocol);
     reply::is_known(key)
+}
+
+/// `key` becomes that of a client's flow to what is delivered. Its padding is left as it is, zero: three bytes would be a
+/// call of memset.
+#[inline(always)]
+fn set_flow(key: &mut FlowKey, delivery: &Delivery, client: Address, client_port: [u8; 2], protocol: u8) {
+    key.endpoint = delivery.endpoint.copied();
+    key.client = client;
+    key.endpoint_port = delivery.port;
+    key.client_port = client_port;
+    key.protocol = protocol;
 }
 
 /// What is delivered for this VIP and port at the endpoint that `key.outer` stands for.

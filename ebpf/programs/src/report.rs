@@ -4,7 +4,7 @@
 //! bounces once more.
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::XdpContext};
-use fairlead_abi::{Address, FlowEntry, FlowEvent, FlowReport, FlowState, Limit, ReportKind};
+use fairlead_abi::{Address, FlowEntry, FlowEvent, FlowReport, FlowState, Limit, ReportKind, kind};
 
 use crate::{
     count,
@@ -13,6 +13,7 @@ use crate::{
     maps::{FLOWS, REPORTS, Scratch},
     packet::Packet,
     parse::Parsed,
+    receiver::FINE,
 };
 
 /// A flow may be claimed again after so many units of [`FlowEntry::claimed`]: 100 ms.
@@ -33,10 +34,20 @@ pub fn unclaimed(ctx: &XdpContext, scratch: &Scratch) -> u32 {
     0
 }
 
+/// At a receiver, where `scratch.inner` was delivered with this outcome, which is returned: what came to a former backend and
+/// was taken is claimed.
+#[inline(always)]
+pub fn claim_former(ctx: &XdpContext, scratch: &Scratch, outcome: u32) -> u32 {
+    if outcome == FINE && scratch.kind >= kind::FORMER {
+        claim(ctx, scratch);
+    }
+    outcome
+}
+
 /// At a receiver: `scratch.inner`, which came to a former backend, is of the flow `scratch.flow`, which is known here. A
 /// subprogram: see [`slow`](crate::slow).
 #[inline(never)]
-pub fn claim(ctx: &XdpContext, scratch: &Scratch) -> u32 {
+fn claim(ctx: &XdpContext, scratch: &Scratch) -> u32 {
     if !is_due(scratch) {
         return 0;
     }

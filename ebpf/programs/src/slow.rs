@@ -91,8 +91,7 @@ fn unwrappable(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
     if refused != FINE {
         return refused;
     }
-    scratch.delivery.outer = scratch.tunnel.destination;
-    scratch.gateway = scratch.tunnel.source;
+    scratch.meant_for(scratch.tunnel.destination, scratch.tunnel.source);
     deliver(ctx, scratch)
 }
 
@@ -110,10 +109,7 @@ fn deliver(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     if scratch.inner.part.is_first() {
         fragment::note_outcome(scratch, outcome);
     }
-    if outcome == FINE && scratch.kind >= kind::FORMER {
-        report::claim(ctx, scratch);
-    }
-    outcome
+    report::claim_former(ctx, scratch, outcome)
 }
 
 /// Finds the packet inside a tunnel packet, `scratch.inner`: [`FINE`], or the number of the [`DropReason`] why there is none.
@@ -226,8 +222,7 @@ fn deliver_here(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
         return verdict::finish(ctx, Err(DropReason::Inconsistent));
     }
     scratch.inner = scratch.packet;
-    scratch.delivery.outer = scratch.steered.backend.outer;
-    scratch.gateway = Address { bytes: [0; 16] };
+    scratch.meant_for(scratch.steered.backend.outer, Address { bytes: [0; 16] });
     scratch.mark = scratch.steered.mark();
     match deliver(ctx, scratch) {
         FINE => {}

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use aya::{
     Pod, TestRun as _, TestRunOptions,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, RingBuf, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, ProgramArray, RingBuf, lpm_trie::Key},
     programs::Program,
 };
 use fairlead::dataplane::{Capacities, Dataplane, Early, Instance, Namespaces, Programs};
@@ -132,6 +132,12 @@ impl Lab {
         let result = result.with_context(|| format!("{name} on {} bytes", frame.len()))?;
         let length = result.data_size_out as usize;
         Ok(Run { action: result.return_value, frame: self.out[..length].to_vec() })
+    }
+
+    /// Has no program that what isn't the rule could go on in: it is dropped as inconsistent.
+    pub fn take_slow_path_away(&mut self) -> Result<()> {
+        let mut programs = ProgramArray::try_from(self.dataplane.map_mut(map::PROGRAMS)?)?;
+        Ok(programs.clear_index(&program::SLOW_INDEX)?)
     }
 
     /// Gives the programs a key of messages.

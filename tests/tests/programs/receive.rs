@@ -64,6 +64,30 @@ fn every_tunnel_is_taken_off_and_the_packet_becomes_the_pods() {
 }
 
 #[test]
+fn whole_packets_in_plain_tunnels_need_no_slow_path() {
+    let mut node = Node::receiver();
+    node.lab.take_slow_path_away().unwrap();
+    for vip in VIPS.map(ip) {
+        let (client, pod) = (of_family(CLIENTS, vip), of_family(POD, vip));
+        let both = packets(client, vip, port::IPIP_V4).into_iter().zip(packets(client, pod, POD_PORT));
+        for (sent, delivered) in both {
+            for outer in tunnels(&sent, POD) {
+                let frame = incoming(outer.clone()).bytes();
+                if sent.options.is_empty() {
+                    let out = incoming(delivered.clone()).bytes();
+                    node.row("the rule", &frame, Then::Pass(out), Counts::default());
+                } else {
+                    node.drops("options or extension headers", &frame, DropReason::Inconsistent);
+                }
+                let tagged = incoming(outer).tagged(&[3]).bytes();
+                node.drops("a tag", &tagged, DropReason::Inconsistent);
+            }
+        }
+    }
+    node.judge(96);
+}
+
+#[test]
 fn an_endpoint_that_owns_the_vip_gets_the_packet_as_it_is() {
     let mut node = Node::receiver();
     for vip in VIPS.map(ip) {
