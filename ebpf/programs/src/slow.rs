@@ -103,7 +103,7 @@ fn deliver(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     }
     scratch.socket.wanted = 0;
     let mut outcome = receiver::deliver(ctx, scratch);
-    if setting!(sockets.rcv_nxt) != 0 && outcome == NOT_KNOWN && scratch.socket.wanted != 0 {
+    if outcome == NOT_KNOWN && socket::is_wanted(scratch) {
         outcome = socket::deliver(ctx, scratch);
     }
     if scratch.inner.part.is_first() {

@@ -145,6 +145,16 @@ pub fn can_be_seen(outer: &Address) -> bool {
     setting!(sockets.rcv_nxt) != 0 && NAMESPACES.get_ptr(outer).is_some()
 }
 
+/// Whether the endpoint's socket may know the flow of `scratch.inner`, which [`receiver::deliver`] doesn't.
+#[inline(always)]
+#[must_use]
+pub fn is_wanted(scratch: &Scratch) -> bool {
+    // Where the setting is 0, the verifier never sees what would follow.
+    setting!(sockets.rcv_nxt) != 0
+        && scratch.socket.wanted != 0
+        && scratch.inner.carried.protocol == protocol::TCP
+}
+
 /// As [`receiver::deliver`], which does not know the flow of `scratch.inner`: by the endpoint's socket it may be known. Then it
 /// has an entry afterwards. A subprogram: see [`slow`](crate::slow).
 #[inline(never)]
@@ -160,7 +170,7 @@ pub fn deliver(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
 fn try_deliver(ctx: &XdpContext, scratch: &mut Scratch) -> Result<bool, DropReason> {
     let Scratch { inner: Parsed { carried, .. }, socket, .. } = scratch;
     // A SYN opens what no socket knows yet.
-    if carried.protocol != protocol::TCP || carried.tcp_flags & tcp::SYN != 0 {
+    if carried.tcp_flags & tcp::SYN != 0 {
         return Ok(false);
     }
     let numbers = reply::numbers(&Packet::new(ctx), carried)?;

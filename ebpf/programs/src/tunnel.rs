@@ -2,7 +2,8 @@
 //! inside.
 //!
 //! Here is only what finds that out; what becomes of the packet is decided where the slow path has it decided, without
-//! calls on the way. Whatever is otherwise is left untouched to the slow path, which starts anew.
+//! calls on the way. Whatever is otherwise is left untouched to the slow path, which starts anew: also what only a look-up of
+//! the endpoint's socket may know.
 
 use aya_ebpf::programs::XdpContext;
 use fairlead_abi::{Roles, is_bounced};
@@ -15,7 +16,7 @@ use crate::{
     packet::Packet,
     parse::{self, Ip, Parsed},
     receiver::{self, FINE, NOT_KNOWN},
-    report, setting,
+    report, setting, socket,
     verdict::{self, UNDECIDED, Verdict},
 };
 
@@ -29,6 +30,7 @@ pub fn tunnel(ctx: &XdpContext) -> u32 {
     }
     let action = match deliver(ctx, scratch) {
         FINE => receiver::unwrapped(ctx, scratch),
+        NOT_KNOWN if socket::is_wanted(scratch) => return UNDECIDED,
         NOT_KNOWN => bounce::send_back(ctx, scratch),
         refused => receiver::refuse(ctx, scratch, refused),
     };
@@ -47,6 +49,7 @@ fn deliver(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
         return refused;
     }
     scratch.meant_for(scratch.tunnel.destination, scratch.tunnel.source);
+    scratch.socket.wanted = 0;
     let outcome = receiver::deliver_packet(&Packet::new(ctx), scratch);
     report::claim_former(ctx, scratch, outcome)
 }
