@@ -2,8 +2,7 @@
 //! inside.
 //!
 //! Here is only what finds that out; what becomes of the packet is decided where the slow path has it decided, without
-//! calls on the way. Whatever is otherwise is left untouched to the slow path, which starts anew: also what only a look-up of
-//! the endpoint's socket may know.
+//! calls on the way. Whatever is otherwise is left untouched to the slow path, which starts anew.
 
 use aya_ebpf::programs::XdpContext;
 use fairlead_abi::{Roles, is_bounced};
@@ -30,7 +29,6 @@ pub fn tunnel(ctx: &XdpContext) -> u32 {
     }
     let action = match deliver(ctx, scratch) {
         FINE => receiver::unwrapped(ctx, scratch),
-        NOT_KNOWN if socket::is_wanted(scratch) => return UNDECIDED,
         NOT_KNOWN => bounce::send_back(ctx, scratch),
         refused => receiver::refuse(ctx, scratch, refused),
     };
@@ -41,7 +39,7 @@ pub fn tunnel(ctx: &XdpContext) -> u32 {
     action
 }
 
-/// Delivers `scratch.inner`: as in [`slow`](crate::slow), but without calls.
+/// Delivers `scratch.inner`: as in [`slow`](crate::slow), but without calls where the flow is known.
 #[inline(always)]
 fn deliver(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     let refused = receiver::sender(scratch);
@@ -50,7 +48,10 @@ fn deliver(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     }
     scratch.meant_for(scratch.tunnel.destination, scratch.tunnel.source);
     scratch.socket.wanted = 0;
-    let outcome = receiver::deliver_packet(&Packet::new(ctx), scratch);
+    let mut outcome = receiver::deliver_packet(&Packet::new(ctx), scratch);
+    if outcome == NOT_KNOWN && socket::is_wanted(scratch) {
+        outcome = socket::deliver(ctx, scratch);
+    }
     report::claim_former(ctx, scratch, outcome)
 }
 
