@@ -39,6 +39,8 @@ use crate::{
 const READ_SOURCES: Duration = Duration::from_secs(10);
 /// How long next hops may take at the start.
 const FIND_NEXT_HOPS: Duration = Duration::from_secs(1);
+/// How long it may take to find out which namespaces endpoints are in.
+const FIND_NAMESPACES: Duration = Duration::from_secs(2);
 /// How long first probes may take, where endpoints are served that an earlier agent may have found dead.
 const PROBE_FIRST: Duration = Duration::from_secs(10);
 /// Findings about flows that wait to be carried out at most; more wait at their source.
@@ -59,6 +61,8 @@ pub(super) struct Stages {
     pub(super) outers: watch::Sender<Arc<BTreeSet<IpAddr>>>,
     /// Outer addresses of this node's own endpoints.
     pub(super) endpoints: watch::Sender<Arc<BTreeSet<IpAddr>>>,
+    /// Those of which it is known which namespace they are in, as far as that can be; closed where nobody looks.
+    pub(super) placed: watch::Receiver<Arc<BTreeSet<IpAddr>>>,
     /// Why their sockets are not looked up, if they aren't.
     pub(super) blind: Option<String>,
     pub(super) sampler: Sampler,
@@ -181,11 +185,12 @@ impl Stages {
             tokio::spawn(fragments::hold(early, config.has(Role::Gateway), count_fragments));
         }
         let (endpoints, to_place) = watch::channel(Arc::default());
+        let (tell_placed, placed) = watch::channel(Arc::default());
         if config.has(Role::Receiver)
             && blind.is_none()
             && let Some(namespaces) = dataplane.take_namespaces()?
         {
-            tokio::spawn(follow_namespaces(to_place, namespaces));
+            tokio::spawn(follow_namespaces(to_place, tell_placed, namespaces));
         }
         let sweep = if config.has(Role::Receiver) { dataplane.take_sweep()? } else { None };
         let mut stages = Self {
@@ -199,6 +204,7 @@ impl Stages {
             links,
             outers,
             endpoints,
+            placed,
             blind,
             sampler: Sampler::new(&declared.tuning, &remembered.demand),
             demand: remembered.demand.clone(),
@@ -263,6 +269,11 @@ impl Stages {
         if !self.outers.borrow().is_empty() {
             let _ = timeout(FIND_NEXT_HOPS, self.find_next_hops()).await;
         }
+        if timeout(FIND_NAMESPACES, self.place_endpoints()).await.is_err() {
+            tracing::warn!(
+                "it is not known in time which namespaces endpoints are in: flows that were lost may not be found"
+            );
+        }
         if takes_over && timeout(PROBE_FIRST, self.probe_all()).await.is_err() {
             tracing::warn!("some endpoints were not probed in time; they count as the API server says");
         }
@@ -271,6 +282,12 @@ impl Stages {
     async fn find_next_hops(&mut self) {
         let wanted = self.outers.borrow().len();
         while self.links.borrow_and_update().len() < wanted && self.links.changed().await.is_ok() {}
+    }
+
+    /// Programs that have lost flows find them by their sockets from their first packet on.
+    async fn place_endpoints(&mut self) {
+        let is_placed = |placed: &Self| *placed.placed.borrow() == *placed.endpoints.borrow();
+        while !is_placed(self) && self.placed.changed().await.is_ok() {}
     }
 
     async fn probe_all(&mut self) {

@@ -273,16 +273,6 @@ impl Task {
         }
     }
 
-    /// The outer destinations whose node doesn't answer; this one has no way to itself that could be cut. Where none at all
-    /// does, it is this gateway that is cut off: nobody must be passed over when it is back.
-    fn silent(&self) -> BTreeSet<IpAddr> {
-        let silent = self.asker.silent().into_iter().filter(|outer| !self.local.contains(outer));
-        let silent: BTreeSet<IpAddr> = silent.map(IpAddr::from).collect();
-        let asked = self.known.values().flat_map(|table| &table.backends);
-        let mut asked = asked.filter(|backend| backend.encap != Encap::Local);
-        if asked.any(|backend| !silent.contains(&backend.outer)) { silent } else { BTreeSet::new() }
-    }
-
     fn look(&mut self) {
         let changed = std::fs::metadata(&self.parts.secrets_file).and_then(|file| file.modified()).ok();
         if changed != self.read {
@@ -333,7 +323,7 @@ impl Task {
     /// What the planner has to know, where it is another than before.
     fn tell(&mut self) {
         self.parts.ends.counted.send_replace(self.asker.counters());
-        let silent = self.silent();
+        let silent: BTreeSet<IpAddr> = self.asker.silent().into_iter().map(IpAddr::from).collect();
         let mut held = Held::default();
         for (key, table) in &self.known {
             // Only of those that may have to go anybody needs to know.
@@ -380,6 +370,7 @@ fn backends(table: &ServiceTable, own: Option<&OwnReceiver>) -> Vec<Backend> {
             cluster: Arc::clone(&shard.cluster),
             node: Arc::clone(&backend.node),
             leaving: !backend.verdict.is_taken(),
+            own: backend.encap == Encap::Local,
         })
     };
     all.filter_map(asked).collect()

@@ -122,7 +122,8 @@ impl Dataplane {
             blind,
         };
         if settings.roles & Roles::RECEIVER != 0 {
-            dataplane.tell_left_behind(&strange, is_attached && taken.lacks_flows(&former));
+            let lacks_flows = is_attached && strange.is_empty() && taken.lacks_flows(&former);
+            dataplane.tell_left_behind(&strange, lacks_flows);
             dataplane.begin_to_carry(&former, &folder, taken);
         }
         Ok(dataplane)
@@ -224,7 +225,7 @@ fn load_or_blind(
     capacities: &Capacities,
 ) -> Result<(Ebpf, Option<String>), Error> {
     match load(at, programs, settings, capacities) {
-        Err(Error::Program { program: program::SLOW, source })
+        Err(Error::Program { program: program::SLOW | program::TUNNEL, source })
             if settings.sockets != SocketOffsets::default() =>
         {
             tracing::debug!(%source, "programs that look sockets up are refused");

@@ -1,8 +1,8 @@
 //! Which namespace each of this node's endpoints is in, so that the programs find its sockets.
 //!
 //! In: outer addresses of endpoints, and what the kernel says of namespaces that it has numbers for in the agent's own: those that a
-//! device leads to, whoever made it. Out: the map `NAMESPACES`. An address that several of them have is left out. A number that is
-//! another namespace's by now makes nothing wrong true: programs look for whole connections there.
+//! device leads to, whoever made it. Out: the map `NAMESPACES`. An address that several of them have is left out. Where a number
+//! is another namespace's by now, programs look for whole connections there and find none, until the next reading.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -62,13 +62,20 @@ impl Namespaces {
     }
 }
 
-/// Keeps the map right for the endpoints of these outer addresses, until nobody wants that any more.
-pub async fn follow(wanted: watch::Receiver<Arc<BTreeSet<IpAddr>>>, namespaces: Namespaces) {
-    persist(Follower { wanted, namespaces }).await;
+/// Keeps the map right for the endpoints of these outer addresses, until nobody wants that any more; before it is told of
+/// any, the map stays as it is. Tells for which ones it is right.
+pub async fn follow(wanted: Endpoints, placed: watch::Sender<Arc<BTreeSet<IpAddr>>>, namespaces: Namespaces) {
+    persist(Follower { wanted, told: false, placed, namespaces }).await;
 }
 
+/// Outer addresses of this node's endpoints.
+type Endpoints = watch::Receiver<Arc<BTreeSet<IpAddr>>>;
+
 struct Follower {
-    wanted: watch::Receiver<Arc<BTreeSet<IpAddr>>>,
+    wanted: Endpoints,
+    /// Of any endpoints.
+    told: bool,
+    placed: watch::Sender<Arc<BTreeSet<IpAddr>>>,
     namespaces: Namespaces,
 }
 
@@ -80,15 +87,19 @@ impl Attempt for Follower {
         let mut refresh = tokio::time::interval(REFRESH);
         loop {
             tokio::select! {
-                changed = self.wanted.changed() => if changed.is_err() { return Ok(()) },
+                changed = self.wanted.changed() => if changed.is_err() { return Ok(()) } else { self.told = true },
                 change = changes.next() => if change.is_none() { return Err(netlink::Error::Closed) },
                 _ = refresh.tick() => {}
+            }
+            if !self.told {
+                continue;
             }
             tokio::time::sleep(DEBOUNCE).await;
             drain(&mut changes);
             let wanted = Arc::clone(&self.wanted.borrow_and_update());
             let found = if wanted.is_empty() { Vec::new() } else { read(&netlink).await? };
             self.namespaces.set(&places(&wanted, found))?;
+            self.placed.send_replace(wanted);
             trouble.end();
         }
     }

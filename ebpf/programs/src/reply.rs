@@ -42,8 +42,9 @@ pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16, kind: u8) -> Resul
     socket.wanted = 1;
     let known = FLOWS.get_ptr_mut(&*key).filter(|known| {
         // SAFETY: an entry of the map; fields are plain numbers, and the last writer of `seen` wins.
-        let is_of_vip = is_of(unsafe { &**known }, entry);
-        if !is_of_vip {
+        let known = unsafe { &**known };
+        let is_of_vip = is_of(known, entry);
+        if !is_of_vip && known.state != FlowState::Closing as u8 {
             socket.wanted = 0;
         }
         is_of_vip
@@ -69,8 +70,8 @@ pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16, kind: u8) -> Resul
     }
     // What was sent here for want of anybody else is left to the endpoint to judge; after flows were lost, so is what came to
     // the slot's current backend, where no socket of the endpoint's can be seen.
-    let left = unmarked
-        || (kind == kind::CURRENT && may_be_lost(entry.seen) && !socket::can_be_seen(&delivery.outer));
+    let can_be_seen = carried.protocol == protocol::TCP && socket::can_be_seen(&delivery.outer);
+    let left = unmarked || (kind == kind::CURRENT && may_be_lost(entry.seen) && !can_be_seen);
     if let Some(half) = HALF_OPEN.get_ptr_mut(&*key)
         // SAFETY: as above.
         && is_of(unsafe { &*half }, entry)
@@ -183,6 +184,7 @@ pub fn holds(ctx: &XdpContext, scratch: &mut Scratch, asked: &AskedFlow) -> u8 {
     match socket::ask(ctx, scratch) {
         found::FITS => answer::MINE,
         found::OTHER => answer::CANT_SAY,
+        found::UNSEEN if may_be_lost(now()) => answer::CANT_SAY,
         _ => said,
     }
 }
@@ -196,11 +198,11 @@ fn proven(key: &FlowKey) -> Option<&'static FlowEntry> {
     is_proven(known).then_some(known)
 }
 
-/// Whether there is an entry of the flow that its endpoint has answered, and of another VIP or port than `entry`.
+/// Whether there is an entry of the flow that its endpoint has answered, of another VIP or port than `entry`, and not over.
 #[inline(always)]
 #[must_use]
 pub fn is_of_another(key: &FlowKey, entry: &FlowEntry) -> bool {
-    proven(key).is_some_and(|known| !is_of(known, entry))
+    proven(key).is_some_and(|known| !is_of(known, entry) && known.state != FlowState::Closing as u8)
 }
 
 /// TCP's numbers in a packet of a client, host byte order; zero for others.

@@ -179,6 +179,12 @@ fn try_deliver(ctx: &XdpContext, scratch: &mut Scratch) -> Result<bool, DropReas
         return Ok(false);
     }
     let Scratch { inner, flow, entry, socket, delivery, .. } = scratch;
+    // SAFETY: as in `receiver`.
+    let delivery = unsafe { DELIVERIES.get(&*delivery) }.ok_or(DropReason::NotDelivered)?;
+    // Its endpoint answers nothing: it begins no entry.
+    if socket.flags & tcp::RST != 0 {
+        return receiver::readdress(&Packet::new(ctx), inner, delivery).map(|()| true);
+    }
     entry.sequence = socket.next;
     entry.client_sequence = socket.client_next;
     entry.state = socket.state;
@@ -194,8 +200,6 @@ fn try_deliver(ctx: &XdpContext, scratch: &mut Scratch) -> Result<bool, DropReas
         // One that is there already is no new one to refuse.
         let _ = HALF_OPEN.insert(&*flow, &*entry, 0);
     }
-    // SAFETY: as in `receiver`.
-    let delivery = unsafe { DELIVERIES.get(&*delivery) }.ok_or(DropReason::NotDelivered)?;
     receiver::readdress(&Packet::new(ctx), inner, delivery).map(|()| true)
 }
 
@@ -253,7 +257,9 @@ impl Socket {
         let sent = self.numbers.sequence.wrapping_sub(client_next).wrapping_add(BEHIND);
         let got = self.numbers.acknowledged.wrapping_sub(unacknowledged).wrapping_add(BEHIND);
         let acknowledges = self.flags & tcp::ACK != 0;
-        if sent > window.wrapping_add(BEHIND)
+        // All but resets acknowledge: of the others one number alone would have to be guessed.
+        if !acknowledges && self.flags & tcp::RST == 0
+            || sent > window.wrapping_add(BEHIND)
             || acknowledges && got > next.wrapping_sub(unacknowledged).wrapping_add(BEHIND)
         {
             return found::OTHER;

@@ -34,8 +34,7 @@ pub struct Row {
     pub asked: u64,
     /// The longest wait of a connection that did not break.
     pub longest_stall_ms: u64,
-    /// Those among the broken that are flows of UDP, of which another server took over as it may.
-    #[serde(skip)]
+    /// Those among the broken that are flows of UDP which another server took over, as it may.
     pub moved: usize,
     /// How they broke whose server lived: for people.
     #[serde(skip)]
@@ -203,8 +202,16 @@ mod tests {
         let json = serde_json::to_value(row).unwrap();
         let mut fields: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
         fields.sort_unstable();
-        let wanted =
-            ["asked", "broken", "connections", "endpoint_died", "event", "longest_stall_ms", "protocol"];
+        let wanted = [
+            "asked",
+            "broken",
+            "connections",
+            "endpoint_died",
+            "event",
+            "longest_stall_ms",
+            "moved",
+            "protocol",
+        ];
         assert_eq!(fields, wanted);
     }
 }

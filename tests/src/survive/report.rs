@@ -78,13 +78,14 @@ impl Teller {
         let moved: usize = rows.iter().map(|row| row.moved).sum();
         self.say("");
         self.say(&format!("seed of the random mix: {seed}"));
-        if moved > 0 {
-            self.say(&format!(
-                "{moved} flows of UDP were taken over by another server, where gateways had no memory"
-            ));
-        }
         let verdict = if lost.is_empty() {
-            "No connection broke that had a living endpoint".to_owned()
+            match moved {
+                0 => "No connection broke that had a living endpoint".to_owned(),
+                _ => format!(
+                    "Of what had a living endpoint, nothing broke but {moved} flows of UDP, which other servers took over \
+                     where gateways had no memory"
+                ),
+            }
         } else {
             let all: usize = lost.iter().sum();
             format!(

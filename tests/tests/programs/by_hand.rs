@@ -63,7 +63,9 @@ pub fn play(story: impl Fn(&mut Scene<'_>) + Send + Sync) {
 pub fn follow(node: &mut Node, endpoints: &[IpAddr]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (want, wanted) = watch::channel(Arc::default());
-    let following = runtime.spawn(follow_namespaces(wanted, node.lab.take_namespaces().unwrap()));
+    let (tell_placed, _placed) = watch::channel(Arc::default());
+    let following =
+        runtime.spawn(follow_namespaces(wanted, tell_placed, node.lab.take_namespaces().unwrap()));
     want.send_replace(Arc::new(endpoints.iter().copied().collect::<BTreeSet<_>>()));
     let until = Instant::now() + Duration::from_secs(10);
     while node.lab.namespaces().unwrap().len() < endpoints.len() {

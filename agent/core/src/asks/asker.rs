@@ -133,14 +133,27 @@ impl Asker {
 
     /// What is to be done at `now`, in this order, where all that has come was [received](Self::received).
     pub fn poll(&mut self, now: Duration) -> Vec<Output> {
+        self.polls.caught_up(now);
+        self.judge(now);
+        self.go_on(now)
+    }
+
+    /// The same where messages may have come that are not taken yet: no node falls silent whose answer may be among them, for
+    /// some seconds.
+    pub fn poll_behind(&mut self, now: Duration) -> Vec<Output> {
+        if self.polls.fell_behind(now) {
+            self.judge(now);
+        }
+        self.go_on(now)
+    }
+
+    fn judge(&mut self, now: Duration) {
         while let Some((node, silent)) = self.polls.judged(now) {
             self.outputs.push(Output::Silent { node, silent });
         }
-        self.poll_behind(now)
     }
 
-    /// The same where messages may have come that are not taken yet: no node falls silent whose answer may be among them.
-    pub fn poll_behind(&mut self, now: Duration) -> Vec<Output> {
+    fn go_on(&mut self, now: Duration) -> Vec<Output> {
         while let Some((to, flows)) = self.batches.next(now) {
             self.send(to, flows, now);
         }
@@ -178,7 +191,8 @@ impl Asker {
         self.polls.holdings().map(|((service, outer), holding)| (service, outer, holding))
     }
 
-    /// The outer addresses of all backends whose node is silent.
+    /// The outer addresses of all backends whose node is silent. None where all are: then it is this gateway that is cut off,
+    /// and nobody must be passed over when it is back.
     #[must_use]
     pub fn silent(&self) -> BTreeSet<Address> {
         self.polls.silent()

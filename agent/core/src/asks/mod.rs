@@ -6,7 +6,8 @@
 //! agent's start. Nothing here does I/O, and nothing grows with what comes from outside: all is bounded.
 //!
 //! The same questions watch nodes and bring each backend's counts. A caller hands in all datagrams that have come
-//! before it polls, or a node would seem silent whose answer lies in the socket.
+//! before it polls, or a node would seem silent whose answer lies in the socket; where it can't, it says so
+//! ([`Asker::poll_behind`]).
 
 mod announcements;
 mod asker;
@@ -48,6 +49,8 @@ pub struct Backend {
     pub node: Arc<str>,
     /// It takes no new connections.
     pub leaving: bool,
+    /// It is on the gateway's own node: no network lies between.
+    pub own: bool,
 }
 
 impl Backend {

@@ -4,6 +4,9 @@
 //! missing through another, so that the end of one pod is not taken for that of its node. Each backend is asked for its
 //! counts every 10 s, and every 5 s once it takes no new connections, as far as the limit lets. Any answer is a sign of
 //! life, and brings counts.
+//!
+//! Who doesn't hear for a while must not blame others: after a time in which answers were not taken, counting begins
+//! anew; and where no node at all answered, the first one that does speaks for those that fell silent with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,6 +25,12 @@ pub const BEAT: Duration = Duration::from_millis(250);
 
 /// So many in a row have to be unanswered for a node to be silent: with [`BEAT`] it is within 850 ms.
 pub const MISSED: u32 = 3;
+
+/// For so long no node is judged while answers may wait: whoever keeps the socket busy must not keep dead nodes in use.
+const BEHIND_AT_MOST: Duration = Duration::from_secs(10);
+
+/// Nodes that were heard last within so long of each other have fallen silent together.
+const TOGETHER: Duration = Duration::from_secs(2);
 
 /// How often a backend is asked for its counts.
 pub const COUNT_EVERY: Duration = Duration::from_secs(10);
@@ -59,6 +68,8 @@ pub(super) struct Polls {
     counts: BTreeSet<(Duration, Pair)>,
     /// Nodes that are silent no more, without having answered.
     absolved: Vec<NodeId>,
+    /// Since when answers may wait to be taken.
+    behind: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -79,6 +90,10 @@ struct Node {
     tried: BTreeSet<Pair>,
     unanswered: u32,
     silent: bool,
+    /// When it answered last.
+    heard: Option<Duration>,
+    /// No network lies between.
+    own: bool,
     beat: Duration,
     verdict: Option<Duration>,
 }
@@ -94,6 +109,7 @@ impl Polls {
             verdicts: BTreeSet::new(),
             counts: BTreeSet::new(),
             absolved: Vec::new(),
+            behind: None,
         }
     }
 
@@ -110,6 +126,9 @@ impl Polls {
         gone.into_iter().for_each(|pair| self.remove(pair));
         for backend in backends {
             self.add((service, backend.outer), backend, now);
+            if let Some(node) = self.nodes.get_mut(&backend.node_id()) {
+                node.own |= backend.own;
+            }
         }
     }
 
@@ -128,25 +147,48 @@ impl Polls {
         let node = self.nodes.get_mut(&id)?;
         node.tried.clear();
         node.unanswered = 0;
+        let before = node.heard.replace(now);
         if let Some(at) = node.verdict.take() {
             self.verdicts.remove(&(at, id.clone()));
         }
         if !node.silent {
             return None;
         }
-        if self.nodes.values().all(|node| node.silent) {
-            self.absolve_all();
+        if self.is_cut_off() {
+            self.absolve(before.unwrap_or_default().saturating_sub(TOGETHER));
         }
         self.nodes.get_mut(&id)?.silent = false;
         self.absolved.retain(|other| *other != id);
         Some(id)
     }
 
-    /// None answered: it was this gateway that could not be heard, or could not hear.
-    fn absolve_all(&mut self) {
-        for (id, node) in &mut self.nodes {
-            (node.silent, node.unanswered) = (false, 0);
-            self.absolved.push(id.clone());
+    /// Whether no other node answers: it is this gateway that can't be heard, or can't hear.
+    fn is_cut_off(&self) -> bool {
+        self.nodes.values().filter(|node| !node.own).all(|node| node.silent)
+    }
+
+    /// Those that were heard since then have time to answer too.
+    fn absolve(&mut self, since: Duration) {
+        for (id, node) in self.nodes.iter_mut().filter(|(_, node)| node.silent) {
+            if node.heard.is_some_and(|heard| heard >= since) {
+                (node.silent, node.unanswered) = (false, 0);
+                self.absolved.push(id.clone());
+            }
+        }
+    }
+
+    /// At `now`, answers may wait to be taken; whether that has been so for so long that nodes are judged all the same.
+    pub(super) fn fell_behind(&mut self, now: Duration) -> bool {
+        now >= *self.behind.get_or_insert(now) + BEHIND_AT_MOST
+    }
+
+    /// At `now`, all answers that have come were taken. Where others may have been lost for want of room, counting begins anew.
+    pub(super) fn caught_up(&mut self, now: Duration) {
+        if self.behind.take().is_some_and(|since| now >= since + BEAT) {
+            self.verdicts.clear();
+            for node in self.nodes.values_mut() {
+                (node.unanswered, node.verdict) = (0, None);
+            }
         }
     }
 
@@ -200,9 +242,12 @@ impl Polls {
         rates.sum()
     }
 
-    /// Outer addresses of backends whose node is silent.
+    /// Outer addresses of backends whose node is silent; none where all are.
     pub(super) fn silent(&self) -> BTreeSet<Address> {
-        let silent = self.nodes.values().filter(|node| node.silent);
+        if self.is_cut_off() {
+            return BTreeSet::new();
+        }
+        let silent = self.nodes.values().filter(|node| node.silent && !node.own);
         silent.flat_map(|node| &node.pairs).map(|&(_, outer)| outer).collect()
     }
 

@@ -40,7 +40,7 @@ pub(super) fn cidr(n: usize) -> ipnet::IpNet {
 /// Backend `n`: in cluster `c0` to `c2`, on one of each cluster's two nodes.
 pub(super) fn backend(n: u8) -> Backend {
     let (cluster, node) = (format!("c{}", n % 3), format!("n{}", n / 3 % 2));
-    Backend { outer: outer(n), cluster: cluster.into(), node: node.into(), leaving: false }
+    Backend { outer: outer(n), cluster: cluster.into(), node: node.into(), leaving: false, own: false }
 }
 
 pub(super) fn backends(count: u8) -> Vec<Backend> {
