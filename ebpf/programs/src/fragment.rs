@@ -13,7 +13,8 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use fairlead_abi::{
-    Address, DropReason, ENDPOINT_OWNS_VIP, FlowEvent, FragmentEntry, FragmentKey, MOST_HELD, kind,
+    Address, DeliveryKey, DropReason, ENDPOINT_OWNS_VIP, FlowEvent, FragmentEntry, FragmentKey, MOST_HELD,
+    kind,
 };
 
 use crate::{
@@ -187,6 +188,11 @@ pub fn deliver(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
 #[inline(never)]
 fn outcome_of(scratch: &mut Scratch) -> u32 {
     scratch.kind = kind::UNMARKED;
+    // The first one may have come for another endpoint.
+    scratch.delivery = DeliveryKey::endpoint_only(scratch.delivery.outer);
+    if DELIVERIES.get_ptr(&scratch.delivery).is_none() {
+        return DropReason::NotDelivered as u32;
+    }
     let Scratch { inner, first, steered, mark, .. } = scratch;
     let kind = match receiver::chosen_by(*mark, steered, &inner.carried.flow(inner.ip.source)) {
         Ok(kind) => kind,

@@ -108,10 +108,13 @@ impl Model {
     pub(super) fn deliver_later(
         &self,
         frame: &[u8],
-        ip: &Ip,
-        payload: &Payload,
+        (ip, payload): (&Ip, &Payload),
+        outer: Address,
         mark: u16,
     ) -> Result<Option<Vec<u8>>, DropReason> {
+        if !self.is_here(outer) {
+            return Err(DropReason::NotDelivered);
+        }
         let first = self.first_of(ip, payload)?;
         let (_, flow) = flow_of(frame, ip, payload).expect("ports");
         let kind = match read_mark(mark, flow_hash(self.settings.seed, &flow)) {

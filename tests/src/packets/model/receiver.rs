@@ -62,7 +62,7 @@ impl Model {
             && self.lookup.is_gateway(ip.source)
     }
 
-    fn is_here(&self, endpoint: Address) -> bool {
+    pub(super) fn is_here(&self, endpoint: Address) -> bool {
         self.lookup.delivery(&DeliveryKey::endpoint_only(endpoint)).is_some()
     }
 
@@ -76,7 +76,7 @@ impl Model {
         choice: Option<Choice>,
     ) -> Result<Option<Vec<u8>>, DropReason> {
         if payload.is_later() {
-            return self.deliver_later(frame, ip, payload, mark);
+            return self.deliver_later(frame, (ip, payload), outer, mark);
         }
         let delivered = self.deliver(frame, ip, payload, outer, mark);
         if payload.is_first() {
