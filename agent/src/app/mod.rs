@@ -14,6 +14,7 @@ mod settings;
 mod start;
 mod status;
 mod turn;
+mod warm_up;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 

@@ -11,12 +11,12 @@ use std::{
 use fairlead_abi::{Encap, Roles, ServiceKey, Settings};
 use fairlead_core::{
     asks::Counters,
-    model::{Declarations, Demand, Health, Model, ProbeState, merge},
+    model::{Declarations, Demand, Health, Model},
     planner::{Installed, Links, Planned, Planner, WantedBackend},
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, timeout},
+    time::Instant,
 };
 
 use super::{
@@ -35,14 +35,6 @@ use crate::{
     status::{self, Status},
 };
 
-/// How long sources may take until what was last known of them counts.
-const READ_SOURCES: Duration = Duration::from_secs(10);
-/// How long next hops may take at the start.
-const FIND_NEXT_HOPS: Duration = Duration::from_secs(1);
-/// How long it may take to find out which namespaces endpoints are in.
-const FIND_NAMESPACES: Duration = Duration::from_secs(2);
-/// How long first probes may take, where endpoints are served that an earlier agent may have found dead.
-const PROBE_FIRST: Duration = Duration::from_secs(10);
 /// Findings about flows that wait to be carried out at most; more wait at their source.
 const FINDINGS: usize = 4096;
 
@@ -87,7 +79,7 @@ pub(super) struct Stages {
     /// These programs and tables are those that packets meet.
     pub(super) taken_up: bool,
     /// Not begun while probes would not get anywhere.
-    probing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    pub(super) probing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     pub(super) due: Option<Duration>,
     pub(super) status: watch::Sender<Arc<Status>>,
     /// What receivers said.
@@ -249,54 +241,6 @@ impl Stages {
     /// Once; until then, what is remembered of endpoints counts.
     pub(super) fn begin_to_probe(&mut self) {
         self.probing.take().map(tokio::spawn);
-    }
-
-    /// Waits for the first word of every input, so that a new agent doesn't undo what an earlier one had found out.
-    pub(super) async fn warm_up(&mut self) {
-        // What was last known comes first: the mass-withdrawal guard compares what the sources say with it.
-        let health = Arc::clone(&self.health.borrow());
-        self.model = Some(merge(&self.declared, self.federation.states(), &health, None));
-        let reading = async {
-            while !self.federation.all_read() {
-                self.federation.changed().await;
-            }
-        };
-        if timeout(READ_SOURCES, reading).await.is_err() {
-            tracing::warn!("some sources can't be read; what was last known of them counts");
-        }
-        let takes_over = self.probing.is_none() && self.installed.services().next().is_some();
-        self.plan();
-        if !self.outers.borrow().is_empty() {
-            let _ = timeout(FIND_NEXT_HOPS, self.find_next_hops()).await;
-        }
-        if timeout(FIND_NAMESPACES, self.place_endpoints()).await.is_err() {
-            tracing::warn!(
-                "it is not known in time which namespaces endpoints are in: flows that were lost may not be found"
-            );
-        }
-        if takes_over && timeout(PROBE_FIRST, self.probe_all()).await.is_err() {
-            tracing::warn!("some endpoints were not probed in time; they count as the API server says");
-        }
-    }
-
-    async fn find_next_hops(&mut self) {
-        let wanted = self.outers.borrow().len();
-        while self.links.borrow_and_update().len() < wanted && self.links.changed().await.is_ok() {}
-    }
-
-    /// Programs that have lost flows find them by their sockets from their first packet on.
-    async fn place_endpoints(&mut self) {
-        let is_placed = |placed: &Self| *placed.placed.borrow() == *placed.endpoints.borrow();
-        while !is_placed(self) && self.placed.changed().await.is_ok() {}
-    }
-
-    async fn probe_all(&mut self) {
-        let wanted = self.targets.borrow().services.values().map(|service| service.targets.len()).sum();
-        let known = |health: &Health| {
-            let results = health.services.values().flat_map(|service| service.iter());
-            results.filter(|(_, _, probe)| probe.state != ProbeState::Unknown).count()
-        };
-        while known(&self.health.borrow_and_update()) < wanted && self.health.changed().await.is_ok() {}
     }
 
     /// Another configuration counts from now on.

@@ -109,8 +109,12 @@ fn a_connection_that_no_entry_is_of_is_known_by_its_socket() {
         // Of another VIP, it may be the socket's, unless that has ended.
         let other = FlowEntry { vip: ip(PASSING_VIPS[0]).into(), ..before };
         scene.node.lab.set_flow(&scene.key(), &other).unwrap();
-        assert_eq!(scene.arrives(kind::FORMER, ack), TRANSMIT);
+        assert_eq!(scene.arrives(kind::FORMER, ack.clone()), TRANSMIT);
         assert_eq!(scene.entry(), Some(other));
+        let ended = FlowEntry { state: FlowState::Closing as u8, ..other };
+        scene.node.lab.set_flow(&scene.key(), &ended).unwrap();
+        assert_eq!(scene.arrives(kind::FORMER, ack), PASS);
+        assert_eq!(scene.entry().unwrap().vip, scene.vip.into());
     });
 }
 
