@@ -203,7 +203,7 @@ fn try_deliver(ctx: &XdpContext, scratch: &mut Scratch) -> Result<bool, DropReas
     receiver::readdress(&Packet::new(ctx), inner, delivery).map(|()| true)
 }
 
-/// Looks up the socket of the flow that a gateway asks about: see [`look_up`]. A subprogram, for a stack of its own.
+/// Looks up the socket of the flow that a gateway asks about, as `look_up` does. A subprogram, for a stack of its own.
 #[inline(never)]
 pub fn ask(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     look_up(ctx, scratch)
