@@ -36,11 +36,15 @@ mod probe;
 mod quic;
 #[path = "programs/receive.rs"]
 mod receive;
+#[path = "programs/recent.rs"]
+mod recent;
 #[path = "programs/refuse.rs"]
 mod refuse;
 #[path = "programs/sockets.rs"]
 mod sockets;
 #[path = "programs/spread.rs"]
 mod spread;
+#[path = "programs/story.rs"]
+mod story;
 #[path = "programs/too_big.rs"]
 mod too_big;

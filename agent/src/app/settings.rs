@@ -39,6 +39,8 @@ pub fn settings(config: &Config, capacities: &Capacities) -> Settings {
         bounces_per_prefix: config.limits.bounces_per_prefix,
         reports_per_second: config.limits.unclaimed_per_second,
         bounces_in_all: config.limits.bounces_in_all,
+        recent_mask: capacities.recent() - 1,
+        padding: 0,
         sockets: SocketOffsets::default(),
     }
 }

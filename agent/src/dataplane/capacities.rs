@@ -3,7 +3,7 @@
 use std::io;
 
 use aya::maps::MapData;
-use fairlead_abi::{Cached, map};
+use fairlead_abi::{Cached, RECENT_ENTRIES, map};
 
 use super::{Error, Instance};
 
@@ -26,7 +26,7 @@ pub struct Capacities {
 
 impl Capacities {
     /// Each map's name and its entries.
-    pub(super) fn entries(&self) -> [(&'static str, u32); 15] {
+    pub(super) fn entries(&self) -> [(&'static str, u32); 16] {
         let tables = &self.tables;
         [
             (map::SERVICES, tables.buckets),
@@ -39,12 +39,20 @@ impl Capacities {
             (map::DELIVERIES, tables.deliveries),
             (map::GATEWAYS, tables.gateways),
             (map::FLOWS, self.flows),
+            (map::RECENT, self.recent()),
             (map::HALF_OPEN, self.half_open),
             (map::PROBES, self.probes),
             (map::CACHE, self.cache),
             (map::CACHED, Cached::elements(tables.slots)),
             (map::FRAGMENTS, self.fragments),
         ]
+    }
+
+    /// Buckets of what endpoints said lately, a power of two: so many that next to no flow is put out by others while all
+    /// established ones are in use.
+    #[must_use]
+    pub fn recent(&self) -> u32 {
+        (self.flows / (RECENT_ENTRIES / 2)).max(1).next_power_of_two()
     }
 
     /// The tables of flows, with their sizes.

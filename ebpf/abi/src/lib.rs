@@ -14,11 +14,13 @@ mod fragment;
 mod hash;
 mod mark;
 pub mod message;
+mod numbers;
 #[cfg(feature = "aya")]
 mod pod;
 mod quic;
 mod reason;
 mod receiver;
+mod recent;
 mod report;
 mod ring;
 mod service;
@@ -34,6 +36,7 @@ pub use fragment::{EarlyFragment, FragmentEntry, FragmentKey, MOST_HELD};
 pub use hash::{ALL_BOUNCES, Flow, bounces_of, bucket_of, flow_hash, slot_hash, slot_of};
 pub use mark::{is_bounced, kind, mark, read_mark};
 pub use message::{Announced, Announcement, Ask, AskedFlow, CONTROL_PORT, Claim, Count, Header};
+pub use numbers::Numbers;
 pub use quic::{
     CONNECTION_ID_MAX, CONNECTION_ID_MIN, QUIC_CONFIG, QUIC_HANDSHAKES, SERVER_ID_LENGTH, Server, ServerKey,
 };
@@ -42,6 +45,7 @@ pub use receiver::{
     Delivery, DeliveryKey, ENDPOINT_OWNS_VIP, FLOWS_LAYOUT, FlowEntry, FlowKey, FlowState, HeldFlows,
     LEAVING, OWN_NAMESPACE,
 };
+pub use recent::{RECENT_ENTRIES, Recent, RecentBucket, RecentFlow, RecentTag};
 pub use report::{FlowReport, ReportKind};
 pub use ring::{Backend, NO_BACKEND, RING_SIZES, Ring, STEERING_LAYOUT, Slot};
 pub use service::{BUCKET_ENTRIES, Bucket, MAX_PROBE, ServiceEntry, ServiceKey, protocol};
@@ -91,6 +95,8 @@ pub mod map {
     pub const FLOWS: &str = "FLOWS";
     /// Half-open [`FlowEntry`](crate::FlowEntry)s by [`FlowKey`](crate::FlowKey); an LRU.
     pub const HALF_OPEN: &str = "HALF_OPEN";
+    /// What endpoints said lately of established flows, [`RecentBucket`](crate::RecentBucket)s; a power of two of them.
+    pub const RECENT: &str = "RECENT";
     /// [`FragmentEntry`](crate::FragmentEntry)s by [`FragmentKey`](crate::FragmentKey); an LRU.
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// [`EarlyFragment`](crate::EarlyFragment)s to the agent: a ring buffer.
@@ -109,7 +115,7 @@ pub mod map {
     /// Programs that others go on in: pinned by itself, because each load of the programs has its own.
     pub const PROGRAMS: &str = "PROGRAMS";
     /// All others, which are pinned together.
-    pub const ALL: [&str; 25] = [
+    pub const ALL: [&str; 26] = [
         SERVICES,
         SLOTS,
         BACKENDS,
@@ -127,6 +133,7 @@ pub mod map {
         DELIVERIES,
         GATEWAYS,
         FLOWS,
+        RECENT,
         HALF_OPEN,
         FRAGMENTS,
         EARLY,

@@ -5,7 +5,7 @@ use aya::Pod;
 use crate::{
     Address, Backend, BackendCounters, Bucket, CacheBucket, Cached, Counter, Delivery, DeliveryKey,
     FlowEntry, FlowKey, FlowReport, FragmentEntry, FragmentKey, HeldFlows, Hop, ProbeTarget, RateLimit,
-    Server, ServerKey, ServiceCounters, Settings, SipKey, Slot,
+    RecentBucket, Server, ServerKey, ServiceCounters, Settings, SipKey, Slot,
 };
 
 macro_rules! pod {
@@ -36,6 +36,7 @@ pod!(
     Hop,
     ProbeTarget,
     RateLimit,
+    RecentBucket,
     Server,
     ServerKey,
     ServiceCounters,

@@ -69,11 +69,15 @@ pub struct Settings {
     pub reports_per_second: u32,
     /// Bounced packets per second that a gateway sends on for all clients.
     pub bounces_in_all: u32,
+    /// Number of buckets in `RECENT` less one.
+    pub recent_mask: u32,
+    /// Zero.
+    pub padding: u32,
     /// How sockets of this node's endpoints are read.
     pub sockets: SocketOffsets,
 }
 
 const _: () = {
     assert!(size_of::<TunnelSource>() == 24 && size_of::<SocketOffsets>() == 24);
-    assert!(size_of::<Settings>() == 112);
+    assert!(size_of::<Settings>() == 120);
 };

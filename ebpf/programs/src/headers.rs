@@ -144,6 +144,8 @@ pub mod tcp {
     pub const RST: u8 = 0x04;
     /// ACK.
     pub const ACK: u8 = 0x10;
+    /// What begins or ends a connection.
+    pub const BOUNDS: u8 = SYN | FIN | RST;
 }
 
 const _: () = {

@@ -43,6 +43,7 @@ pub mod part;
 pub mod probe;
 pub mod quic;
 pub mod receiver;
+pub mod recent;
 pub mod reply;
 pub mod report;
 pub mod slow;

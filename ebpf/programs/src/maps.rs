@@ -11,8 +11,8 @@ use aya_ebpf::{
 use fairlead_abi::{
     Address, Backend, BackendCounters, Bucket, CacheBucket, Cached, Counter, Delivery, DeliveryKey,
     DropReason, EarlyFragment, FlowEntry, FlowEvent, FlowKey, FlowReport, FragmentEntry, FragmentKey,
-    HeldFlows, Hop, Limit, ProbeTarget, RateLimit, Server, ServerKey, ServiceCounters, Settings, SipKey,
-    Slot, SocketOffsets, TunnelSource,
+    HeldFlows, Hop, Limit, ProbeTarget, RateLimit, RecentBucket, Server, ServerKey, ServiceCounters,
+    Settings, SipKey, Slot, SocketOffsets, TunnelSource,
 };
 
 use crate::{
@@ -41,6 +41,8 @@ pub static SETTINGS: Settings = Settings {
     bounces_per_prefix: 0,
     reports_per_second: 0,
     bounces_in_all: 0,
+    recent_mask: 0,
+    padding: 0,
     sockets: SocketOffsets { rcv_nxt: 0, rcv_wnd: 0, snd_una: 0, snd_nxt: 0, snt_isn: 0, padding: 0 },
 };
 const NO_TUNNEL: TunnelSource =
@@ -100,6 +102,9 @@ pub static FLOWS: HashMap<FlowKey, FlowEntry, 262_144> = HashMap::new();
 /// See [`fairlead_abi::map::HALF_OPEN`].
 #[btf_map]
 pub static HALF_OPEN: LruHashMap<FlowKey, FlowEntry, 65_536> = LruHashMap::new();
+/// See [`fairlead_abi::map::RECENT`].
+#[btf_map]
+pub static RECENT: Array<RecentBucket, 65_536> = Array::new();
 /// See [`fairlead_abi::map::FRAGMENTS`].
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry, 16_384> = LruHashMap::new();

@@ -5,13 +5,14 @@
 //! that never evicts. A lost entry is made again by the client's next packet.
 
 use aya_ebpf::{helpers::bpf_jiffies64, programs::XdpContext};
-use fairlead_abi::{AskedFlow, DropReason, FlowEntry, FlowKey, FlowState, kind, message::answer};
+use fairlead_abi::{AskedFlow, DropReason, FlowEntry, FlowKey, FlowState, Numbers, kind, message::answer};
 
 use crate::{
     headers::{protocol, tcp},
     maps::{FLOWS, HALF_OPEN, LOST, Reverse, Scratch},
     packet::Packet,
     parse::{Parsed, Transport},
+    recent::{self, Place},
     socket::{self, found},
 };
 
@@ -39,6 +40,11 @@ pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16, kind: u8) -> Resul
         let _ = HALF_OPEN.insert(&*key, &*entry, 0);
         return Ok(true);
     }
+    let goes_on =
+        carried.protocol == protocol::TCP && carried.tcp_flags & (tcp::BOUNDS | tcp::ACK) == tcp::ACK;
+    if goes_on && recent::fits(key, entry, &numbers) {
+        return Ok(true);
+    }
     socket.wanted = 1;
     let known = FLOWS.get_ptr_mut(&*key).filter(|known| {
         // SAFETY: an entry of the map; fields are plain numbers, and the last writer of `seen` wins.
@@ -51,7 +57,7 @@ pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16, kind: u8) -> Resul
     });
     if let Some(known) = known
         // SAFETY: as above.
-        && (unmarked || numbers.fit(unsafe { &*known }, carried))
+        && (unmarked || fit(&numbers, unsafe { &*known }, carried))
     {
         // SAFETY: as above.
         let known = unsafe { &mut *known };
@@ -61,6 +67,9 @@ pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16, kind: u8) -> Resul
             known.seen = entry.seen;
         }
         if carried.protocol == protocol::TCP && note_end(known, &numbers, carried) {
+            if let Some(place) = Place::of(key) {
+                place.forget(known);
+            }
             return Ok(true);
         }
         // One that ended may be followed by a connection of the same ports, which has to take its place.
@@ -95,10 +104,7 @@ pub fn note_end(known: &mut FlowEntry, numbers: &Numbers, carried: &Transport) -
         return true;
     }
     // Not where much before it is still on its way.
-    if carried.tcp_flags & tcp::FIN != 0
-        && LAST.has(numbers.sequence.wrapping_sub(known.client_sequence))
-        && numbers.fit(known, carried)
-    {
+    if carried.tcp_flags & tcp::FIN != 0 && numbers.may_be_last(known) && fit(numbers, known, carried) {
         known.client_ended = 1;
     }
     false
@@ -126,7 +132,7 @@ fn go_on(
     carried: &Transport,
     left: bool,
 ) -> Result<bool, DropReason> {
-    if is_proven(half) && numbers.fit(half, carried) {
+    if is_proven(half) && fit(numbers, half, carried) {
         return Ok(true);
     }
     if carried.tcp_flags & tcp::RST != 0 {
@@ -170,7 +176,7 @@ pub fn holds(ctx: &XdpContext, scratch: &mut Scratch, asked: &AskedFlow) -> u8 {
         if known.vip.words() != about.vip.words() || known.port != about.port {
             return said;
         }
-        if key.protocol != protocol::TCP || numbers.are_near(known, asked.flags) {
+        if key.protocol != protocol::TCP || are_near(&numbers, known, asked.flags) {
             return answer::MINE;
         }
         if known.state != FlowState::Closing as u8 {
@@ -205,17 +211,7 @@ pub fn is_of_another(key: &FlowKey, entry: &FlowEntry) -> bool {
     proven(key).is_some_and(|known| !is_of(known, entry) && known.state != FlowState::Closing as u8)
 }
 
-/// TCP's numbers in a packet of a client, host byte order; zero for others.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Numbers {
-    /// Of its first byte.
-    pub sequence: u32,
-    /// Of what it acknowledges.
-    pub acknowledged: u32,
-}
-
-/// Reads them.
+/// TCP's numbers in a packet of a client; zero for others.
 #[inline(always)]
 pub fn numbers(packet: &Packet, carried: &Transport) -> Result<Numbers, DropReason> {
     if carried.protocol != protocol::TCP {
@@ -225,84 +221,16 @@ pub fn numbers(packet: &Packet, carried: &Transport) -> Result<Numbers, DropReas
     Ok(Numbers { sequence: u32::from_be_bytes(sequence), acknowledged: u32::from_be_bytes(acknowledged) })
 }
 
-impl Numbers {
-    /// Whether they are near those of the flow's last packets: else it is another connection of the same ports, which some
-    /// other endpoint may know. Each number of a strange one fits by chance once in sixteen times; both once in a million
-    /// where the flow is idle, as one is whose client has used the ports again.
-    #[inline(always)]
-    fn fit(&self, known: &FlowEntry, carried: &Transport) -> bool {
-        carried.protocol != protocol::TCP || self.are_near(known, carried.tcp_flags)
-    }
-
-    #[inline(always)]
-    fn are_near(&self, known: &FlowEntry, tcp_flags: u8) -> bool {
-        let acknowledges = tcp_flags & tcp::ACK != 0;
-        let is_over = known.state == FlowState::Closing as u8;
-        let sent = self.sequence.wrapping_sub(known.client_sequence);
-        let got = self.acknowledged.wrapping_sub(known.sequence);
-        let both_ended = is_over && known.client_ended != 0;
-        if now().wrapping_sub(known.seen) > IDLE {
-            return (if both_ended { LAST } else { AFTER_SILENCE }).has(sent)
-                && (!acknowledges || ACKNOWLEDGED.has(got))
-                || acknowledges && !is_over && BURST.has(sent) && ACKNOWLEDGED_BY_BURST.has(got);
-        }
-        // After the endpoint's end a client hardly sends more, and may have much to acknowledge yet.
-        (if both_ended {
-            LAST
-        } else if is_over {
-            STEP
-        } else {
-            WINDOW
-        })
-        .has(sent)
-            && (!acknowledges || WINDOW.has(got))
-    }
+/// Whether a packet's numbers are near those of its flow; other protocols have none.
+#[inline(always)]
+fn fit(numbers: &Numbers, known: &FlowEntry, carried: &Transport) -> bool {
+    carried.protocol != protocol::TCP || are_near(numbers, known, carried.tcp_flags)
 }
 
-/// How far behind and ahead of another a number may be, in bytes.
-struct Range {
-    behind: u32,
-    ahead: u32,
+#[inline(always)]
+fn are_near(numbers: &Numbers, known: &FlowEntry, tcp_flags: u8) -> bool {
+    numbers.are_near(known, tcp_flags & tcp::ACK != 0, now())
 }
-
-impl Range {
-    #[inline(always)]
-    const fn has(&self, apart: u32) -> bool {
-        apart.wrapping_add(self.behind) < self.behind + self.ahead
-    }
-
-    const fn size(&self) -> u64 {
-        self.behind as u64 + self.ahead as u64
-    }
-}
-
-/// More than any window that is in use: so far apart can numbers be while data is on its way.
-const WINDOW: Range = Range { behind: 1 << 27, ahead: 1 << 27 };
-/// More than any packet, segmented by the device or not: so far apart can they be when all has arrived.
-const STEP: Range = Range { behind: 1 << 20, ahead: 1 << 20 };
-/// After both ends have said that they send no more. A client that uses its ports again while it remembers the connection
-/// begins 65,537 bytes on (Linux), so that next to always one of the two numbers would fit.
-const LAST: Range = Range { behind: 1 << 19, ahead: 1 << 16 };
-/// Ticks after which all has arrived: a second on the fastest clock.
-const IDLE: u64 = 1000;
-
-/// After a silence: what the client sends first, or sends once more.
-const AFTER_SILENCE: Range = Range { behind: 1 << 19, ahead: 1 << 20 };
-/// With it: the endpoint's last packet, segmented by the device or not, or what came before that and was lost.
-const ACKNOWLEDGED: Range = Range { behind: 1 << 20, ahead: 1 << 18 };
-/// After a silence: what the client sends at once, until the endpoint's first acknowledgement ends the silence. As much as
-/// one of 100 Gbit/s in a millisecond, and more than hosts' buffers have unless they are told to.
-const BURST: Range = Range { behind: 0, ahead: 1 << 24 };
-/// All of that acknowledges the same: the endpoint's last packet.
-const ACKNOWLEDGED_BY_BURST: Range = Range { behind: 0, ahead: 1 << 17 };
-
-// Of strange pairs of numbers no more fit than if both were within a step.
-const _: () = assert!(
-    AFTER_SILENCE.size() * ACKNOWLEDGED.size() + BURST.size() * ACKNOWLEDGED_BY_BURST.size()
-        <= STEP.size() * STEP.size()
-);
-// And so of numbers alone, where a packet acknowledges nothing.
-const _: () = assert!(AFTER_SILENCE.size() <= STEP.size());
 
 /// Moves a flow to the table that never evicts.
 #[inline(always)]
@@ -331,6 +259,7 @@ pub fn find(scratch: &mut Scratch, sequence: u32, acknowledged: u32) -> Option<(
         half.sequence = sequence;
         return copy(half, reverse);
     }
+    let place = if key.protocol == protocol::TCP { Place::of(key) } else { None };
     if let Some(known) = FLOWS.get_ptr_mut(key) {
         // SAFETY: as above.
         let known = unsafe { &mut *known };
@@ -341,6 +270,11 @@ pub fn find(scratch: &mut Scratch, sequence: u32, acknowledged: u32) -> Option<(
         }
         if tcp_flags & (tcp::FIN | tcp::RST) != 0 {
             known.state = FlowState::Closing as u8;
+        }
+        match place {
+            Some(place) if known.state == FlowState::Closing as u8 => place.forget(known),
+            Some(place) => place.note(known),
+            None => {}
         }
         return copy(known, reverse);
     }

@@ -13,7 +13,7 @@ use aya_ebpf::{
     },
     programs::XdpContext,
 };
-use fairlead_abi::{Address, DropReason, FlowKey, FlowState};
+use fairlead_abi::{Address, DropReason, FlowKey, FlowState, Numbers};
 
 use crate::{
     headers::{Tcp, protocol, tcp},
@@ -21,8 +21,7 @@ use crate::{
     packet::Packet,
     parse::Parsed,
     receiver::{self, FINE, NOT_KNOWN},
-    reply::{self, Numbers},
-    setting,
+    reply, setting,
 };
 
 /// What a look-up is about, and what it found: in [`Scratch`], for the helpers want memory of the programs' own.

@@ -147,6 +147,8 @@ fn settings(capacities: &Capacities) -> Settings {
         bounces_per_prefix: 1_000_000_000,
         bounces_in_all: 1_000_000_000,
         reports_per_second: 1_000_000_000,
+        recent_mask: capacities.recent() - 1,
+        padding: 0,
         // What looking sockets up costs is part of it, where the kernel allows it.
         sockets: socket_offsets().unwrap_or_default(),
     }

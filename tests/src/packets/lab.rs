@@ -16,7 +16,8 @@ use aya::{
 use fairlead::dataplane::{Capacities, Dataplane, Early, Instance, Namespaces, Programs};
 use fairlead_abi::{
     Address, CacheBucket, CacheTag, Cached, Delivery, DeliveryKey, DropReason, FlowEntry, FlowEvent, FlowKey,
-    FragmentEntry, FragmentKey, HeldFlows, ProbeTarget, Server, ServerKey, Settings, SipKey, map, program,
+    FragmentEntry, FragmentKey, HeldFlows, ProbeTarget, RecentBucket, Server, ServerKey, Settings, SipKey,
+    map, program,
 };
 
 use super::{Counts, Tables};
@@ -235,9 +236,21 @@ impl Lab {
         Ok(self.dataplane.bounces(self.settings.seed)?.give_back(client, bounces)?)
     }
 
-    /// Notes an established flow, or makes it old.
+    /// Notes an established flow, or makes it old; of what endpoints said, nothing else is remembered.
     pub fn set_flow(&mut self, key: &FlowKey, entry: &FlowEntry) -> Result<()> {
-        Ok(self.flows.insert(key, entry, 0)?)
+        self.flows.insert(key, entry, 0)?;
+        self.clear_recent()
+    }
+
+    /// Takes a flow out of the table; what its endpoint said lately stays where that is.
+    pub fn remove_flow(&mut self, key: &FlowKey) -> Result<()> {
+        Ok(self.flows.remove(key)?)
+    }
+
+    fn clear_recent(&self) -> Result<()> {
+        let mut recent = Array::<_, RecentBucket>::try_from(open(&self.instance, map::RECENT)?)?;
+        (0..=self.settings.recent_mask)
+            .try_for_each(|index| Ok(recent.set(index, RecentBucket::default(), 0)?))
     }
 
     /// What became of datagrams' first fragments.
@@ -270,7 +283,7 @@ impl Lab {
         for key in self.fragments()?.into_keys() {
             self.fragments.remove(&key)?;
         }
-        Ok(())
+        self.clear_recent()
     }
 }
 

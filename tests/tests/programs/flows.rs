@@ -1,117 +1,16 @@
 //! What a receiver remembers: half-open, unproven, established, closing.
 
-use std::net::IpAddr;
-
-use fairlead_abi::{Address, DropReason, FlowEntry, FlowKey, FlowState, Roles, kind, mark};
+use fairlead_abi::{DropReason, FlowEntry, FlowState, Roles};
 use fairlead_tests::packets::{
-    Carried, IpPacket, Lab,
-    build::{self, Tcp, flags, ipip, tcp, udp},
+    Lab,
+    build::{Tcp, flags, tcp, udp},
     report::{DROP, PASS, TRANSMIT},
 };
 
-use super::node::*;
-
-const CLIENT_PORT: u16 = 40_000;
-/// Sequence number of the pod's SYN-ACK.
-const SEQUENCE: u32 = 0xffff_ffff;
-
-/// One client's flow at a receiver.
-struct Story {
-    lab: Lab,
-    vip: IpAddr,
-}
-
-impl Story {
-    fn new(vip: &str) -> Self {
-        Self { lab: Lab::new(&settings(Roles::RECEIVER), &tables()).unwrap(), vip: ip(vip) }
-    }
-
-    fn client(&self) -> IpAddr {
-        of_family(CLIENTS, self.vip)
-    }
-
-    fn pod(&self) -> IpAddr {
-        of_family(POD, self.vip)
-    }
-
-    /// A gateway sends the client's packet; XDP's number.
-    fn arrives(&mut self, carried: impl Into<Carried>) -> u32 {
-        self.arrives_from(self.client(), carried)
-    }
-
-    fn arrives_from(&mut self, client: IpAddr, carried: impl Into<Carried>) -> u32 {
-        let outer = ipip(ip(GATEWAYS[0]), ip(POD[0]), &build::ip(client, self.vip, carried));
-        self.lab.ingress(&incoming(outer).bytes()).unwrap().action
-    }
-
-    fn segment(&self, tcp_flags: u8, acknowledged: u32) -> Tcp {
-        Tcp { acknowledged, ..tcp(CLIENT_PORT, port::IPIP_V4, tcp_flags) }
-    }
-
-    /// The pod answers; whether the answer leaves in the VIP's name.
-    fn answers(&mut self, carried: impl Fn(u16) -> Carried) -> bool {
-        let packet = |from: IpAddr, port| build::ip(from, self.client(), carried(port));
-        let (before, after) = (packet(self.pod(), POD_PORT), packet(self.vip, port::IPIP_V4));
-        let run = self.lab.egress(&outgoing(&HOP, before.clone()).bytes(), 0).unwrap();
-        let frame = |packet: IpPacket| outgoing(&HOP, packet).bytes();
-        assert!(run.frame == frame(before) || run.frame == frame(after.clone()), "half rewritten");
-        run.frame == frame(after)
-    }
-
-    fn answers_tcp(&mut self, tcp_flags: u8, sequence: u32) -> bool {
-        let acknowledged = tcp(0, 0, 0).sequence;
-        self.answers(|from| Tcp { sequence, acknowledged, ..tcp(from, CLIENT_PORT, tcp_flags) }.into())
-    }
-
-    fn key(&self, protocol: u8) -> FlowKey {
-        FlowKey {
-            endpoint: self.pod().into(),
-            client: self.client().into(),
-            endpoint_port: POD_PORT.to_be_bytes(),
-            client_port: CLIENT_PORT.to_be_bytes(),
-            protocol,
-            padding: [0; 3],
-        }
-    }
-
-    fn entry(&self, state: FlowState, sequence: u32) -> FlowEntry {
-        FlowEntry {
-            vip: Address::from(self.vip),
-            port: port::IPIP_V4.to_be_bytes(),
-            mss: MSS,
-            sequence,
-            state: state as u8,
-            ..FlowEntry::default()
-        }
-    }
-
-    /// As the tables have it: with the number that all of the client's TCP segments have.
-    fn expected(&self, entry: FlowEntry, protocol: u8) -> FlowEntry {
-        let client_sequence = if protocol == TCP { tcp(0, 0, 0).sequence } else { 0 };
-        FlowEntry { client_sequence, ..entry }
-    }
-
-    /// The tables hold these and nothing else: half-open, then established.
-    fn holds(&self, half: Option<FlowEntry>, established: Option<FlowEntry>, protocol: u8) {
-        let expected = |entry: Option<FlowEntry>| {
-            entry.map(|entry| (self.key(protocol), self.expected(entry, protocol))).into_iter().collect()
-        };
-        let without_time = |(key, entry): (FlowKey, FlowEntry)| {
-            assert!(entry.seen > 0, "never seen");
-            (key, FlowEntry { seen: 0, ..entry })
-        };
-        let half_open: Vec<_> = self.lab.half_open().unwrap().into_iter().map(without_time).collect();
-        let flows: Vec<_> = self.lab.flows().unwrap().into_iter().map(without_time).collect();
-        assert_eq!((half_open, flows), (expected(half), expected(established)));
-    }
-
-    /// SYN, SYN-ACK, ACK.
-    fn connects(&mut self) {
-        assert_eq!(self.arrives(self.segment(flags::SYN, 0)), PASS);
-        assert!(self.answers_tcp(flags::SYN_ACK, SEQUENCE));
-        assert_eq!(self.arrives(self.segment(flags::ACK, SEQUENCE.wrapping_add(1))), PASS);
-    }
-}
+use super::{
+    node::*,
+    story::{CLIENT_PORT, SEQUENCE, Story},
+};
 
 #[test]
 fn a_handshake_establishes_a_flow() {
@@ -286,12 +185,8 @@ fn a_flow_that_was_lost_is_known_again_though_the_table_is_full() {
     story.lab = Lab::with_flows(&settings(Roles::RECEIVER), &tables(), 1).unwrap();
     story.connects();
     story.vip = ip(VIPS[1]);
-    let marked = mark(hash(story.client(), CLIENT_PORT, port::IPIP_V4), kind::CURRENT, false);
     let arrives = |story: &mut Story, sequence, acknowledged| {
-        let segment = Tcp { sequence, ..story.segment(flags::ACK, acknowledged) };
-        let packet = build::ip(story.client(), story.vip, segment);
-        let outer = IpPacket { id: marked, ..ipip(ip(GATEWAYS[0]), ip(POD[0]), &packet) };
-        story.lab.ingress(&incoming(outer).bytes()).unwrap().action
+        story.arrives_marked(Tcp { sequence, ..story.segment(flags::ACK, acknowledged) })
     };
     story.lab.lose_flows().unwrap();
     for number in 0..2 {

@@ -1,15 +1,16 @@
 //! Packets in tunnels: such as come back to a gateway, which sends them on, and a receiver's.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
-use aya::maps::HashMap;
 use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap};
 use fairlead::dataplane::Dataplane;
 use fairlead_abi::{
-    Address, Delivery, DeliveryKey, FlowEntry, FlowEvent, FlowKey, FlowState, OWN_NAMESPACE, ServiceKey,
-    kind, map, protocol,
+    Address, Delivery, DeliveryKey, FlowEntry, FlowEvent, FlowKey, FlowState, OWN_NAMESPACE, RecentBucket,
+    RecentFlow, ServiceKey, kind, map, protocol,
 };
 use fairlead_core::planner::Action;
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -21,7 +22,7 @@ use super::{BACKENDS, Measured, Row, service};
 use crate::bench::case::{Case, PASS, TRANSMIT, Tunnel};
 use crate::bench::fleet::PORT;
 use crate::bench::packets::{Effort, FLOWS, attach};
-use crate::bench::plane::{OWN, Plane, RING};
+use crate::bench::plane::{OWN, Plane, RING, SEED};
 
 /// The program that they come to.
 const TUNNEL: &str = "bench_tunnel";
@@ -42,14 +43,15 @@ pub(super) fn measure(plane: &mut Plane, effort: Effort, v6: bool) -> Result<Vec
     let (endpoint, gateway, own) = (either(ENDPOINT), either(GATEWAY), either(OWN));
     let tunnel = |from, to, kind, bounced| Some(Tunnel { from, to, kind, bounced });
     let measured = |name, verdict, event, tunnel| Measured { name, program: TUNNEL, verdict, event, tunnel };
-    let [back, unknown, known, marked, claimed] = if v6 {
-        ["bounce6", "receiver_unknown6", "receiver_known6", "receiver_marked6", "claim6"]
+    let [back, unknown, idle, known, marked, claimed] = if v6 {
+        ["bounce6", "receiver_unknown6", "receiver_idle6", "receiver_known6", "receiver_marked6", "claim6"]
     } else {
-        ["bounce4", "receiver_unknown4", "receiver_known4", "receiver_marked4", "claim4"]
+        ["bounce4", "receiver_unknown4", "receiver_idle4", "receiver_known4", "receiver_marked4", "claim4"]
     };
     let to_here = |kind| tunnel(gateway, endpoint, kind, false);
     let back = measured(back, TRANSMIT, Some(FlowEvent::SentOn), tunnel(endpoint, own, kind::CURRENT, true));
     let unknown = measured(unknown, TRANSMIT, Some(FlowEvent::Bounced), to_here(kind::CURRENT));
+    let idle = measured(idle, PASS, None, to_here(kind::UNMARKED));
     let known = measured(known, PASS, None, to_here(kind::UNMARKED));
     let marked = measured(marked, PASS, None, to_here(kind::CURRENT));
     // Of few flows most have been claimed just now.
@@ -68,7 +70,9 @@ pub(super) fn measure(plane: &mut Plane, effort: Effort, v6: bool) -> Result<Vec
     for flows in FLOWS {
         establish(plane, case, endpoint, so_far..flows)?;
         so_far = flows;
+        rows.push(idle.row(plane, (case, flows, 0), effort)?);
         for measured in [&known, &marked, &claimed(flows)] {
+            speak(plane, case, endpoint, 0..flows)?;
             rows.push(measured.row(plane, (case, flows, 0), effort)?);
         }
     }
@@ -111,31 +115,47 @@ fn deliver(plane: &mut Plane, v6: bool, endpoint: IpAddr, gateway: IpAddr) -> Re
     Ok(gateways.insert(&Key::new(128, Address::from(gateway).bytes), 1, 0)?)
 }
 
-/// The endpoint has connections of these clients.
-fn establish(plane: &mut Plane, case: Case, endpoint: IpAddr, clients: std::ops::Range<u32>) -> Result<()> {
-    let seen = plane.dataplane.ticks()?.into();
+/// The endpoint has connections of these clients, and has said nothing for long.
+fn establish(plane: &mut Plane, case: Case, endpoint: IpAddr, clients: Range<u32>) -> Result<()> {
     let mut flows = HashMap::<_, FlowKey, FlowEntry>::try_from(plane.dataplane.map_mut(map::FLOWS)?)?;
-    let [a, b, ..] = case.ports();
-    for client in clients {
-        let key = FlowKey {
-            endpoint: endpoint.into(),
-            client: case.client(client).into(),
-            endpoint_port: ENDPOINT_PORT.to_be_bytes(),
-            client_port: [a, b],
-            protocol: protocol::TCP,
-            padding: [0; 3],
-        };
-        let entry = FlowEntry {
-            vip: service(endpoint.is_ipv6()).vip,
-            port: PORT.to_be_bytes(),
-            mss: 1400,
-            state: FlowState::Established as u8,
-            seen,
-            ..FlowEntry::default()
-        };
-        flows.insert(key, entry, 0)?;
+    clients
+        .map(|client| flow(case, endpoint, client))
+        .try_for_each(|(key, entry)| Ok(flows.insert(key, entry, 0)?))
+}
+
+/// The endpoint speaks to these clients: what its replies leave behind.
+fn speak(plane: &mut Plane, case: Case, endpoint: IpAddr, clients: Range<u32>) -> Result<()> {
+    let now = plane.dataplane.ticks()?.into();
+    let mut buckets = Array::<_, RecentBucket>::try_from(plane.dataplane.map_mut(map::RECENT)?)?;
+    let mut recent = vec![RecentBucket::default(); buckets.len() as usize];
+    for (key, entry) in clients.map(|client| flow(case, endpoint, client)) {
+        let flow = RecentFlow::new(SEED, &key);
+        let bucket = &mut recent[flow.bucket(buckets.len() - 1) as usize].entries;
+        let free = bucket.iter().position(|entry| *entry == 0).unwrap_or_default();
+        let said = flow.tag(&entry.vip, entry.port).entry(entry.sequence, entry.client_sequence, now);
+        bucket[free] = said.0;
     }
-    Ok(())
+    (0..).zip(&recent).try_for_each(|(index, bucket)| Ok(buckets.set(index, bucket, 0)?))
+}
+
+fn flow(case: Case, endpoint: IpAddr, client: u32) -> (FlowKey, FlowEntry) {
+    let [a, b, ..] = case.ports();
+    let key = FlowKey {
+        endpoint: endpoint.into(),
+        client: case.client(client).into(),
+        endpoint_port: ENDPOINT_PORT.to_be_bytes(),
+        client_port: [a, b],
+        protocol: protocol::TCP,
+        padding: [0; 3],
+    };
+    let entry = FlowEntry {
+        vip: service(endpoint.is_ipv6()).vip,
+        port: PORT.to_be_bytes(),
+        mss: 1400,
+        state: FlowState::Established as u8,
+        ..FlowEntry::default()
+    };
+    (key, entry)
 }
 
 /// Takes what programs report as long as it lives, as an agent does: so they find room for it.

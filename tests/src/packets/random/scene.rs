@@ -56,6 +56,8 @@ pub fn settings(roles: u32) -> Settings {
         bounces_per_prefix: 4_000_000_000,
         bounces_in_all: 4_000_000_000,
         reports_per_second: 4_000_000_000,
+        recent_mask: 15,
+        padding: 0,
         sockets: SocketOffsets::default(),
     }
 }
