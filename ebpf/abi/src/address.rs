@@ -43,12 +43,11 @@ impl Address {
     /// Two words in memory order, for comparing and hashing.
     #[inline(always)]
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "that half is meant")]
     pub const fn words(&self) -> [u64; 2] {
-        let b = &self.bytes;
-        [
-            u64::from_ne_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
-            u64::from_ne_bytes([b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]]),
-        ]
+        // As one number: of bytes, a program loads them one by one.
+        let all = u128::from_le_bytes(self.bytes);
+        [(all as u64).to_le(), ((all >> 64) as u64).to_le()]
     }
 
     /// Whether it is an IPv4 address in this shape.

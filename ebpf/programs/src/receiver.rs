@@ -1,6 +1,8 @@
 //! The receiver: a gateway's tunnel packet for an endpoint of this node is unwrapped, rewritten to the
 //! endpoint's address and port, and left to the local stack to deliver.
 
+use core::mem::offset_of;
+
 use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::bpf_xdp_adjust_head, programs::XdpContext};
 use fairlead_abi::{
     Address, Delivery, DeliveryKey, DropReason, ENDPOINT_OWNS_VIP, Family, Flow, FlowKey, GUE_PORT,
@@ -37,15 +39,22 @@ pub const NOT_KNOWN: u32 = u32::MAX - 2;
 /// subprogram: see [`slow`](crate::slow).
 #[inline(never)]
 pub fn check_sender(scratch: &Scratch) -> u32 {
-    sender(scratch)
+    sender(&scratch.packet.ip.source)
 }
 
-/// As [`check_sender`], without a call.
+/// As [`check_sender`], by the packet's outer source and without a call.
 #[inline(always)]
 #[must_use]
-pub fn sender(scratch: &Scratch) -> u32 {
-    let known = GATEWAYS.get(&Key::new(128, scratch.packet.ip.source.bytes)).is_some();
-    if known { FINE } else { DropReason::StrangerTunnel as u32 }
+pub fn sender(source: &Address) -> u32 {
+    let key = Aligned { before: 0, key: Key::new(128, source.copied().bytes) };
+    if GATEWAYS.get(&key.key).is_some() { FINE } else { DropReason::StrangerTunnel as u32 }
+}
+
+/// A key whose address stands where words do: the kernel reads it by words, and has to wait where it was written by less.
+#[repr(C, align(8))]
+struct Aligned {
+    before: u32,
+    key: Key<[u8; 16]>,
 }
 
 /// Whether the tunnel packet `scratch.packet`, which ends at the offset `end`, can be unwrapped: [`FINE`], and
@@ -214,15 +223,12 @@ fn carry_congestion(packet: &Packet, outer: &Ip, inner: &Ip) -> Result<(), DropR
 
 #[inline(always)]
 fn rewrite_packet(packet: &Packet, scratch: &mut Scratch) -> Result<bool, DropReason> {
-    let Parsed { ip, carried, .. } = scratch.inner;
-    let port = [carried.ports[2], carried.ports[3]];
-    let kind = chosen_by(scratch.mark, &mut scratch.steered, &carried.flow(ip.source))?;
+    let Scratch { inner: Parsed { ip, carried, .. }, delivery: key, flow, steered, .. } = scratch;
+    let [from, port] = [[carried.ports[0], carried.ports[1]], [carried.ports[2], carried.ports[3]]];
+    let kind = chosen_by(scratch.mark, steered, &carried.flow(ip.source.copied()))?;
     scratch.kind = kind;
-    let Some(delivery) = find(&mut scratch.delivery, &ip, port, carried.protocol) else {
-        return absent(scratch, kind);
-    };
-    let from = [carried.ports[0], carried.ports[1]];
-    set_flow(&mut scratch.flow, delivery, ip.source, from, carried.protocol);
+    let Some(delivery) = find(key, ip, port, carried.protocol) else { return absent(scratch, kind) };
+    set_flow(flow, delivery, &ip.source, from, carried.protocol);
     if !reply::note(packet, scratch, delivery.mss, kind)? {
         return Ok(false);
     }
@@ -299,16 +305,16 @@ fn rewrite_error(packet: &Packet, scratch: &mut Scratch) -> Result<bool, DropRea
 #[inline(always)]
 fn knows(key: &mut FlowKey, quoted: &Quoted, delivery: &Delivery) -> bool {
     let [.., a, b] = quoted.ports;
-    set_flow(key, delivery, quoted.destination, [a, b], quoted.protocol);
+    set_flow(key, delivery, &quoted.destination, [a, b], quoted.protocol);
     reply::is_known(key)
 }
 
 /// `key` becomes that of a client's flow to what is delivered. Its padding is left as it is, zero: three bytes would be a
 /// call of memset.
 #[inline(always)]
-fn set_flow(key: &mut FlowKey, delivery: &Delivery, client: Address, client_port: [u8; 2], protocol: u8) {
+fn set_flow(key: &mut FlowKey, delivery: &Delivery, client: &Address, client_port: [u8; 2], protocol: u8) {
     key.endpoint = delivery.endpoint.copied();
-    key.client = client;
+    key.client = client.copied();
     key.endpoint_port = delivery.port;
     key.client_port = client_port;
     key.protocol = protocol;
@@ -317,14 +323,11 @@ fn set_flow(key: &mut FlowKey, delivery: &Delivery, client: Address, client_port
 /// What is delivered for this VIP and port at the endpoint that `key.outer` stands for.
 #[inline(always)]
 fn find(key: &mut DeliveryKey, ip: &Ip, port: [u8; 2], protocol: u8) -> Option<&'static Delivery> {
-    *key = DeliveryKey {
-        outer: key.outer,
-        vip: ip.destination,
-        port,
-        protocol,
-        family: ip.family() as u8,
-        padding: 0,
-    };
+    key.vip = ip.destination.copied();
+    let [family, port] = [ip.family() as u64, u16::from_ne_bytes(port) as u64];
+    let last = port | (protocol as u64) << 16 | family << 24;
+    // SAFETY: the key's last word, in which these fields stand. As a whole, for so it is read.
+    unsafe { (&raw mut *key).cast::<u64>().add(offset_of!(DeliveryKey, port) / 8).write(last.to_le()) };
     // SAFETY: the agent replaces entries as a whole, and a replaced one lives until this program has ended.
     unsafe { DELIVERIES.get(&*key) }
 }

@@ -25,7 +25,7 @@ pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16, kind: u8) -> Resul
     let unmarked = kind == kind::UNMARKED;
     let numbers = numbers(packet, carried)?;
     *entry = FlowEntry {
-        vip: ip.destination,
+        vip: ip.destination.copied(),
         port: [carried.ports[2], carried.ports[3]],
         mss,
         sequence: 0,

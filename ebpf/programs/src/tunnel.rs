@@ -13,7 +13,7 @@ use crate::{
     headers::ethertype,
     maps::{self, Scratch},
     packet::Packet,
-    parse::{self, Ip, Parsed},
+    parse::{self, Ip},
     receiver::{self, FINE, NOT_KNOWN},
     report, setting, socket,
     verdict::{self, UNDECIDED, Verdict},
@@ -27,8 +27,12 @@ pub fn tunnel(ctx: &XdpContext) -> u32 {
     if open(ctx, scratch) == 0 {
         return UNDECIDED;
     }
-    let action = match deliver(ctx, scratch) {
-        FINE => receiver::unwrapped(ctx, scratch),
+    let outcome = deliver(ctx, scratch);
+    if outcome == FINE {
+        return receiver::unwrapped(ctx, scratch);
+    }
+    scratch.packet.ip = scratch.tunnel;
+    let action = match outcome {
         NOT_KNOWN => bounce::send_back(ctx, scratch),
         refused => receiver::refuse(ctx, scratch, refused),
     };
@@ -42,7 +46,7 @@ pub fn tunnel(ctx: &XdpContext) -> u32 {
 /// Delivers `scratch.inner`: as in [`slow`](crate::slow), but without calls where the flow is known.
 #[inline(always)]
 fn deliver(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
-    let refused = receiver::sender(scratch);
+    let refused = receiver::sender(&scratch.tunnel.source);
     if refused != FINE {
         return refused;
     }
@@ -64,7 +68,7 @@ fn open(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
 
 #[inline(always)]
 fn try_open(packet: &Packet, scratch: &mut Scratch) -> Option<()> {
-    let Scratch { packet: Parsed { ip, .. }, inner, .. } = scratch;
+    let Scratch { tunnel: ip, inner, .. } = scratch;
     match packet.read::<[u8; 2]>(12).ok()? {
         ethertype::IPV4 => *ip = parse::ipv4(packet, L3)?,
         ethertype::IPV6 => *ip = parse::ipv6(packet, L3)?,
@@ -86,7 +90,6 @@ fn try_open(packet: &Packet, scratch: &mut Scratch) -> Option<()> {
     }
     inner.carried = transport(packet, &inner.ip, l3 + inner.ip.header_length)?;
     (inner.part.offset, inner.part.more) = (0, false);
-    scratch.tunnel = *ip;
     scratch.outer = outer as u32;
     scratch.mark = mark;
     scratch.came_back = 0;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use aya::programs::{TestRun as _, TestRunOptions, XdpMode};
 use fairlead::dataplane::Dataplane;
 use nix::time::{ClockId, clock_gettime};
@@ -171,6 +171,13 @@ impl Turns {
                 side.turn(dataplane, effort.packets).context(side.program)?;
             }
         }
+        // The kernel counts runs while it times them, which costs as much as a packet does.
+        ensure!(
+            xdp(dataplane, FLOOR)?.info()?.run_count() == 0,
+            "the kernel keeps statistics of BPF programs, and would be measured with them: set sysctl \
+             kernel.bpf_stats_enabled to 0, and end what else asked for them (`bpftool prog profile`, \
+             `cargo xtask test survive --flood`)"
+        );
         Ok(())
     }
 
