@@ -82,6 +82,8 @@ impl Lab {
             cache: settings.cache_mask + 1,
             fragments: 4096,
         };
+        let recent_mask = settings.recent_mask.min(capacities.recent() - 1);
+        let settings = &Settings { recent_mask, ..*settings };
         let mut guard = RemoveOnError(Some(instance.clone()));
         let dataplane = Dataplane::load(&instance, &programs(), settings, &capacities).map_err(with_log)?;
         fill(&instance, tables, settings)?;
