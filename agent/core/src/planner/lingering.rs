@@ -97,14 +97,14 @@ impl Lingering {
         of_backends.chain(of_deliveries).min()
     }
 
-    /// The backends of `service` that linger beside those that are `present`, sorted by outer address. `before` is its table so
-    /// far, `other` those that lingered when it was made, or that an agent before this one knew.
+    /// The backends of `service` that linger beside those that are `present`, sorted by outer address; nor are those gone of
+    /// which only an address is known that is among `other_addresses` of present ones. `before` is its table so far, `other` those that lingered when it was made, or that an agent before this one knew.
     pub(super) fn backends(
         &mut self,
         (service, own): (ServiceKey, &BTreeSet<IpAddr>),
         before: Option<&ServiceTable>,
         other: &mut Self,
-        present: &BTreeSet<IpAddr>,
+        (present, other_addresses): (&BTreeSet<IpAddr>, &BTreeSet<IpAddr>),
         circumstances: &Circumstances<'_>,
     ) -> Vec<Lingerer> {
         let known = other.take(service);
@@ -119,6 +119,7 @@ impl Lingering {
         let mut all: BTreeMap<IpAddr, Left> = announced.chain(left).chain(known).collect();
         all.retain(|outer, left| {
             !present.contains(outer)
+                && !(left.is_nameless() && other_addresses.contains(outer))
                 && until(left.since, (service, *outer), circumstances.held, circumstances.declared) > now
         });
         let room = usize::from(NO_BACKEND).saturating_sub(present.len());
@@ -219,6 +220,11 @@ impl Left {
             (backend.outer, left)
         });
         left.collect()
+    }
+
+    /// Whether only its address is known.
+    fn is_nameless(&self) -> bool {
+        &*self.backend.pod == UNKNOWN_POD
     }
 
     fn lingerer(&self, cluster: Arc<str>) -> Lingerer {

@@ -86,7 +86,13 @@ pub(super) fn table<'t>(
     table.shards = reports(&target.service.shards, &tallies, &takers, &shares, &entries, panic);
     table.backends = backends(&candidates, &tallies, &shares, &table.shards, panic);
     let before = known.clone().find(|before| before.key() == table.key());
-    let lingering = add_lingering(&mut table, before.map(|before| &**before), memory, circumstances);
+    let addresses: BTreeSet<IpAddr> = candidates
+        .iter()
+        .filter(|_| target.port.quic)
+        .flat_map(|candidate| candidate.of.addresses())
+        .collect();
+    let before = before.map(|before| &**before);
+    let lingering = add_lingering(&mut table, &addresses, before, memory, circumstances);
     if target.port.quic {
         (table.server_ids, table.clashes) = assign(claims(&table, &candidates, &lingering));
     }
@@ -297,9 +303,11 @@ fn claims(table: &ServiceTable, candidates: &[Candidate<'_>], lingering: &Server
     claims
 }
 
-/// Adds the endpoints that have left; their rejected ones are not kept. Their server IDs.
+/// Adds the endpoints that have left; their rejected ones are not kept. Their server IDs. Those that are there may be announced
+/// by any of these `addresses`.
 fn add_lingering(
     table: &mut ServiceTable,
+    addresses: &BTreeSet<IpAddr>,
     before: Option<&ServiceTable>,
     memory: &mut Memory<'_>,
     circumstances: &Circumstances<'_>,
@@ -312,7 +320,8 @@ fn add_lingering(
         .chain(rejected.filter_map(|of| of.address))
         .collect();
     let of = (table.key(), memory.own);
-    let lingering = memory.lingering.backends(of, before, memory.lingered, &present, circumstances);
+    let there = (&present, addresses);
+    let lingering = memory.lingering.backends(of, before, memory.lingered, there, circumstances);
     let mut known = BTreeMap::new();
     for Lingerer { backend, cluster, server_ids } in lingering {
         let shard = shard_of(table, &cluster, circumstances.declared);

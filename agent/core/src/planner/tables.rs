@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Clash, NamedServer, NotTaken, ShardReport, Verdict};
-use crate::model::{ObjectName, Protocol};
+use crate::model::{ObjectName, Protocol, ServerId};
 use crate::stable::Stable;
 
 /// What the kernel should hold.
@@ -104,6 +104,17 @@ pub struct WantedBackend {
 }
 
 impl ServiceTable {
+    /// Whether it is an address of a backend that is sent to by another one: a port that is QUIC knows both by their server
+    /// IDs.
+    #[must_use]
+    pub fn is_other_address(&self, address: IpAddr) -> bool {
+        let id = ServerId::of(address);
+        self.server_ids.binary_search_by_key(&id, |named| named.id).is_ok_and(|at| {
+            let NamedServer { address: of, backend, .. } = self.server_ids[at];
+            of.is_none_or(|of| of == address) && self.backends[usize::from(backend)].outer != address
+        })
+    }
+
     /// The key that packets are matched by.
     #[must_use]
     pub fn key(&self) -> ServiceKey {
