@@ -83,11 +83,15 @@ impl EventReport {
                 let answers = self.answers.entry(client()).or_default();
                 *answers.entry(identity.zone.to_string()).or_default() += 1;
             }
-            Err(_) if request.broken_by_move => self.broken_by_move += 1,
             Err(failure) => {
                 let version = if request.server.is_ipv4() { "IPv4" } else { "IPv6" };
-                let what = format!("{}, {version}: {failure}", request.kind);
+                let moved = if request.broken_by_move { ", its slot was moved" } else { "" };
+                let what = format!("{}, {version}: {failure}{moved}", request.kind);
                 *self.failures.entry(client()).or_default().entry(what).or_default() += 1;
+                if request.broken_by_move {
+                    self.broken_by_move += 1;
+                    return;
+                }
                 self.failed += 1;
                 self.failed_after_recovery += u64::from(after > RECOVERY);
                 let after_ms = u64::try_from(after.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX);
