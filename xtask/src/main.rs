@@ -81,10 +81,14 @@ enum Command {
     /// Check everything, or run the tests of one part
     #[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test world --full\n  \
                             cargo xtask test core -o json | jq .failed\n  \
+                            cargo xtask test survive --event gateway_killed\n  \
                             cargo xtask test survive -o json | jq '.rows[] | select(.broken > .endpoint_died)'")]
     Test {
         /// Only the tests of this part; without it, also format, lints, documentation and licences
         part: Option<Part>,
+        /// Of survive: only this event; can be given several times
+        #[arg(long = "event", value_name = "NAME")]
+        events: Vec<String>,
         /// Also what takes too long for CI; without it, the summary says what was left out
         #[arg(long)]
         full: bool,
@@ -126,7 +130,9 @@ fn perform(command: &Command) -> Result<()> {
         }
         Command::Demo { action, keep, output } => demo::demo(&workspace, action, keep, output),
         Command::Bench { quick, output } => bench::bench(&workspace, quick, output),
-        Command::Test { part, full, output } => test::test(&workspace, Choice { part, full, output }),
+        Command::Test { part, ref events, full, output } => {
+            test::test(&workspace, Choice { part, events, full, output })
+        }
     }
 }
 

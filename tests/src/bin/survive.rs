@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, ValueEnum};
+use clap::{Parser, ValueEnum, builder::PossibleValuesParser};
 use fairlead_tests::survive::{self, Options};
 
 /// Thousands of connections, and everything that must not break them.
@@ -12,7 +12,7 @@ use fairlead_tests::survive::{self, Options};
 #[command(after_help = "Example: fairlead-survive --event endpoint_added --event ring_resized")]
 struct Arguments {
     /// Only this event; can be given several times
-    #[arg(long = "event", value_name = "NAME")]
+    #[arg(long = "event", value_name = "NAME", value_parser = PossibleValuesParser::new(survive::names()))]
     events: Vec<String>,
     /// Connections of each protocol that are open before an event, at least
     #[arg(long, default_value_t = 1000)]

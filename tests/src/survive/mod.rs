@@ -19,12 +19,14 @@ pub mod server;
 mod stage;
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
 use events::{Action, Event};
 use fleet::{Fleet, Mix, Ports, Record};
+use judge::Row;
 use logs::Logs;
 use report::Teller;
 use stage::Stage;
@@ -50,29 +52,54 @@ pub fn names() -> Vec<&'static str> {
     events::events().iter().map(|event| event.name).collect()
 }
 
-/// Runs it; false if a connection broke that had a living endpoint.
+/// Runs it; false if a connection broke that had a living endpoint. An error ends it, but what was seen till then is told.
 pub fn run(options: &Options) -> Result<bool> {
     let began = Instant::now();
     let events = chosen(&options.events)?;
     let teller = Teller::new(options.json);
     let stage = Stage::build()?;
     teller.begin(&stage, options, began.elapsed());
-    let mut ports = Ports::default();
     let mut rows = Vec::new();
-    for event in &events {
-        let began = Instant::now();
-        let played = play(&stage, event, options, &mut ports);
-        let played = played.with_context(|| format!("event {}", event.name))?;
-        let of_event = judge::rows(&played);
-        teller.rows(event, &of_event, played.record.unopened, began.elapsed());
+    let played = play_all(&stage, &events, options, |event, of_event, unopened, took| {
+        teller.rows(event, &of_event, unopened, took);
         rows.extend(of_event);
+    });
+    // What was seen till then is told, whatever became of the rest.
+    if played.is_ok() {
+        teller.verdict(&rows, options.seed, began.elapsed());
     }
-    teller.verdict(&rows, options.seed, began.elapsed());
-    let kept = rows.iter().all(|row| row.lost() == 0);
     if options.json {
-        println!("{}", serde_json::json!({ "rows": rows }));
+        let failure = played.as_ref().err().map(|error| format!("{error:#}"));
+        println!("{}", document(&rows, options.seed, failure));
     }
-    Ok(kept)
+    played?;
+    Ok(rows.iter().all(|row| row.lost() == 0))
+}
+
+/// For programs; `failure` stands there only if there was one.
+fn document(rows: &[Row], seed: u64, failure: Option<String>) -> Value {
+    let mut document = json!({ "rows": rows, "seed": seed });
+    if let Some(failure) = failure {
+        document["failure"] = failure.into();
+    }
+    document
+}
+
+/// One event after the other; each one's rows, connections that did not come about, and how long it took.
+fn play_all(
+    stage: &Stage,
+    events: &[Event],
+    options: &Options,
+    mut each: impl FnMut(&Event, Vec<Row>, usize, Duration),
+) -> Result<()> {
+    let mut ports = Ports::default();
+    for event in events {
+        let began = Instant::now();
+        let played = play(stage, event, options, &mut ports);
+        let played = played.with_context(|| format!("event {}", event.name))?;
+        each(event, judge::rows(&played), played.record.unopened, began.elapsed());
+    }
+    Ok(())
 }
 
 /// Plays one event in a world of its own, with so many connections of each protocol.

@@ -24,9 +24,11 @@ use crate::{ebpf, process, setup};
 
 /// What to run, from the command line.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Choice {
+pub(crate) struct Choice<'a> {
     /// A part alone; everything if none.
     pub(crate) part: Option<Part>,
+    /// Of [`Part::Survive`]: only these events; all if there is none.
+    pub(crate) events: &'a [String],
     /// Also what takes too long for CI.
     pub(crate) full: bool,
     /// The form of standard output.
@@ -34,9 +36,15 @@ pub(crate) struct Choice {
 }
 
 /// Sets up, builds and runs what was chosen; an error if anything failed.
-pub(crate) fn test(workspace: &Workspace, choice: Choice) -> Result<()> {
+pub(crate) fn test(workspace: &Workspace, choice: Choice<'_>) -> Result<()> {
     if choice.part == Some(Part::Survive) {
-        return survive::run(workspace, choice.full, choice.output);
+        return survive::run(workspace, &choice);
+    }
+    if !choice.events.is_empty() {
+        bail!(
+            "--event: only survive has events; write `cargo xtask test survive --event {}`",
+            choice.events[0]
+        );
     }
     let metadata = metadata(workspace)?;
     let forgotten = parts::forgotten(&metadata);
@@ -91,7 +99,7 @@ fn check_advisories(workspace: &Workspace, output: Output, heard: &mut Heard) ->
     }
 }
 
-fn run(workspace: &Workspace, choice: Choice, suite: &Suite, heard: &mut Heard) -> Result<Ended> {
+fn run(workspace: &Workspace, choice: Choice<'_>, suite: &Suite, heard: &mut Heard) -> Result<Ended> {
     if !suite.build.is_empty() {
         process::run(workspace.cargo().args(suite.build))?;
     }
