@@ -310,6 +310,8 @@ fn federation() -> Federation {
         ..Federation::default()
     }
     .capacity("flows", 65_536)
+    // As nodes have it: a SYN-ACK whose entry a flood has pushed out leaves in the pod's own name.
+    .capacity("halfOpen", 65_536)
 }
 
 #[cfg(test)]
