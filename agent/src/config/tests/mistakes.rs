@@ -395,5 +395,9 @@ fn what_is_no_configuration_at_all() {
         "no --config names it"
     );
     fs::write(&path, [0xff, 0xfe, 0x00]).unwrap();
-    assert!(check(&path).unwrap_err()[0].message.contains("is not text in UTF-8"));
+    assert!(check(&path).unwrap_err()[0].message.contains("it is not text in UTF-8"));
+    fs::remove_file(&path).unwrap();
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let pipe = check(&path).unwrap_err()[0].message.clone();
+    assert!(pipe.contains("it is a pipe, a socket or a device, not a file"), "{pipe}");
 }

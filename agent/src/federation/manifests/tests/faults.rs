@@ -241,14 +241,6 @@ fn what_takes_the_place_of_a_file_takes_none_of_its_objects() {
 }
 
 #[test]
-fn a_pipe_is_never_waited_for() {
-    let dir = tempfile::tempdir().unwrap();
-    let pipe = dir.path().join("web.yaml");
-    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    assert!(open(&pipe).unwrap_err().to_string().contains("a pipe"));
-}
-
-#[test]
 fn a_directory_with_the_name_of_a_file_is_read_all_the_same() {
     let mut world = World::new();
     world.write("web.yaml", &service("web", 80));
