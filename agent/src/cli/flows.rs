@@ -63,6 +63,9 @@ struct Slots {
 #[derive(Debug, Serialize)]
 struct Holder {
     address: IpAddr,
+    /// Of the service, as in its row.
+    port: u16,
+    protocol: String,
     pod: Option<Arc<str>>,
     cluster: Option<Arc<str>>,
     flows: u64,
@@ -185,6 +188,8 @@ fn row(picture: &Picture<'_>, service: &Service<'_>, counts: &BTreeMap<(ServiceK
         let found = counts.get(&(service.key, member.outer))?;
         Some(Holder {
             address: member.outer,
+            port: service.key.port,
+            protocol: service.protocol_name(),
             pod: member.wanted.map(|wanted| Arc::clone(&wanted.pod)),
             cluster: member.wanted.and_then(|wanted| service.cluster(wanted)).cloned(),
             flows: found.flows,
@@ -280,6 +285,10 @@ mod tests {
         );
         let json = serde_json::to_value(&flows).unwrap();
         assert_eq!((&json["services"][0]["held"], &json["cache"]["flows"]), (&18.into(), &2.into()));
-        assert_eq!(json["services"][0]["endpoints"][2]["flows"], 0);
+        let last = &json["services"][0]["endpoints"][2];
+        assert_eq!(
+            (&last["flows"], &last["port"], &last["protocol"]),
+            (&0.into(), &80.into(), &"tcp".into())
+        );
     }
 }

@@ -184,7 +184,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Backends { service } => services::backends(&node()?, service.as_deref(), output),
         Command::Explain { client, vip } => explain::explain(&node()?, client, vip, output),
         Command::Flows { service } => flows::flows(&node()?, service.as_deref(), output),
-        Command::Drain(arguments) => drain::drain(read()?, &arguments, output),
+        Command::Drain(arguments) => drain::drain(node()?, &arguments, output),
         Command::Plan => plan::plan(&read()?, output),
         Command::Counters { watch, all } => counters::counters(&mut node()?, all, watch, output),
         Command::Completion { shell, .. } => {
