@@ -213,6 +213,16 @@ fn each_mistake_is_told_with_its_place() {
         ),
         (
             "",
+            "limits: {asksPerPrefix: 51, asksPerSecond: 50}\n",
+            "29:25: limits.asksPerPrefix: 51 is more than asksPerSecond, 50, which all prefixes share: lower it",
+        ),
+        (
+            "",
+            "limits: {bouncesInAll: 19999}\n",
+            "29:9: limits.bouncesPerPrefix: 20000 is more than bouncesInAll, 19999, which all prefixes share: lower it",
+        ),
+        (
+            "",
             "probes: {interval: 1ms, timeout: 10ms}\n",
             "29:20: probes.interval: 1ms is not between 50ms and 1h",
         ),
