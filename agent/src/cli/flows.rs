@@ -11,6 +11,7 @@ use anyhow::Result;
 use fairlead_abi::{CACHE_ENTRIES, FlowEvent, NO_BACKEND, ServiceKey};
 use serde::Serialize;
 
+use super::address::Named;
 use super::node::{Freshness, Node, age_text};
 use super::output::Output;
 use super::picture::{Numbers, Picture, Service};
@@ -89,11 +90,11 @@ struct Event {
 }
 
 /// Shows the flows of all services, or of those that `filter` means.
-pub(super) fn flows(node: &Node, filter: Option<&str>, output: Output) -> Result<()> {
+pub(super) fn flows(node: &Node, filter: Option<&Named>, output: Output) -> Result<()> {
     let (view, numbers) = (node.view()?, node.counters()?);
     let picture = node.picture(&view)?;
     let services = picture.services();
-    let chosen = chosen(&services, filter)?;
+    let chosen = chosen(&picture, &services, filter)?;
     let document = Flows::of(&picture, &chosen, &node.counts(), &numbers, node.freshness())?;
     Ok(output.show(&document, Flows::text)?)
 }
@@ -258,7 +259,7 @@ mod tests {
         let mut picture = sample.picture();
         picture.cache = CacheView { buckets: &buckets, marks: &marks };
         let services = picture.services();
-        let web = chosen(&services, Some("web")).unwrap();
+        let web = chosen(&picture, &services, Some(&"web".parse().unwrap())).unwrap();
         let count = |last, flows| {
             let found = Found { flows, age: Duration::from_secs(7) };
             ((web[0].key, IpAddr::from([10, 2, 0, last])), found)
