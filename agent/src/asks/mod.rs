@@ -126,6 +126,8 @@ pub struct Heard {
     pub silent: Arc<BTreeSet<IpAddr>>,
     /// Why the secrets are not those of their file.
     pub refused_secrets: Option<String>,
+    /// Other nodes are asked, and none of them has answered for a while.
+    pub nobody_answers: bool,
     /// Endpoints that nodes announce although they lie outside of their cluster's `podCidrs`: one of each cluster.
     pub strangers: BTreeMap<Arc<str>, IpAddr>,
 }
