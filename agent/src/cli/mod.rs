@@ -10,6 +10,7 @@ mod counters;
 mod drain;
 mod explain;
 mod flows;
+mod lock;
 mod node;
 mod output;
 mod pause;

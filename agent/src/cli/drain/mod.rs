@@ -80,7 +80,7 @@ pub(super) fn drain(mut node: Node, arguments: &Arguments, output: Output) -> Re
     if targets.is_empty() {
         let word = arguments.what.word();
         document.notes.push(format!("no {word} {:?} is drained, nor is there one", arguments.name));
-    } else if !node.running {
+    } else if !node.running && !document.drains.is_empty() {
         let instance = node.instance.name();
         document.notes.push(format!("that is written down, but no agent of instance {instance} runs here"));
     }
@@ -194,7 +194,9 @@ fn without_endpoints(clusters: &[Cluster], targets: &[Target]) -> Vec<String> {
     });
     let left: BTreeSet<&ObjectName> = concerned.filter(|service| !served.contains(service)).collect();
     left.into_iter()
-        .map(|service| format!("no endpoint of {service} takes new connections now: they are dropped"))
+        .map(|service| {
+            format!("no endpoint of {service} is left that takes new connections: they are dropped")
+        })
         .collect()
 }
 

@@ -198,7 +198,7 @@ fn a_zone_is_all_of_its_clusters_and_what_nobody_serves_any_more_is_told() {
     assert_eq!(
         world.said(Kind::Zone, "eu/b", false),
         "cluster eu-b takes no new connections: 3 endpoints of 2 services\n\
-         note: no endpoint of pay/web takes new connections now: they are dropped\n"
+         note: no endpoint of pay/web is left that takes new connections: they are dropped\n"
     );
     assert_eq!(world.written("eu-b").unwrap(), format!("{DRAINS}  cluster: drained\n{END}"));
     world.said(Kind::Cluster, "us-b", false);
@@ -206,7 +206,7 @@ fn a_zone_is_all_of_its_clusters_and_what_nobody_serves_any_more_is_told() {
     assert_eq!(
         world.said(Kind::Zone, "c", false),
         "cluster eu-c takes no new connections: 2 endpoints of shop/web\n\
-         note: no endpoint of shop/web takes new connections now: they are dropped\n"
+         note: no endpoint of shop/web is left that takes new connections: they are dropped\n"
     );
     assert_eq!(
         world.said(Kind::Cluster, "eu-b", true),
