@@ -8,6 +8,7 @@ pub mod config;
 pub mod dataplane;
 pub mod directory;
 pub mod federation;
+pub mod file;
 pub mod fragments;
 pub mod health;
 pub mod status;

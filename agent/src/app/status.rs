@@ -31,6 +31,14 @@ impl Stages {
         reasons
     }
 
+    /// Whether this gateway has receivers to ask, and no secret to do it with.
+    fn asks_nobody(&self) -> bool {
+        let tables = self.planned.iter().flat_map(|planned| planned.tables.services.values());
+        self.config.has(Role::Gateway)
+            && self.config.secrets_file.is_none()
+            && tables.into_iter().any(|table| !table.backends.is_empty())
+    }
+
     /// Says how things are now.
     pub(super) fn publish(&mut self) {
         let merged = self.model.iter().flat_map(|model| model.problems.iter().cloned());
@@ -43,6 +51,8 @@ impl Stages {
         problems.extend(ways.problem());
         let heard = Arc::clone(&self.heard.borrow());
         problems.extend(heard.refused_secrets.as_deref().map(refused_secrets));
+        problems.extend((heard.nobody_answers && self.config.has(Role::Gateway)).then(nobody_answers));
+        problems.extend(self.asks_nobody().then(no_secrets));
         problems.extend(heard.strangers.iter().map(|(cluster, outer)| strange(cluster, *outer)));
         if self.config.has(Role::Gateway) {
             problems.extend(self.interfaces.iter().filter_map(Interface::lack));
@@ -81,6 +91,33 @@ impl Stages {
         self.status.send_replace(Arc::new(status));
     }
 }
+
+fn nobody_answers() -> Problem {
+    Problem {
+        object: None,
+        cluster: None,
+        field: "secretsFile".to_owned(),
+        what: format!("no receiver answers this gateway's questions: {UNASKED}"),
+        hint: Some(
+            "is secretsFile the same everywhere, and does UDP port 6082 of endpoints get through to their nodes?"
+                .to_owned(),
+        ),
+    }
+}
+
+fn no_secrets() -> Problem {
+    Problem {
+        object: None,
+        cluster: None,
+        field: "secretsFile".to_owned(),
+        what: format!("is not given, so no receiver is asked: {UNASKED}"),
+        hint: Some("give all nodes the same one, and restart their agents".to_owned()),
+    }
+}
+
+/// What comes of it.
+const UNASKED: &str =
+    "connections that no backend of their slot knows break, and nobody can tell how many are left of a drain";
 
 fn blind(why: &str) -> Problem {
     Problem {

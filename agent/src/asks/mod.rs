@@ -29,7 +29,7 @@ use fairlead_core::{
 };
 use ipnet::IpNet;
 
-use crate::dataplane::HeldHere;
+use crate::{dataplane::HeldHere, file::read_to_string};
 
 pub use parts::{Ends, Parts};
 pub use task::Task;
@@ -126,6 +126,8 @@ pub struct Heard {
     pub silent: Arc<BTreeSet<IpAddr>>,
     /// Why the secrets are not those of their file.
     pub refused_secrets: Option<String>,
+    /// Other nodes are asked, and none of them has answered for a while.
+    pub nobody_answers: bool,
     /// Endpoints that nodes announce although they lie outside of their cluster's `podCidrs`: one of each cluster.
     pub strangers: BTreeMap<Arc<str>, IpAddr>,
 }
@@ -133,9 +135,12 @@ pub struct Heard {
 /// New connections per second of services, from all gateways, as all of their receivers count them.
 pub type Opened = BTreeMap<ServiceKey, f64>;
 
+/// The longest file of secrets, with all of its comments.
+const MAX_SECRETS: u64 = 1 << 16;
+
 /// The federation's secrets, from their file.
 pub fn read_secrets(path: &Path) -> Result<Secrets, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let text = read_to_string(path, MAX_SECRETS).map_err(|error| format!("{}: {error}", path.display()))?;
     Secrets::parse(&text).map_err(|error| format!("{}: {error}", path.display()))
 }
 

@@ -40,6 +40,9 @@ const TELL: Duration = Duration::from_secs(1);
 /// How long it is a problem that a node has announced what isn't its own: until it would have been told again.
 const STRANGE_FOR: Duration = STRANGE_EVERY.saturating_add(Duration::from_secs(60));
 
+/// For so long no other node must have answered before that is a problem: all may start at the same time.
+const UNANSWERED: Duration = Duration::from_secs(10);
+
 /// See the module.
 pub struct Task {
     parts: Parts,
@@ -55,6 +58,8 @@ pub struct Task {
     known: BTreeMap<ServiceKey, Arc<ServiceTable>>,
     read: Option<SystemTime>,
     refused_secrets: Option<String>,
+    /// When another node answered last, or none was asked.
+    heard: Duration,
     /// Endpoints that nodes of other clusters announce, one for each, and when that was told last.
     strangers: BTreeMap<Arc<str>, (IpAddr, Duration)>,
 }
@@ -84,6 +89,7 @@ impl Task {
             known: BTreeMap::new(),
             read: None,
             refused_secrets: None,
+            heard: parts.started.elapsed(),
             strangers: BTreeMap::new(),
             parts,
         };
@@ -279,9 +285,12 @@ impl Task {
             self.read_again();
             self.read = changed;
         }
+        let now = self.now();
+        if !self.asker.hears_nobody() {
+            self.heard = now;
+        }
         self.tell();
         self.parts.ends.flows.send_replace(Arc::new(all_counts(&self.asker, &self.parts.own)));
-        let now = self.now();
         let opened = self.known.keys().filter_map(|key| Some((*key, self.asker.opened(*key, now)?)));
         self.parts.ends.opened.send_replace(Arc::new(opened.collect()));
     }
@@ -342,6 +351,7 @@ impl Task {
             held,
             silent: Arc::new(silent),
             refused_secrets: self.refused_secrets.clone(),
+            nobody_answers: now >= self.heard + UNANSWERED,
             strangers: strangers.collect(),
         };
         self.parts.ends.heard.send_if_modified(|known| {

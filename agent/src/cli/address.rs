@@ -24,6 +24,36 @@ pub(super) struct Vip {
     pub(super) protocol: Option<Protocol>,
 }
 
+/// A service: its name, `namespace/name`, or what may be written as a [`Vip`], of which all ports are meant that fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Named {
+    Name(String),
+    Vip(Vip),
+}
+
+impl FromStr for Named {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let what = "write a name, namespace/name, VIP or VIP:PORT, with /tcp or /udp if need be";
+        if is_like_an_address(text) {
+            return text.parse().map(Self::Vip).map_err(|error| format!("{error}; or {what}"));
+        }
+        let is_name = |name: &str| !name.is_empty() && !name.contains(char::is_whitespace);
+        if text.matches('/').count() > 1 || !text.split('/').all(is_name) {
+            return Err(format!("{text:?} is no name of a service: {what}"));
+        }
+        Ok(Self::Name(text.to_owned()))
+    }
+}
+
+/// Names of services have neither dots nor colons.
+fn is_like_an_address(text: &str) -> bool {
+    let address = text.split('/').next().unwrap_or_default();
+    text.contains([':', '[', ']'])
+        || (address.contains('.') && address.chars().all(|c| c.is_ascii_digit() || c == '.'))
+}
+
 impl FromStr for Client {
     type Err = String;
 
@@ -137,6 +167,31 @@ mod tests {
             "203.0.113.10:80/sctp".parse::<Vip>(),
             Err("\"sctp\" is no protocol of a service: write tcp or udp".to_owned())
         );
+    }
+
+    #[test]
+    fn a_service_is_a_name_or_a_vip() {
+        for name in ["web", "shop/web", "web/udp", "65536"] {
+            assert_eq!(name.parse(), Ok(Named::Name(name.to_owned())));
+        }
+        for vip in ["203.0.113.10", "203.0.113.10:80/udp", "2001:db8::7", "[2001:db8::7]:80/tcp"] {
+            assert_eq!(vip.parse(), Ok(Named::Vip(vip.parse().unwrap())));
+        }
+        for (text, why) in [
+            ("", "\"\" is no name of a service: write a name, "),
+            ("a/b/c", "\"a/b/c\" is no name of a service"),
+            ("shop/", "\"shop/\" is no name of a service"),
+            ("web:80", "\"web:80\" is not an address"),
+            ("203.0.113.10:65536", "\"65536\" is not a port: write 1 to 65535"),
+            ("203.0.113.10:0", "\"203.0.113.10:0\" has port 0"),
+            (":0", "\":0\" is not an address"),
+            ("203.0.113.10:80/sctp", "\"sctp\" is no protocol of a service"),
+            ("203.0.113.10/sctp", "\"sctp\" is no protocol of a service"),
+        ] {
+            let error = text.parse::<Named>().unwrap_err();
+            assert!(error.starts_with(why), "{text}: {error}");
+            assert!(error.ends_with("VIP:PORT, with /tcp or /udp if need be"), "{error}");
+        }
     }
 
     #[test]

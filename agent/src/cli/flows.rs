@@ -11,6 +11,7 @@ use anyhow::Result;
 use fairlead_abi::{CACHE_ENTRIES, FlowEvent, NO_BACKEND, ServiceKey};
 use serde::Serialize;
 
+use super::address::Named;
 use super::node::{Freshness, Node, age_text};
 use super::output::Output;
 use super::picture::{Numbers, Picture, Service};
@@ -63,6 +64,9 @@ struct Slots {
 #[derive(Debug, Serialize)]
 struct Holder {
     address: IpAddr,
+    /// Of the service, as in its row.
+    port: u16,
+    protocol: String,
     pod: Option<Arc<str>>,
     cluster: Option<Arc<str>>,
     flows: u64,
@@ -86,11 +90,11 @@ struct Event {
 }
 
 /// Shows the flows of all services, or of those that `filter` means.
-pub(super) fn flows(node: &Node, filter: Option<&str>, output: Output) -> Result<()> {
+pub(super) fn flows(node: &Node, filter: Option<&Named>, output: Output) -> Result<()> {
     let (view, numbers) = (node.view()?, node.counters()?);
     let picture = node.picture(&view)?;
     let services = picture.services();
-    let chosen = chosen(&services, filter)?;
+    let chosen = chosen(&picture, &services, filter)?;
     let document = Flows::of(&picture, &chosen, &node.counts(), &numbers, node.freshness())?;
     Ok(output.show(&document, Flows::text)?)
 }
@@ -185,6 +189,8 @@ fn row(picture: &Picture<'_>, service: &Service<'_>, counts: &BTreeMap<(ServiceK
         let found = counts.get(&(service.key, member.outer))?;
         Some(Holder {
             address: member.outer,
+            port: service.key.port,
+            protocol: service.protocol_name(),
             pod: member.wanted.map(|wanted| Arc::clone(&wanted.pod)),
             cluster: member.wanted.and_then(|wanted| service.cluster(wanted)).cloned(),
             flows: found.flows,
@@ -253,7 +259,7 @@ mod tests {
         let mut picture = sample.picture();
         picture.cache = CacheView { buckets: &buckets, marks: &marks };
         let services = picture.services();
-        let web = chosen(&services, Some("web")).unwrap();
+        let web = chosen(&picture, &services, Some(&"web".parse().unwrap())).unwrap();
         let count = |last, flows| {
             let found = Found { flows, age: Duration::from_secs(7) };
             ((web[0].key, IpAddr::from([10, 2, 0, last])), found)
@@ -280,6 +286,10 @@ mod tests {
         );
         let json = serde_json::to_value(&flows).unwrap();
         assert_eq!((&json["services"][0]["held"], &json["cache"]["flows"]), (&18.into(), &2.into()));
-        assert_eq!(json["services"][0]["endpoints"][2]["flows"], 0);
+        let last = &json["services"][0]["endpoints"][2];
+        assert_eq!(
+            (&last["flows"], &last["port"], &last["protocol"]),
+            (&0.into(), &80.into(), &"tcp".into())
+        );
     }
 }

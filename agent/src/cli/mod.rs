@@ -10,6 +10,7 @@ mod counters;
 mod drain;
 mod explain;
 mod flows;
+mod lock;
 mod node;
 mod output;
 mod pause;
@@ -76,7 +77,7 @@ enum Command {
     #[command(after_help = "Example:\n  fairlead backends shop/web")]
     Backends {
         /// Only of this service: a name, namespace/name, VIP, or VIP:PORT with /tcp or /udp if need be
-        service: Option<String>,
+        service: Option<address::Named>,
     },
     /// Where a connection goes, and why not elsewhere
     #[command(after_help = "Examples:\n  fairlead explain 192.0.2.7:43210 203.0.113.10:80\n  \
@@ -97,7 +98,7 @@ enum Command {
     #[command(after_help = "Example:\n  fairlead flows shop/web")]
     Flows {
         /// Only of this service: a name, namespace/name, VIP, or VIP:PORT with /tcp or /udp if need be
-        service: Option<String>,
+        service: Option<address::Named>,
     },
     /// Let a pod, node, cluster or zone take no new connections; it keeps those that it has
     #[command(
@@ -181,10 +182,10 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Config(command) => config::config(&command, &cli.config, output),
         Command::Status => status::status(&read()?, output),
         Command::Services => services::services(&node()?, output),
-        Command::Backends { service } => services::backends(&node()?, service.as_deref(), output),
+        Command::Backends { service } => services::backends(&node()?, service.as_ref(), output),
         Command::Explain { client, vip } => explain::explain(&node()?, client, vip, output),
-        Command::Flows { service } => flows::flows(&node()?, service.as_deref(), output),
-        Command::Drain(arguments) => drain::drain(read()?, &arguments, output),
+        Command::Flows { service } => flows::flows(&node()?, service.as_ref(), output),
+        Command::Drain(arguments) => drain::drain(node()?, &arguments, output),
         Command::Plan => plan::plan(&read()?, output),
         Command::Counters { watch, all } => counters::counters(&mut node()?, all, watch, output),
         Command::Completion { shell, .. } => {
@@ -279,6 +280,8 @@ mod tests {
         for arguments in [
             vec!["fairlead"],
             vec!["fairlead", "explain", "x", "y"],
+            vec!["fairlead", "flows", ""],
+            vec!["fairlead", "backends", "203.0.113.10:65536"],
             vec!["fairlead", "services", "-o", "xml"],
             vec!["fairlead", "run", "--log", "nonsense"],
         ] {

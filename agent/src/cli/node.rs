@@ -7,16 +7,16 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use aya::maps::MapData;
 use fairlead_abi::ServiceKey;
-use nix::sys::stat::{major, minor};
 use serde::Serialize;
 
+use super::lock::is_locked;
 use super::picture::{Picture, Places};
+use crate::config::types::ClusterConfig;
 use crate::config::{self, Config, ConfigProblem, Essentials};
 use crate::dataplane::{self, Counters, Instance, View};
 use crate::status::{Found, Status, read_counts, read_seed, read_status};
@@ -26,8 +26,10 @@ use crate::status::{Found, Status, read_counts, read_seed, read_status};
 pub(super) enum Error {
     #[error("the configuration doesn't hold:\n{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Config(Vec<ConfigProblem>),
-    #[error("no tables of instance {instance} under {folder}: is bpffs mounted, has an agent run?{others}")]
-    NoTables { instance: String, folder: String, others: Others },
+    #[error(
+        "no tables of instance {instance} under {folder}: is bpffs mounted, has an agent run?{others}{foreign}"
+    )]
+    NoTables { instance: String, folder: String, others: Others, foreign: String },
     #[error("the tables under {folder} can't be opened: not permitted; run this as root")]
     NotPermitted { folder: String },
     #[error(transparent)]
@@ -47,6 +49,14 @@ impl fmt::Display for Others {
     }
 }
 
+/// The state directory is that of another agent: the configuration was edited, or two agents share it.
+#[derive(Debug, thiserror::Error)]
+#[error("the state directory {} is that of instance {instance}", .directory.display())]
+pub(super) struct Foreign {
+    directory: PathBuf,
+    instance: String,
+}
+
 /// This node.
 pub(super) struct Node {
     /// Or what is wrong with it: the agent goes on with the one that it has.
@@ -61,6 +71,7 @@ pub(super) struct Node {
     pub(super) status: Result<Status, io::Error>,
     /// An agent runs.
     pub(super) running: bool,
+    clusters: Option<Vec<ClusterConfig>>,
 }
 
 /// How fresh names and reasons are; the numbers are of now.
@@ -99,18 +110,36 @@ impl Node {
     pub(super) fn read(path: &Path) -> Result<Self, Error> {
         let config = config::check(path);
         // Nothing at all can be read: then this may be another node's name for it.
-        let Ok(Essentials { instance, state_directory, unread }) = Essentials::read(path) else {
+        let Ok(Essentials { instance, state_directory, unread, clusters, .. }) = Essentials::read(path)
+        else {
             return Err(Error::Config(config.err().unwrap_or_default()));
         };
-        Ok(Self {
+        let mut node = Self {
             config,
             unread,
             instance: Instance::new(&instance.0),
-            status: read_status(&state_directory),
-            running: is_locked(&state_directory.join("lock")),
+            status: Err(io::ErrorKind::NotFound.into()),
+            running: false,
             seed: read_seed(&state_directory),
             state_directory,
-        })
+            clusters,
+        };
+        node.read_again();
+        node.seed = node.seed.filter(|_| node.foreign().is_none());
+        Ok(node)
+    }
+
+    /// All clusters, for who needs nothing else of the configuration.
+    pub(super) fn clusters(&self) -> Result<&[ClusterConfig], Error> {
+        match (&self.config, &self.clusters) {
+            (Ok(config), _) => Ok(&config.clusters),
+            (Err(problems), Some(clusters))
+                if problems.iter().all(|problem| !problem.field.starts_with("clusters")) =>
+            {
+                Ok(clusters)
+            }
+            (Err(problems), _) => Err(Error::Config(problems.clone())),
+        }
     }
 
     /// The configuration, for who needs all of it.
@@ -143,11 +172,25 @@ impl Node {
     pub(super) fn read_again(&mut self) {
         self.status = read_status(&self.state_directory);
         self.running = is_locked(&self.state_directory.join("lock"));
+        // What another agent says must not be taken for this one's word.
+        if let Ok(status) = &self.status
+            && status.instance != self.instance.name()
+        {
+            let foreign =
+                Foreign { directory: self.state_directory.clone(), instance: status.instance.clone() };
+            (self.status, self.running) = (Err(io::Error::other(foreign)), false);
+        }
+    }
+
+    /// That the state directory is that of another agent.
+    pub(super) fn foreign(&self) -> Option<&Foreign> {
+        self.status.as_ref().err()?.get_ref()?.downcast_ref()
     }
 
     /// The flows that endpoints hold, by service and outer destination, as far as the agent has heard lately.
     pub(super) fn counts(&self) -> BTreeMap<(ServiceKey, IpAddr), Found> {
-        read_counts(&self.state_directory).map(|counts| counts.found()).unwrap_or_default()
+        let counts = self.status.as_ref().ok().and_then(|_| read_counts(&self.state_directory).ok());
+        counts.map(|counts| counts.found()).unwrap_or_default()
     }
 
     /// How the configuration file differs from what packets are steered by.
@@ -222,6 +265,7 @@ impl Node {
         Error::NoTables {
             instance: self.instance.name().to_owned(),
             folder: self.instance.maps().display().to_string(),
+            foreign: self.foreign().map(|foreign| format!(" And {foreign}.")).unwrap_or_default(),
             others: Others(
                 others
                     .map(|entry| entry.path())
@@ -245,52 +289,11 @@ pub(super) fn age(then: SystemTime) -> u64 {
     SystemTime::now().duration_since(then).map_or(0, |age| age.as_secs())
 }
 
-/// Whether somebody holds the lock of the file: an agent does as long as it lives. Only looks; trying to take the lock
-/// could refuse it to an agent that starts just now.
-fn is_locked(file: &Path) -> bool {
-    let Ok(metadata) = fs::metadata(file) else { return false };
-    let Ok(locks) = fs::read_to_string("/proc/locks") else { return false };
-    is_listed(&locks, major(metadata.dev()), minor(metadata.dev()), metadata.ino())
-}
-
-/// `/proc/locks` has lines such as `1: FLOCK  ADVISORY  WRITE 708 fd:01:13845 0 EOF`; who waits stands behind `->`.
-fn is_listed(locks: &str, major: u64, minor: u64, inode: u64) -> bool {
-    let id = format!("{major:02x}:{minor:02x}:{inode}");
-    locks.lines().any(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        fields.get(1) == Some(&"FLOCK") && fields.get(5) == Some(&&*id)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use nix::fcntl::{Flock, FlockArg};
 
     use super::*;
-
-    #[test]
-    fn a_lock_is_found_by_device_and_inode() {
-        let locks = "1: FLOCK  ADVISORY  WRITE 708 fd:01:13845 0 EOF\n\
-                     2: -> FLOCK  ADVISORY  WRITE 709 fd:01:99 0 EOF\n\
-                     3: POSIX  ADVISORY  WRITE 710 fd:01:77 0 EOF\n";
-        assert!(is_listed(locks, 0xfd, 1, 13845));
-        for (major, minor, inode) in [(0xfd, 1, 1384), (0xfd, 0, 13845), (0xfd, 1, 99), (0xfd, 1, 77)] {
-            assert!(!is_listed(locks, major, minor, inode), "{major}:{minor}:{inode}");
-        }
-    }
-
-    #[test]
-    fn a_held_lock_is_seen_and_a_free_one_too() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("lock");
-        assert!(!is_locked(&path), "there is no such file");
-        let file = fs::File::create(&path).unwrap();
-        assert!(!is_locked(&path));
-        let held = Flock::lock(file, FlockArg::LockExclusiveNonblock).unwrap();
-        assert!(is_locked(&path));
-        drop(held);
-        assert!(!is_locked(&path));
-    }
 
     #[test]
     fn ages_are_short() {
@@ -315,6 +318,46 @@ mod tests {
         assert_eq!(kind_of(&error), Some(io::ErrorKind::PermissionDenied));
         let other = dataplane::Error::Shape { map: "SLOTS", what: "x".to_owned() };
         assert_eq!(kind_of(&other), None);
+    }
+
+    #[test]
+    fn the_state_of_another_agent_is_not_believed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f.yaml");
+        let read = |instance: &str| {
+            fs::write(&path, format!("instance: {instance}\nstateDirectory: .\n")).unwrap();
+            Node::read(&path).unwrap()
+        };
+        let status = Status::starting(&config::tests::good());
+        let text = serde_json::to_string(&status).unwrap();
+        fs::write(directory.path().join(crate::status::STATUS_FILE), text).unwrap();
+        let lock = fs::File::create(directory.path().join("lock")).unwrap();
+        let _lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).unwrap();
+        let own = read("default");
+        assert!(own.running && own.status.is_ok() && own.foreign().is_none());
+        let other = read("blue");
+        let told = format!(
+            "the state directory {} is that of instance default",
+            directory.path().join(".").display()
+        );
+        assert!(!other.running);
+        assert_eq!(other.status.as_ref().unwrap_err().to_string(), told);
+        assert!(other.no_tables().to_string().ends_with(&format!(" And {told}.")), "{}", other.no_tables());
+    }
+
+    #[test]
+    fn clusters_are_known_whatever_is_wrong_elsewhere() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f.yaml");
+        let read = |text: &str| {
+            fs::write(&path, text).unwrap();
+            Node::read(&path).unwrap().clusters().map(<[_]>::len).ok()
+        };
+        let clusters = "clusters: [{name: a, region: r, zone: z, podCidrs: [10.1.0.0/16], manifests: a}]\n";
+        assert_eq!(read(&format!("{clusters}tunnel: {{encapsulation: ipipp}}\n")), Some(1));
+        assert_eq!(read(&format!("{clusters}tunnel: [\n")), None, "no YAML");
+        assert_eq!(read(&clusters.replace("10.1.0.0/16", "10.1.0.0/33")), None);
+        assert_eq!(read(&clusters.replace("}]", "}, {name: a}]")), None);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! `fairlead services` and `fairlead backends`.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use serde::Serialize;
 
-use super::address::Vip;
+use super::address::Named;
+use super::explain::fitting;
 use super::node::{Freshness, Node};
 use super::output::Output;
 use super::picture::{Numbers, Picture, Service};
@@ -108,12 +109,12 @@ struct Backed {
 }
 
 /// Shows the endpoints of all services, or of those that `filter` means.
-pub(super) fn backends(node: &Node, filter: Option<&str>, output: Output) -> Result<()> {
+pub(super) fn backends(node: &Node, filter: Option<&Named>, output: Output) -> Result<()> {
     let (view, numbers) = (node.view()?, node.counters()?);
     let picture = node.picture(&view)?;
     let all = picture.services();
     let mut document = Backends { freshness: node.freshness(), services: Vec::new() };
-    for service in chosen(&all, filter)? {
+    for service in chosen(&picture, &all, filter)? {
         document.services.push(backed(&picture, service, &numbers)?);
     }
     Ok(output.show(&document, |document, colour| {
@@ -150,27 +151,26 @@ impl Backed {
     }
 }
 
-/// Those of a name, `namespace/name`, VIP, or VIP and port; all where nothing is said.
-pub(super) fn chosen<'s, 'a>(all: &'s [Service<'a>], filter: Option<&str>) -> Result<Vec<&'s Service<'a>>> {
-    let Some(filter) = filter else { return Ok(all.iter().collect()) };
-    let vip = filter.parse::<Vip>().ok();
+/// Those that are named; all where nothing is said.
+pub(super) fn chosen<'s, 'a>(
+    picture: &Picture<'_>,
+    all: &'s [Service<'a>],
+    filter: Option<&Named>,
+) -> Result<Vec<&'s Service<'a>>> {
+    let name = match filter {
+        None => return Ok(all.iter().collect()),
+        Some(Named::Vip(vip)) => return fitting(picture, all, *vip).map_err(|why| anyhow!(why)),
+        Some(Named::Name(name)) => name,
+    };
     let is_meant = |service: &&Service<'_>| {
-        let by_name = service
-            .table
-            .is_some_and(|table| *table.name.name == *filter || table.name.to_string() == filter);
-        let by_vip = vip.is_some_and(|vip| {
-            vip.ip == service.vip()
-                && vip.port.is_none_or(|port| port == service.key.port)
-                && vip.protocol.is_none_or(|protocol| Some(protocol) == service.protocol())
-        });
-        by_name || by_vip
+        service.table.is_some_and(|table| *table.name.name == **name || table.name.to_string() == *name)
     };
     let chosen: Vec<&Service<'_>> = all.iter().filter(is_meant).collect();
     if chosen.is_empty() {
         let names: std::collections::BTreeSet<String> = all.iter().filter_map(Service::name).collect();
-        match nearest(filter, names.iter().map(String::as_str)) {
-            Some(name) => bail!("there is no service {filter:?}; did you mean {name}?"),
-            None => bail!("there is no service {filter:?}; see `fairlead services`"),
+        match nearest(name, names.iter().map(String::as_str)) {
+            Some(near) => bail!("there is no service {name:?}; did you mean {near}?"),
+            None => bail!("there is no service {name:?}; see `fairlead services`"),
         }
     }
     Ok(chosen)
@@ -204,7 +204,7 @@ shop/web  203.0.113.10  80/tcp  http    3 of 5   251         2000    20000  eu-b
         let sample = Sample::new();
         let picture = sample.picture();
         let all = picture.services();
-        let chosen = chosen(&all, Some("web")).unwrap();
+        let chosen = chosen(&picture, &all, Some(&"web".parse().unwrap())).unwrap();
         assert_eq!(chosen.len(), 1);
         let backed = backed(&picture, chosen[0], &Fixed).unwrap();
         let slots: u32 = backed.rows.iter().map(|row| row.slots).sum();
@@ -228,7 +228,8 @@ shop/web  203.0.113.10  80/tcp  http    3 of 5   251         2000    20000  eu-b
         let text = |sample: &Sample| {
             let picture = sample.picture();
             let all = picture.services();
-            backed(&picture, chosen(&all, Some("web")).unwrap()[0], &Fixed).unwrap()
+            backed(&picture, chosen(&picture, &all, Some(&"web".parse().unwrap())).unwrap()[0], &Fixed)
+                .unwrap()
         };
         let found = text(&sample);
         let ids: Vec<Vec<String>> =
@@ -262,7 +263,10 @@ shop/web  203.0.113.10  80/tcp  http    3 of 5   251         2000    20000  eu-b
         }
         let picture = sample.picture();
         let all = picture.services();
-        let rows = backed(&picture, chosen(&all, Some("web")).unwrap()[0], &Fixed).unwrap().rows;
+        let rows =
+            backed(&picture, chosen(&picture, &all, Some(&"web".parse().unwrap())).unwrap()[0], &Fixed)
+                .unwrap()
+                .rows;
         let told: Vec<String> = rows
             .iter()
             .map(|row| format!("{} {}", row.cluster.as_deref().unwrap(), row.pod.as_deref().unwrap()))
@@ -281,7 +285,7 @@ shop/web  203.0.113.10  80/tcp  http    3 of 5   251         2000    20000  eu-b
         }
         let picture = sample.picture();
         let all = picture.services();
-        let web = chosen(&all, Some("web")).unwrap()[0];
+        let web = chosen(&picture, &all, Some(&"web".parse().unwrap())).unwrap()[0];
         let mut row = ServiceRow::new(web, &Fixed).unwrap();
         let share = super::super::row::ClusterShare { cluster: Some(name("europe-west1-b")), share: 0.111 };
         row.served_by = vec![share; 9];
@@ -305,15 +309,23 @@ shop/web  203.0.113.10  80/tcp  http    3 of 5   251         2000    20000  eu-b
         let sample = Sample::new();
         let picture = sample.picture();
         let all = picture.services();
-        let names = |filter| chosen(&all, filter).unwrap().iter().map(|s| s.address()).collect::<Vec<_>>();
-        assert_eq!(names(Some("shop/web")), ["203.0.113.10:80/tcp"]);
-        assert_eq!(names(Some("203.0.113.11")), ["203.0.113.11:53/udp"]);
+        let chosen = |filter: &str| chosen(&picture, &all, Some(&filter.parse().unwrap()));
+        let names = |filter| chosen(filter).unwrap().iter().map(|s| s.address()).collect::<Vec<_>>();
+        let refused = |filter| chosen(filter).err().unwrap().to_string();
+        assert_eq!(names("shop/web"), ["203.0.113.10:80/tcp"]);
+        assert_eq!(names("203.0.113.11"), ["203.0.113.11:53/udp"]);
         for vip in ["203.0.113.11:53", "203.0.113.11:53/udp", "203.0.113.11/udp"] {
-            assert_eq!(names(Some(vip)), ["203.0.113.11:53/udp"]);
+            assert_eq!(names(vip), ["203.0.113.11:53/udp"]);
         }
-        assert!(chosen(&all, Some("203.0.113.11:53/tcp")).is_err());
-        assert_eq!(names(None).len(), 2);
-        let error = chosen(&all, Some("shop/wbe")).err().unwrap().to_string();
-        assert_eq!(error, "there is no service \"shop/wbe\"; did you mean shop/web?");
+        assert_eq!(
+            refused("203.0.113.11:54"),
+            "203.0.113.11 port 54 is not served: packets are dropped (port_not_served); there is 53/udp"
+        );
+        assert_eq!(
+            refused("203.0.113.11:53/tcp"),
+            "203.0.113.11 port 53 is not served over tcp: packets are dropped (port_not_served); there is 53/udp"
+        );
+        assert!(refused("203.0.113.1").starts_with("203.0.113.1 is no VIP: "));
+        assert_eq!(refused("shop/wbe"), "there is no service \"shop/wbe\"; did you mean shop/web?");
     }
 }

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::read::{Read, Reader};
-use super::types::{Config, ConfigDraft, Name, default_state_directory};
+use super::types::{ClusterConfig, Config, ConfigDraft, Name, default_state_directory};
 use super::{ConfigProblem, load};
-use crate::yaml::Objects;
+use crate::yaml::{Objects, Path as Field, Place};
 
-/// Where an agent's maps and state stand.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Where an agent's maps and state stand, and what else is needed by who can't wait for the file to be mended.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Essentials {
     /// The instance.
     pub instance: Name,
@@ -16,6 +16,10 @@ pub struct Essentials {
     pub state_directory: PathBuf,
     /// Fields that are there and can't be read: the default counts instead.
     pub unread: Vec<&'static str>,
+    /// All clusters, if they can be read. They may contradict each other.
+    pub clusters: Option<Vec<ClusterConfig>>,
+    /// The file of secrets, and where it is named.
+    pub secrets_file: Option<(PathBuf, Place)>,
 }
 
 impl Essentials {
@@ -48,7 +52,10 @@ impl Essentials {
             None
         });
         let state_directory = given.unwrap_or_else(|| default_state_directory(&instance));
-        Self { instance, state_directory, unread }
+        let place = || Some(Objects::single(text).ok()?.locate(&Field::default().key("secretsFile")));
+        let secrets_file = draft.secrets_file.flatten().and_then(|file| Some((file, place()?)));
+        let clusters = Vec::whole(draft.clusters);
+        Self { instance, state_directory, unread, clusters, secrets_file }
     }
 }
 
@@ -75,7 +82,7 @@ mod tests {
     use super::*;
 
     fn essentials(text: &str) -> (String, String, Vec<&'static str>) {
-        let Essentials { instance, state_directory, unread } =
+        let Essentials { instance, state_directory, unread, .. } =
             Essentials::parse(text, Path::new("/etc/fairlead/f.yaml"));
         (instance.0.to_string(), state_directory.display().to_string(), unread)
     }

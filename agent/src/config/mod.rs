@@ -25,6 +25,7 @@ pub use problem::ConfigProblem;
 pub use types::Config;
 pub use watch::{ConfigWatch, Reload};
 
+use crate::file::read_to_string;
 use crate::yaml::{Objects, Place};
 use read::{Read, Reader};
 
@@ -78,13 +79,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, Vec<ConfigProblem>> {
 
 fn load(path: &Path) -> Result<String, ConfigProblem> {
     let problem = |message: String| ConfigProblem::new(path, Place { line: 0, column: 0 }, "", message);
-    let unreadable = |error: std::io::Error| problem(format!("can't be read: {error}"));
-    let size = std::fs::metadata(path).map_err(unreadable)?.len();
-    if size > MAX_BYTES {
-        return Err(problem(format!("has {size} bytes; at most {MAX_BYTES} are read")));
-    }
-    let bytes = std::fs::read(path).map_err(unreadable)?;
-    String::from_utf8(bytes).map_err(|_| problem("is not text in UTF-8".to_owned()))
+    read_to_string(path, MAX_BYTES).map_err(|error| problem(format!("can't be read: {error}")))
 }
 
 /// The JSON Schema (draft 2020-12) of the file, for editors and for `fairlead config schema`.

@@ -2,6 +2,8 @@
 //!
 //! A draft comes in: a field that could not be read has its own problem already, and nothing is concluded from it.
 
+mod numbers;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -331,44 +333,6 @@ impl Faults {
                 self.add(path, "their distance was given before: remove one entry");
             }
             seen.push(pair);
-        }
-    }
-
-    fn numbers(&mut self, config: &ConfigDraft) {
-        let probes = &config.probes;
-        if let (Some(timeout), Some(interval)) = (probes.timeout, probes.interval)
-            && timeout > interval
-        {
-            let message = "must not be longer than interval: probes of an endpoint don't overlap";
-            self.add(at("probes").key("timeout"), message);
-        }
-        if let Some(path) = &probes.path
-            && (!path.starts_with('/') || path.contains(|c: char| c.is_whitespace() || c.is_control()))
-        {
-            let message = format!("{path:?} is not a path of HTTP: it begins with / and has no spaces");
-            self.add(at("probes").key("path"), message);
-        }
-        let capacities = &config.capacities;
-        if let (Some(room), Some(tunnels)) =
-            (capacities.gateways, all(&config.gateways, |g| g.tunnel.as_ref()))
-        {
-            let prefixes = tunnels.into_iter().map(Vec::len).sum::<usize>();
-            if prefixes > room as usize {
-                let message = format!("too few for the tunnel addresses of all gateways: {prefixes} or more");
-                self.add(at("capacities").key("gateways"), message);
-            }
-        }
-        let Some(services) = capacities.services else { return };
-        let smallest_ring = fairlead_abi::RING_SIZES[0];
-        if capacities.slots.is_some_and(|slots| slots / smallest_ring < services) {
-            let needed = u64::from(services) * u64::from(smallest_ring);
-            let message =
-                format!("too few for {services} services of {smallest_ring} slots each: {needed} or more");
-            self.add(at("capacities").key("slots"), message);
-        }
-        if capacities.backends.is_some_and(|backends| backends < services) {
-            let message = format!("too few for {services} services of a backend each");
-            self.add(at("capacities").key("backends"), message);
         }
     }
 }

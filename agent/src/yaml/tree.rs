@@ -87,6 +87,16 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// The same, to change it.
+    pub fn get_mut(&mut self, key: &str) -> Option<&mut Self> {
+        match &mut self.value {
+            Value::Map(entries) => {
+                entries.iter_mut().find(|entry| entry.key == key).map(|entry| &mut entry.value)
+            }
+            _ => None,
+        }
+    }
+
     /// Text of field `key` of a mapping.
     #[must_use]
     pub fn text(&self, key: &str) -> Option<&str> {

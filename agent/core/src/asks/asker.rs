@@ -198,6 +198,12 @@ impl Asker {
         self.polls.silent()
     }
 
+    /// Whether other nodes are asked, and not one of them answers.
+    #[must_use]
+    pub fn hears_nobody(&self) -> bool {
+        self.polls.hears_nobody()
+    }
+
     /// What happened since the start.
     #[must_use]
     pub fn counters(&self) -> Counters {

@@ -28,6 +28,20 @@ pub enum SecretError {
         /// From 1.
         line: usize,
     },
+    /// Somebody has yet to write one.
+    #[error(
+        "line {line}: a secret of nothing but zeros, which everybody knows: write what `openssl rand -hex 32` prints"
+    )]
+    Zeros {
+        /// From 1.
+        line: usize,
+    },
+    /// Whoever meant to replace the other one has not.
+    #[error("line {line}: the same secret again: remove the line, or write the other secret")]
+    Same {
+        /// From 1.
+        line: usize,
+    },
 }
 
 /// 32 bytes that only the federation's nodes know.
@@ -72,7 +86,14 @@ impl Secrets {
             if secrets.len() == 2 {
                 return Err(SecretError::TooMany { line: number });
             }
-            secrets.push(Secret::parse(line_text).ok_or(SecretError::Malformed { line: number })?);
+            let secret = Secret::parse(line_text).ok_or(SecretError::Malformed { line: number })?;
+            if secret.0 == [SipKey::default(); 2] {
+                return Err(SecretError::Zeros { line: number });
+            }
+            if secrets.contains(&secret) {
+                return Err(SecretError::Same { line: number });
+            }
+            secrets.push(secret);
         }
         let first = *secrets.first().ok_or(SecretError::None)?;
         Ok(Self { first, second: secrets.get(1).copied() })
@@ -202,6 +223,8 @@ mod tests {
         assert_eq!(refused(&format!("{OLD}{OLD}")), SecretError::Malformed { line: 1 });
         assert_eq!(refused(&OLD.replace("0f", "0é")), SecretError::Malformed { line: 1 });
         assert_eq!(refused(&format!("{OLD}\n{NEW}\n{OLD}")), SecretError::TooMany { line: 3 });
+        assert_eq!(refused(&"0".repeat(64)), SecretError::Zeros { line: 1 });
+        assert_eq!(refused(&format!("{NEW}\n#\n{}", NEW.to_lowercase())), SecretError::Same { line: 3 });
         assert!(secrets(&format!("# new\n {NEW} \r\n\n{OLD}\n")).second.is_some());
     }
 

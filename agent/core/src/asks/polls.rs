@@ -167,6 +167,11 @@ impl Polls {
         self.nodes.values().filter(|node| !node.own).all(|node| node.silent)
     }
 
+    /// The same, where there are any.
+    pub(super) fn hears_nobody(&self) -> bool {
+        self.nodes.values().any(|node| !node.own) && self.is_cut_off()
+    }
+
     /// Those that were heard since then have time to answer too.
     fn absolve(&mut self, since: Duration) {
         for (id, node) in self.nodes.iter_mut().filter(|(_, node)| node.silent) {

@@ -271,6 +271,7 @@ fn where_nobody_answered_it_was_the_gateway_that_was_cut_off() {
     receivers.dead.extend((0..6).map(outer));
     assert_eq!(silences(&run(&mut asker, &receivers, 8000, 10_000), true), 5);
     assert_eq!(asker.silent(), BTreeSet::new(), "nobody is passed over");
+    assert!(asker.hears_nobody());
     // The first that answers speaks for all that fell silent with it, until they have had time to answer too.
     receivers.dead.remove(&outer(2));
     let mut heard = Vec::new();
@@ -280,6 +281,7 @@ fn where_nobody_answered_it_was_the_gateway_that_was_cut_off() {
         assert!(silent.is_empty() || silent == [outer(5)].into(), "{at}: {silent:?}");
     }
     assert_eq!((silences(&heard, false), silences(&heard, true)), (5, 0));
+    assert!(!asker.hears_nobody());
     assert_eq!(asker.silent(), [outer(5)].into(), "it was dead before");
     run(&mut asker, &receivers, 10_300, 11_200);
     assert_eq!(asker.silent().len(), 5);
@@ -293,7 +295,7 @@ fn the_own_node_answers_where_the_gateway_is_cut_off() {
     run(&mut asker, &receivers, 0, 3000);
     receivers.dead.extend((1..6).map(outer));
     assert_eq!(silences(&run(&mut asker, &receivers, 3000, 5000), true), 5);
-    assert_eq!(asker.silent(), BTreeSet::new());
+    assert_eq!((asker.silent(), asker.hears_nobody()), (BTreeSet::new(), true), "but itself");
     receivers.dead.clear();
     for at in 5000..6000 {
         run(&mut asker, &receivers, at, at + 1);

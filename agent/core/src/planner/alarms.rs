@@ -6,17 +6,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Clash, ServiceTable, ShardReport, ShardState, Tables};
+use super::{Clash, ServiceTable, ShardReport, ShardState, Tables, Verdict};
 use crate::model::{ObjectName, Problem};
 
 impl Tables {
-    /// One problem for each service whose probes are not believed, by name; one for each cluster that has services of which no
-    /// probe passes; and one for each server ID that is nobody's.
+    /// One problem for each service whose probes are not believed, and for each of which all is drained, by name; one for each
+    /// cluster that has services of which no probe passes; and one for each server ID that is nobody's.
     #[must_use]
     pub fn alarms(&self) -> Vec<Problem> {
         let mut panics: BTreeMap<&ObjectName, Problem> = BTreeMap::new();
         let mut lost: BTreeMap<&Arc<str>, BTreeSet<&ObjectName>> = BTreeMap::new();
+        let mut drained: BTreeMap<&ObjectName, Problem> = BTreeMap::new();
         for table in self.services.values() {
+            if is_drained(table) {
+                drained.entry(&table.name).or_insert_with(|| nobody(table));
+                continue;
+            }
             if is_in_panic(table) {
                 panics.entry(&table.name).or_insert_with(|| panic(table));
                 continue;
@@ -30,7 +35,33 @@ impl Tables {
             self.services.values().flat_map(|table| table.clashes.iter().map(|of| clash(table, of)));
         // Of both families it is told once.
         let clashes: BTreeSet<Problem> = clashes.collect();
-        panics.into_values().chain(losses).chain(clashes).collect()
+        panics.into_values().chain(drained.into_values()).chain(losses).chain(clashes).collect()
+    }
+}
+
+/// How many endpoints are being emptied.
+fn draining(table: &ServiceTable) -> usize {
+    table.backends.iter().filter(|backend| backend.verdict == Verdict::Draining).count()
+}
+
+/// Whether nobody takes new connections, for want of those that are being emptied.
+fn is_drained(table: &ServiceTable) -> bool {
+    draining(table) > 0 && table.backends.iter().all(|backend| backend.weight == 0)
+}
+
+fn nobody(table: &ServiceTable) -> Problem {
+    Problem {
+        object: Some(table.name.clone()),
+        cluster: None,
+        field: "endpoints".to_owned(),
+        what: format!(
+            "none takes new connections, {} being drained or going away: those to port {} are dropped",
+            draining(table),
+            table.port
+        ),
+        hint: Some(
+            "`fairlead backends` shows which; `fairlead drain … --undo` lets one serve again".to_owned(),
+        ),
     }
 }
 
@@ -92,7 +123,7 @@ fn clash(table: &ServiceTable, of: &Clash) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::planner::ShardReport;
+    use crate::planner::{ShardReport, WantedBackend};
 
     fn table(port: u16, state: ShardState) -> ServiceTable {
         let shard = |cluster: &str, ready, state| ShardReport {
@@ -140,6 +171,35 @@ mod tests {
     fn alarms(tables: &[ServiceTable]) -> Vec<String> {
         let services = tables.iter().map(|table| (table.key(), Arc::new(table.clone()))).collect();
         Tables { services, ..Tables::default() }.alarms().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn that_nobody_serves_because_all_is_drained_is_told_once() {
+        let backend = |last, weight, verdict| WantedBackend {
+            outer: [10, 0, 0, last].into(),
+            endpoint: [10, 0, 0, last].into(),
+            port: 80,
+            encap: fairlead_abi::Encap::Ipip,
+            weight,
+            shard: 0,
+            pod: "p".into(),
+            node: "n".into(),
+            verdict,
+        };
+        let told = |backends: &[WantedBackend]| {
+            let of = |port| ServiceTable { backends: backends.to_vec(), ..table(port, ShardState::Standby) };
+            alarms(&[of(80), of(81)])
+        };
+        let (one, two) = (backend(1, 0, Verdict::Draining), backend(2, 0, Verdict::Draining));
+        assert_eq!(
+            told(&[one.clone(), two, backend(3, 0, Verdict::Lingering)]),
+            [
+                "Service shop/web: endpoints: none takes new connections, 2 being drained or going away: those to port 80 are \
+                 dropped (`fairlead backends` shows which; `fairlead drain … --undo` lets one serve again)"
+            ]
+        );
+        assert_eq!(told(&[one, backend(2, 1, Verdict::Taken)]), Vec::<String>::new());
+        assert_eq!(told(&[backend(3, 0, Verdict::Lingering)]), Vec::<String>::new());
     }
 
     #[test]

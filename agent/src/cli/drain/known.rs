@@ -7,8 +7,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use fairlead_core::model::{Endpoint, ObjectName, ShardSpec};
 
-use crate::config::Config;
-use crate::config::types::UnservedPorts;
+use crate::config::types::ClusterConfig;
 use crate::directory::Changed;
 use crate::federation::convert::{Defaults, Drains, drains_key};
 use crate::federation::{Manifests, Store};
@@ -45,6 +44,17 @@ pub(super) enum Kind {
     Cluster,
     /// All endpoints of all clusters of a zone: its name or region/name
     Zone,
+}
+
+impl Kind {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Pod => "pod",
+            Self::Node => "node",
+            Self::Cluster => "cluster",
+            Self::Zone => "zone",
+        }
+    }
 }
 
 /// Something of one cluster that is drained as one.
@@ -90,6 +100,15 @@ impl Target {
         }
     }
 
+    /// Whether these drain it, by its own name.
+    pub(super) fn is_in(&self, drains: &Drains) -> bool {
+        match self {
+            Self::Pod(_, pod) => drains.pods.contains(pod),
+            Self::Node(_, node) => drains.nodes.contains(node),
+            Self::Cluster(_) => drains.cluster,
+        }
+    }
+
     /// Whether an endpoint is part of it.
     pub(super) fn holds(&self, cluster: &str, namespace: &str, (pod, node): (&str, &str)) -> bool {
         **self.cluster() == *cluster
@@ -102,12 +121,10 @@ impl Target {
 }
 
 /// All clusters of the configuration.
-pub(super) fn clusters(config: &Config) -> Vec<Cluster> {
-    let defaults = Defaults { pass_unserved_ports: config.unserved_ports == UnservedPorts::Pass };
-    let read = |of: &crate::config::types::ClusterConfig| {
-        let name = Arc::clone(&of.name.0);
-        let mut manifests =
-            Manifests::new(Arc::clone(&name), of.manifests.clone(), defaults, Store::default());
+pub(super) fn clusters(configured: &[ClusterConfig]) -> Vec<Cluster> {
+    let read = |of: &ClusterConfig| {
+        let (name, root) = (Arc::clone(&of.name.0), of.manifests.clone());
+        let mut manifests = Manifests::new(Arc::clone(&name), root, Defaults::default(), Store::default());
         manifests.refresh(&Changed::Anything, &|_| false);
         Cluster {
             name,
@@ -121,7 +138,7 @@ pub(super) fn clusters(config: &Config) -> Vec<Cluster> {
             shards: manifests.store().shards().clone(),
         }
     };
-    config.clusters.iter().map(read).collect()
+    configured.iter().map(read).collect()
 }
 
 impl Cluster {
@@ -170,20 +187,13 @@ pub(super) fn meant(clusters: &[Cluster], kind: Kind, name: &str, undo: bool) ->
         targets.iter().filter(|target| is_called(target, name)).cloned().collect()
     };
     let found = Some(of_name(&drained)).filter(|found| !found.is_empty()).unwrap_or_else(|| of_name(&there));
-    let word = kind_name(kind);
+    let word = kind.word();
     match found.len() {
         1 => Ok(found),
+        // A pod or node that is gone may have been drained, and isn't any more: as well as done.
+        0 if undo && kind != Kind::Cluster && clusters.iter().all(|cluster| cluster.reachable) => Ok(found),
         0 => bail!("there is no {word} {name:?}{}", what_there_is(clusters, name, &there, word)),
         _ => bail!("there are several {word}s {name:?}: name one of {}", list(&found)),
-    }
-}
-
-fn kind_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Pod => "pod",
-        Kind::Node => "node",
-        Kind::Cluster => "cluster",
-        Kind::Zone => "zone",
     }
 }
 
@@ -198,11 +208,14 @@ fn what_there_is(clusters: &[Cluster], name: &str, there: &[Target], word: &str)
     let names: Vec<String> = there.iter().map(|target| last(&target.name())).collect();
     let near = nearest(&last(name), names.iter().map(String::as_str));
     let near = near.and_then(|near| there.iter().find(|target| last(&target.name()) == near));
-    let hint = near.map(|near| format!("; did you mean {}? There", near.name()));
-    let known = match there.len() {
-        0 => format!("; no cluster has any {word}"),
-        1 => format!("{} is {}", hint.as_deref().unwrap_or("; there"), list(there)),
-        _ => format!("{} are {}", hint.as_deref().unwrap_or("; there"), list(there)),
+    let known = match (near, there) {
+        // Pods are known by the endpoints of services that are served.
+        (_, []) if word == Kind::Pod.word() => "; no Service that fairlead serves has any".to_owned(),
+        (_, []) => format!("; no cluster has any {word}"),
+        (None, [only]) => format!("; there is {}", only.name()),
+        (Some(near), [_]) => format!("; did you mean {}?", near.name()),
+        (None, _) => format!("; there are {}", list(there)),
+        (Some(near), _) => format!("; did you mean {}? There are {}", near.name(), list(there)),
     };
     let unread: Vec<&str> =
         clusters.iter().filter(|cluster| !cluster.reachable).map(|cluster| &*cluster.name).collect();

@@ -5,6 +5,7 @@
 //! hear from receivers how many connections are left.
 
 mod known;
+mod look;
 mod wait;
 mod write;
 
@@ -44,6 +45,8 @@ pub(super) struct Arguments {
 #[derive(Debug, Serialize)]
 struct Document {
     undo: bool,
+    /// Else nobody here follows what was written.
+    agent_running: bool,
     drains: Vec<Done>,
     /// What else there is to know.
     notes: Vec<String>,
@@ -64,13 +67,23 @@ struct Done {
     file: PathBuf,
     /// How many endpoints each service has there.
     services: BTreeMap<String, usize>,
+    /// Of what is undone: another drain is about all of its endpoints.
+    stays_drained: bool,
 }
 
 /// Drains, or undoes it.
 pub(super) fn drain(mut node: Node, arguments: &Arguments, output: Output) -> Result<()> {
-    let mut clusters = clusters(node.whole_config()?);
+    let mut clusters = clusters(node.clusters()?);
     let targets = meant(&clusters, arguments.what, &arguments.name, arguments.undo)?;
     let mut document = carry_out(&mut clusters, &targets, arguments.undo);
+    document.agent_running = node.running;
+    if targets.is_empty() {
+        let word = arguments.what.word();
+        document.notes.push(format!("no {word} {:?} is drained, nor is there one", arguments.name));
+    } else if !node.running && !document.drains.is_empty() {
+        let instance = node.instance.name();
+        document.notes.push(format!("that is written down, but no agent of instance {instance} runs here"));
+    }
     if output.format == Format::Table {
         print(&document.text(output.colour))?;
     }
@@ -89,8 +102,14 @@ pub(super) fn drain(mut node: Node, arguments: &Arguments, output: Output) -> Re
 
 /// Each cluster by itself: one that can't be changed keeps no other from it.
 fn carry_out(clusters: &mut [Cluster], targets: &[Target], undo: bool) -> Document {
-    let mut document =
-        Document { undo, drains: Vec::new(), notes: Vec::new(), failures: Vec::new(), wait: None };
+    let mut document = Document {
+        undo,
+        agent_running: true,
+        drains: Vec::new(),
+        notes: Vec::new(),
+        failures: Vec::new(),
+        wait: None,
+    };
     for target in targets {
         let Some(cluster) = clusters.iter_mut().find(|cluster| cluster.name == *target.cluster()) else {
             continue;
@@ -98,17 +117,18 @@ fn carry_out(clusters: &mut [Cluster], targets: &[Target], undo: bool) -> Docume
         match write::change(cluster, |drains| target.set(drains, undo)) {
             Ok((drains, changed)) => {
                 cluster.drains = drains;
+                let still = if undo { still_drained(cluster, target) } else { Vec::new() };
+                let services = services(cluster, target);
                 document.drains.push(Done {
                     kind: target.kind(),
                     name: target.name(),
                     cluster: Arc::clone(&cluster.name),
                     changed,
                     file: cluster.manifests.join(write::FILE),
-                    services: services(cluster, target),
+                    stays_drained: !still.is_empty() && still.len() == services.values().sum::<usize>(),
+                    services,
                 });
-                if undo {
-                    document.notes.extend(stays_drained(cluster, target));
-                }
+                document.notes.extend(stays(cluster, &still));
             }
             Err(error) => document.failures.push(format!("{error:#}")),
         }
@@ -137,20 +157,24 @@ fn services(cluster: &Cluster, target: &Target) -> BTreeMap<String, usize> {
     services
 }
 
-/// Whether another drain is about some of what was undone.
-fn stays_drained(cluster: &Cluster, target: &Target) -> Option<String> {
+/// The endpoints of what was undone that another drain is about.
+fn still_drained<'c>(cluster: &'c Cluster, target: &Target) -> Vec<&'c Endpoint> {
     let is_drained =
         |(service, endpoint): &(&ObjectName, &Endpoint)| cluster.drains.concern(&service.namespace, endpoint);
-    let (_, first) = of_target(cluster, target).find(is_drained)?;
-    let count = of_target(cluster, target).filter(is_drained).count();
+    of_target(cluster, target).filter(is_drained).map(|(_, endpoint)| endpoint).collect()
+}
+
+/// Why some of what was undone stays drained.
+fn stays(cluster: &Cluster, still: &[&Endpoint]) -> Option<String> {
+    let first = still.first()?;
     let Drains { cluster: whole, nodes, .. } = &*cluster.drains;
     let by = match (whole, nodes.contains(&first.node)) {
         (true, _) => format!("cluster {} is", cluster.name),
         (_, true) => format!("node {}/{} is", cluster.name, first.node),
         _ => "pods of it are".to_owned(),
     };
-    let stay = if count == 1 { "stays" } else { "stay" };
-    Some(format!("{} of it {stay} drained, for {by} drained too", counted(count as u64, "endpoint")))
+    let stay = if still.len() == 1 { "stays" } else { "stay" };
+    Some(format!("{} of it {stay} drained, for {by} drained too", counted(still.len() as u64, "endpoint")))
 }
 
 /// The services of which nobody takes new connections by now.
@@ -170,7 +194,9 @@ fn without_endpoints(clusters: &[Cluster], targets: &[Target]) -> Vec<String> {
     });
     let left: BTreeSet<&ObjectName> = concerned.filter(|service| !served.contains(service)).collect();
     left.into_iter()
-        .map(|service| format!("no endpoint of {service} takes new connections now: they are dropped"))
+        .map(|service| {
+            format!("no endpoint of {service} is left that takes new connections: they are dropped")
+        })
         .collect()
 }
 
@@ -180,9 +206,13 @@ impl Document {
         for done in &self.drains {
             let what = format!("{} {}", done.kind, done.name);
             let state = match (self.undo, done.changed) {
-                (false, true) => "takes no new connections",
+                (false, true) if self.agent_running => "takes no new connections",
+                (false, true) => "is to take no new connections",
                 (false, false) => "is drained already",
-                (true, true) => "takes new connections again",
+                (true, true) if done.stays_drained => "is not drained by itself any more",
+                (true, true) if self.agent_running => "takes new connections again",
+                (true, true) => "is to take new connections again",
+                (true, false) if done.stays_drained => "is not drained by itself",
                 (true, false) => "is not drained",
             };
             let services = &done.services;

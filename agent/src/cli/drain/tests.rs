@@ -42,7 +42,7 @@ impl World {
                 "- {{name: {cluster}, region: {region}, zone: {zone}, podCidrs: [10.{number}.0.0/16], manifests: {cluster}}}\n"
             );
         }
-        clusters(&config::parse(&text, &self.path("config.yaml")).unwrap())
+        clusters(&config::parse(&text, &self.path("config.yaml")).unwrap().clusters)
     }
 
     /// What the command says, and what it fails by.
@@ -118,6 +118,57 @@ fn a_drain_stands_beside_the_manifests_and_goes_with_its_undoing() {
 }
 
 #[test]
+fn who_waits_hears_that_the_drain_is_undone() {
+    let world = World::new();
+    world.said(Kind::Zone, "eu/b", false);
+    let targets = meant(&world.clusters(), Kind::Zone, "eu/b", false).unwrap();
+    assert_eq!(wait::undone(&world.clusters(), &targets), None);
+    // A broken file says nothing: what was drained stays.
+    let file = world.path("eu-b").join(write::FILE);
+    let good = fs::read_to_string(&file).unwrap();
+    fs::write(&file, "a: [").unwrap();
+    assert_eq!(wait::undone(&world.clusters(), &targets), None);
+    fs::write(&file, good).unwrap();
+    world.said(Kind::Cluster, "eu-b", true);
+    assert_eq!(wait::undone(&world.clusters(), &targets), Some(&targets[0]));
+}
+
+#[test]
+fn without_an_agent_nothing_is_said_to_happen() {
+    let world = World::new();
+    let said = |undo| {
+        let mut clusters = world.clusters();
+        let targets = meant(&clusters, Kind::Node, "eu-b/n1", undo).unwrap();
+        Document { agent_running: false, ..carry_out(&mut clusters, &targets, undo) }.text(false)
+    };
+    assert_eq!(said(false), "node eu-b/n1 is to take no new connections: 1 endpoint of shop/web\n");
+    assert_eq!(said(true), "node eu-b/n1 is to take new connections again: 1 endpoint of shop/web\n");
+}
+
+#[test]
+fn a_pod_of_a_drained_node_stays_drained_when_its_own_drain_is_undone() {
+    let world = World::new();
+    world.said(Kind::Pod, "eu-b/shop/web-1", false);
+    world.said(Kind::Node, "eu-b/n1", false);
+    let note = "note: 1 endpoint of it stays drained, for node eu-b/n1 is drained too\n";
+    for is in ["is not drained by itself any more", "is not drained by itself"] {
+        let told = world.said(Kind::Pod, "eu-b/shop/web-1", true);
+        assert_eq!(told, format!("pod eu-b/shop/web-1 {is}: 1 endpoint of shop/web\n{note}"));
+    }
+}
+
+#[test]
+fn undoing_what_is_gone_is_as_good_the_second_time() {
+    let world = World::new();
+    fs::write(world.path("eu-b").join(write::FILE), format!("{DRAINS}  pods: |\n    old/gone\n{END}"))
+        .unwrap();
+    world.said(Kind::Pod, "old/gone", true);
+    assert_eq!(meant(&world.clusters(), Kind::Pod, "old/gone", true).unwrap(), []);
+    assert_eq!(meant(&world.clusters(), Kind::Node, "n7", true).unwrap(), []);
+    assert!(meant(&world.clusters(), Kind::Cluster, "asia", true).is_err(), "no cluster comes and goes");
+}
+
+#[test]
 fn what_else_is_drained_or_stands_in_the_object_stays() {
     let world = World::new();
     let own = "# Of somebody.\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: fairlead-drains, namespace: fairlead, labels: {team: net}}\n\
@@ -147,7 +198,7 @@ fn a_zone_is_all_of_its_clusters_and_what_nobody_serves_any_more_is_told() {
     assert_eq!(
         world.said(Kind::Zone, "eu/b", false),
         "cluster eu-b takes no new connections: 3 endpoints of 2 services\n\
-         note: no endpoint of pay/web takes new connections now: they are dropped\n"
+         note: no endpoint of pay/web is left that takes new connections: they are dropped\n"
     );
     assert_eq!(world.written("eu-b").unwrap(), format!("{DRAINS}  cluster: drained\n{END}"));
     world.said(Kind::Cluster, "us-b", false);
@@ -155,7 +206,7 @@ fn a_zone_is_all_of_its_clusters_and_what_nobody_serves_any_more_is_told() {
     assert_eq!(
         world.said(Kind::Zone, "c", false),
         "cluster eu-c takes no new connections: 2 endpoints of shop/web\n\
-         note: no endpoint of shop/web takes new connections now: they are dropped\n"
+         note: no endpoint of shop/web is left that takes new connections: they are dropped\n"
     );
     assert_eq!(
         world.said(Kind::Cluster, "eu-b", true),
@@ -192,9 +243,36 @@ fn names_that_are_not_there_or_are_several_are_told_with_those_that_are() {
     for (kind, name, expected) in rows {
         assert_eq!(world.refused(kind, name, false), expected);
     }
+    assert!(
+        world
+            .refused(Kind::Node, "us-b/n9", false)
+            .starts_with("there is no node \"us-b/n9\"; did you mean eu-b/n9? There are eu-b/n1, ")
+    );
     fs::rename(world.path("us-b"), world.path("away")).unwrap();
     let told = world.refused(Kind::Pod, "api", false);
     assert!(told.ends_with("; the manifests of us-b can't be read"), "{told}");
+    assert_eq!(
+        world.refused(Kind::Cluster, "us-b", false),
+        "the directory of the manifests of cluster us-b is missing: us-b: create it, or correct `manifests` in the \
+         configuration"
+    );
+    // Slices alone, which belong to no Service: nobody knows pods by them.
+    for cluster in ["eu-b", "eu-c"] {
+        fs::write(world.path(cluster).join("web.yaml"), "# none\n").unwrap();
+    }
+    fs::write(
+        world.path("eu-b/pay.yaml"),
+        service("pay", 4, &[("web-1", "n9")]).split_once("---").unwrap().1,
+    )
+    .unwrap();
+    let told = world.refused(Kind::Pod, "web-1", false);
+    assert!(
+        told.starts_with("there is no pod \"web-1\"; no Service that fairlead serves has any;"),
+        "{told}"
+    );
+    fs::write(world.path("eu-b/pay.yaml"), service("pay", 4, &[("web-1", "n9")])).unwrap();
+    let told = world.refused(Kind::Node, "eu-c/n9", false);
+    assert!(told.starts_with("there is no node \"eu-c/n9\"; did you mean eu-b/n9?;"), "{told}");
 }
 
 #[test]
@@ -212,6 +290,14 @@ fn what_can_not_be_written_is_told_and_left_as_it_is() {
         assert_eq!(told, format!("what is drained of cluster eu-c: eu-c/fairlead-drains.yaml: {expected}"));
         assert_eq!(fs::read_to_string(&file).unwrap(), text);
     }
+    fs::remove_file(&file).unwrap();
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert_eq!(
+        world.refused(Kind::Cluster, "eu-c", false),
+        "what is drained of cluster eu-c: eu-c/fairlead-drains.yaml: can't be read: it is a pipe, a socket or a device, not a \
+         file"
+    );
+    fs::remove_file(&file).unwrap();
     let bad = format!("{DRAINS}  cluster: yes!\n{END}");
     fs::write(&file, &bad).unwrap();
     let told = world.refused(Kind::Cluster, "eu-c", false);

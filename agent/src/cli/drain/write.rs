@@ -15,11 +15,14 @@ use serde_json::{Map, Value, json};
 
 use super::known::Cluster;
 use crate::federation::convert::{DRAINS_NAME, DRAINS_NAMESPACE, Drains, drains};
+use crate::file::read_to_string;
 use crate::yaml::{Objects, from_node, to_text};
 
 /// The file in the directory of a cluster's manifests.
 pub(super) const FILE: &str = "fairlead-drains.yaml";
 const TEMPORARY: &str = ".fairlead-drains.yaml.new";
+/// Largest file that is read.
+const MAX_BYTES: u64 = 64 << 20;
 
 /// Changes what is drained of a cluster; what is drained then, and whether that is anything else than before.
 pub(super) fn change(cluster: &Cluster, edit: impl Fn(&mut Drains)) -> Result<(Arc<Drains>, bool)> {
@@ -31,6 +34,14 @@ pub(super) fn change(cluster: &Cluster, edit: impl Fn(&mut Drains)) -> Result<(A
              remove it",
             cluster.name,
             elsewhere.display()
+        );
+    }
+    if fs::metadata(directory).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        bail!(
+            "the directory of the manifests of cluster {} is missing: {}: create it, or correct `manifests` in the \
+             configuration",
+            cluster.name,
+            directory.display()
         );
     }
     // Of several commands at a time, one after the other; where the file system has no locks, the last one counts.
@@ -56,9 +67,14 @@ pub(super) fn change(cluster: &Cluster, edit: impl Fn(&mut Drains)) -> Result<(A
     }
 }
 
+/// What is drained of a cluster, as the file says that [`change`] writes.
+pub(super) fn drained(cluster: &Cluster) -> Result<Drains> {
+    judge(&read(&cluster.manifests.join(FILE))?)
+}
+
 /// The object in the file; a new one where there is none.
 fn read(path: &Path) -> Result<Value> {
-    let text = match fs::read_to_string(path) {
+    let text = match read_to_string(path, MAX_BYTES) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(new()),
         text => text.context("can't be read")?,
     };
@@ -112,6 +128,8 @@ fn set(object: &mut Value, drains: &Drains) -> bool {
 
 fn put(directory: &Path, path: &Path, text: &str) -> io::Result<()> {
     let temporary = directory.join(TEMPORARY);
+    // One that a killed command left is no good to anybody, whatever it is.
+    let _ = fs::remove_file(&temporary);
     let written = File::create(&temporary).and_then(|mut file| {
         if let Ok(old) = fs::metadata(path) {
             file.set_permissions(old.permissions())?;

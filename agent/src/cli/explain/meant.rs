@@ -19,26 +19,48 @@ pub(super) enum Found<'s, 'a> {
     },
 }
 
+/// All ports that a VIP, with or without a port and a protocol, names; or that there is none.
+pub(in crate::cli) fn fitting<'s, 'a>(
+    picture: &Picture<'_>,
+    all: &'s [Service<'a>],
+    vip: Vip,
+) -> Result<Vec<&'s Service<'a>>, String> {
+    let here: Vec<&Service<'_>> = all.iter().filter(|service| service.vip() == vip.ip).collect();
+    if here.is_empty() {
+        return Err(no_vip(picture, vip.ip));
+    }
+    let fitting: Vec<_> = here.iter().filter(|service| fits(vip, service)).copied().collect();
+    if fitting.is_empty() { Err(not_served(picture, vip, vip.protocol, &here).1) } else { Ok(fitting) }
+}
+
+fn fits(vip: Vip, service: &Service<'_>) -> bool {
+    vip.port.is_none_or(|port| port == service.key.port)
+        && vip.protocol.is_none_or(|protocol| Some(protocol) == service.protocol())
+}
+
 /// The service that is meant.
 pub(super) fn find<'s, 'a>(picture: &Picture<'_>, all: &'s [Service<'a>], vip: Vip) -> Result<Found<'s, 'a>> {
     let here: Vec<&Service<'_>> = all.iter().filter(|service| service.vip() == vip.ip).collect();
-    let fits = |service: &&&Service<'_>| {
-        vip.port.is_none_or(|port| port == service.key.port)
-            && vip.protocol.is_none_or(|protocol| Some(protocol) == service.protocol())
-    };
-    let mut meant: Vec<&Service<'_>> = here.iter().filter(fits).copied().collect();
+    let mut meant: Vec<&Service<'_>> = here.iter().filter(|service| fits(vip, service)).copied().collect();
     // Without a protocol TCP is meant, where there is a choice.
     if vip.protocol.is_none() && (vip.port.is_some() || meant.len() > 1) {
         meant.retain(|service| service.protocol() == Some(Protocol::Tcp));
     }
-    let served: Vec<String> =
-        here.iter().map(|service| format!("{}/{}", service.key.port, service.protocol_name())).collect();
     match meant.as_slice() {
         [service] => Ok(Found::Service(service)),
         [] if here.is_empty() => Ok(Found::Nothing { drop: None, why: no_vip(picture, vip.ip) }),
-        [] => Ok(not_served(picture, vip, &served)),
-        _ => bail!("{} has several ports: name one of {}", vip.ip, served.join(", ")),
+        [] => {
+            let protocol = vip.protocol.unwrap_or(Protocol::Tcp);
+            let (drop, why) = not_served(picture, vip, Some(protocol), &here);
+            Ok(Found::Nothing { drop, why })
+        }
+        _ => bail!("{} has several ports: name one of {}", vip.ip, ports(&here)),
     }
+}
+
+fn ports(services: &[&Service<'_>]) -> String {
+    let port = |service: &&Service<'_>| format!("{}/{}", service.key.port, service.protocol_name());
+    services.iter().map(port).collect::<Vec<_>>().join(", ")
 }
 
 fn no_vip(picture: &Picture<'_>, vip: IpAddr) -> String {
@@ -50,11 +72,26 @@ fn no_vip(picture: &Picture<'_>, vip: IpAddr) -> String {
         _ if vips.len() > 10 => "`fairlead services` lists the VIPs".to_owned(),
         _ => format!("VIPs are {}", vips.join(", ")),
     };
-    format!("{vip} is no VIP: {fate}; {known}")
+    let hint = without_brackets(picture, vip).map(|meant| format!("; did you mean {meant}?"));
+    format!("{vip} is no VIP: {fate}; {known}{}", hint.unwrap_or_default())
 }
 
-fn not_served(picture: &Picture<'_>, vip: Vip, served: &[String]) -> Found<'static, 'static> {
-    let protocol = vip.protocol.unwrap_or(Protocol::Tcp);
+/// An IPv6 VIP with a port, whose brackets were forgotten.
+fn without_brackets(picture: &Picture<'_>, address: IpAddr) -> Option<String> {
+    let text = address.to_string();
+    let (vip, port) = text.rsplit_once(':')?;
+    let (vip, port) = (vip.parse::<IpAddr>().ok()?, port.parse::<u16>().ok()?);
+    picture.vips().any(|known| known == vip).then(|| format!("[{vip}]:{port}"))
+}
+
+/// What becomes of packets to a port that there isn't, and why.
+fn not_served(
+    picture: &Picture<'_>,
+    vip: Vip,
+    protocol: Option<Protocol>,
+    here: &[&Service<'_>],
+) -> (Option<DropReason>, String) {
+    let over = protocol.map_or_else(String::new, |protocol| format!(" over {protocol}"));
     let port = vip.port.map_or_else(String::new, |port| format!(" port {port}"));
     let flags = picture.vip_entry(vip.ip).map_or(0, |entry| entry.flags);
     let drop = (flags & ServiceEntry::PASS_UNSERVED == 0).then_some(DropReason::PortNotServed);
@@ -62,9 +99,9 @@ fn not_served(picture: &Picture<'_>, vip: Vip, served: &[String]) -> Found<'stat
         None => "packets go up to the gateway's own stack".to_owned(),
         Some(reason) => format!("packets are dropped ({})", reason.name()),
     };
-    let (are, served) = (if served.len() == 1 { "is" } else { "are" }, served.join(", "));
-    let why = format!("{}{port} is not served over {protocol}: {fate}; there {are} {served}", vip.ip);
-    Found::Nothing { drop, why }
+    let are = if here.len() == 1 { "is" } else { "are" };
+    let why = format!("{}{port} is not served{over}: {fate}; there {are} {}", vip.ip, ports(here));
+    (drop, why)
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use super::node::{Freshness, Node};
 use super::output::{Format, Output};
 use super::row::BackendRow;
 use super::table::Style;
+pub(super) use meant::fitting;
 use tries::{Cache, Try, Way};
 use way::explanation;
 
@@ -38,7 +39,9 @@ struct Explanation {
     service: Option<String>,
     port_name: Option<Arc<str>>,
     ring_size: u32,
-    /// Where the client's port is known.
+    /// The client's address alone decides (`sessionAffinity: ClientIP`), and not its port.
+    by_client: bool,
+    /// Where the client's port is known, or doesn't matter.
     slot: Option<u32>,
     /// Where that slot's connections go.
     backend: Option<BackendRow>,

@@ -39,6 +39,10 @@ impl Explanation {
     /// Slot and backend.
     fn way(&self, colour: bool) -> String {
         let mut text = match self.slot {
+            Some(slot) if self.by_client => {
+                let by = "by the client's address alone (sessionAffinity: ClientIP)";
+                format!("slot {slot} of {} {by}", self.ring_size)
+            }
             Some(slot) => format!("slot {slot} of {}", self.ring_size),
             None if self.ring_size > 0 && self.drop.is_none() => {
                 format!("a ring of {} slots; the client's port decides which one\n", self.ring_size)

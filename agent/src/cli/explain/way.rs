@@ -49,10 +49,10 @@ pub(super) fn explanation(
     let has_slot = refused.is_none() && entry.ring.size > 0;
     let hash = |port| slot_hash(seed, &flow(client.ip, port, service.key.port), entry.flags);
     let to_slot = |port| slot_of(hash(port), entry.ring.size);
-    let slot = client.port.filter(|_| has_slot).map(to_slot);
+    let by_client = entry.flags & ServiceEntry::BY_CLIENT != 0;
+    let slot = client.port.or(by_client.then_some(0)).filter(|_| has_slot).map(to_slot);
     let chosen = slot.map(|slot| at(picture, service, &entry, &endpoints, slot));
-    let port = client.port.unwrap_or_default();
-    let to_try = slot.and_then(|slot| {
+    let to_try = slot.zip(client.port).and_then(|(slot, port)| {
         let at = *picture.ring(&entry).get(slot as usize)?;
         let index = entry.ring.first_slot + slot;
         let flow = flow(client.ip, port, service.key.port);
@@ -84,6 +84,7 @@ pub(super) fn explanation(
         service: service.name(),
         port_name: service.table.map(|table| Arc::clone(&table.port_name)),
         ring_size: entry.ring.size,
+        by_client,
         slot,
         backend: chosen.and_then(Result::ok).cloned(),
         formers,
@@ -177,6 +178,7 @@ impl Explanation {
             service: None,
             port_name: None,
             ring_size: 0,
+            by_client: false,
             slot: None,
             backend: None,
             formers: Vec::new(),
@@ -251,6 +253,24 @@ mod tests {
         assert_eq!(found.ports.iter().map(|row| row.ports).sum::<u32>(), 65535);
         assert_eq!(found.ports.len(), 3);
         assert!(found.ports.iter().all(|row| (0.30..0.37).contains(&row.share)), "{:?}", found.ports);
+    }
+
+    #[test]
+    fn by_session_affinity_the_clients_address_decides() {
+        let mut sample = Sample::new();
+        for entry in sample.buckets.iter_mut().flat_map(|bucket| &mut bucket.entries) {
+            entry.flags |= ServiceEntry::BY_CLIENT;
+        }
+        let found = explained(&sample, "192.0.2.7", "203.0.113.10").unwrap();
+        let (slot, ports) = (found.slot.unwrap(), found.ports.len());
+        assert_eq!((found.by_client, found.backend.is_some(), ports), (true, true, 1));
+        let told =
+            format!("slot {slot} of 251 by the client's address alone (sessionAffinity: ClientIP) goes to ");
+        assert!(found.text(false).contains(&told), "{}", found.text(false));
+        for port in [1, 2, 65535] {
+            let found = explained(&sample, &format!("192.0.2.7:{port}"), "203.0.113.10").unwrap();
+            assert_eq!((found.slot, found.text(false).contains(&told)), (Some(slot), true));
+        }
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! Rows of input and what the file's author is told.
 
-use std::fs;
-
 use super::super::*;
 use super::GOOD;
 
@@ -213,6 +211,16 @@ fn each_mistake_is_told_with_its_place() {
         ),
         (
             "",
+            "limits: {asksPerPrefix: 51, asksPerSecond: 50}\n",
+            "29:25: limits.asksPerPrefix: 51 is more than asksPerSecond, 50, which all prefixes share: lower it",
+        ),
+        (
+            "",
+            "limits: {bouncesInAll: 19999}\n",
+            "29:9: limits.bouncesPerPrefix: 20000 is more than bouncesInAll, 19999, which all prefixes share: lower it",
+        ),
+        (
+            "",
             "probes: {interval: 1ms, timeout: 10ms}\n",
             "29:20: probes.interval: 1ms is not between 50ms and 1h",
         ),
@@ -369,31 +377,4 @@ fn nothing_is_concluded_from_what_could_not_be_read() {
         let fields: Vec<String> = fields_of(&text).into_iter().map(|(_, field)| field).collect();
         assert_eq!(fields, *expected, "{from:?} to {to:?}");
     }
-}
-
-#[test]
-fn what_is_no_configuration_at_all() {
-    let rows = [
-        ("", "f.yaml:1:1: there is nothing in the file"),
-        ("# only a comment\n", "f.yaml:1:1: there is nothing in the file"),
-        ("a: [", "f.yaml:1:4: not YAML: unclosed bracket '['"),
-        ("just text", "f.yaml:1:1: expected a mapping, found \"just text\""),
-    ];
-    for (text, expected) in rows {
-        let problems = parse(text, Path::new("f.yaml")).unwrap_err();
-        assert_eq!(problems.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected], "{text}");
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("missing.yaml");
-    let missing = |problems: Vec<ConfigProblem>| problems[0].message.clone();
-    let advised = missing(check(&path).unwrap_err());
-    assert!(advised.starts_with("can't be read: No such file"), "{advised}");
-    assert!(advised.ends_with("; --config or FAIRLEAD_CONFIG names another file"), "{advised}");
-    assert_eq!(
-        missing(check_other(&path).unwrap_err()),
-        advised.split_once("; ").unwrap().0,
-        "no --config names it"
-    );
-    fs::write(&path, [0xff, 0xfe, 0x00]).unwrap();
-    assert!(check(&path).unwrap_err()[0].message.contains("is not text in UTF-8"));
 }

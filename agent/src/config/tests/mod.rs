@@ -195,3 +195,34 @@ fn any_tunnel_carries_the_smallest_packet_of_ipv6() {
     let least = &schema["properties"]["tunnel"]["properties"]["mtu"]["minimum"];
     assert_eq!(*least, 1280 + overhead(Encap::Gue, Family::V6), "the widest outer headers");
 }
+
+#[test]
+fn what_is_no_configuration_at_all() {
+    let rows = [
+        ("", "f.yaml:1:1: there is nothing in the file"),
+        ("# only a comment\n", "f.yaml:1:1: there is nothing in the file"),
+        ("a: [", "f.yaml:1:4: not YAML: unclosed bracket '['"),
+        ("just text", "f.yaml:1:1: expected a mapping, found \"just text\""),
+    ];
+    for (text, expected) in rows {
+        let problems = parse(text, Path::new("f.yaml")).unwrap_err();
+        assert_eq!(problems.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected], "{text}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("missing.yaml");
+    let missing = |problems: Vec<ConfigProblem>| problems[0].message.clone();
+    let advised = missing(check(&path).unwrap_err());
+    assert!(advised.starts_with("can't be read: No such file"), "{advised}");
+    assert!(advised.ends_with("; --config or FAIRLEAD_CONFIG names another file"), "{advised}");
+    assert_eq!(
+        missing(check_other(&path).unwrap_err()),
+        advised.split_once("; ").unwrap().0,
+        "no --config names it"
+    );
+    std::fs::write(&path, [0xff, 0xfe, 0x00]).unwrap();
+    assert!(check(&path).unwrap_err()[0].message.contains("it is not text in UTF-8"));
+    std::fs::remove_file(&path).unwrap();
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let pipe = check(&path).unwrap_err()[0].message.clone();
+    assert!(pipe.contains("it is a pipe, a socket or a device, not a file"), "{pipe}");
+}

@@ -4,6 +4,7 @@
 //! over. A file that is not YAML to its end gives nothing: its last good objects stay.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Node as KubernetesNode, Service};
@@ -11,7 +12,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
 
 use crate::federation::convert::{self, Defaults, Fault, Kind, Object, ObjectKey};
-use crate::yaml::{Node, Objects, Place, from_node};
+use crate::yaml::{Node, Objects, Path, Place, Scalar, Value, from_node};
 
 /// What a file holds.
 #[derive(Debug, Default, PartialEq)]
@@ -51,13 +52,15 @@ pub(super) fn parse(bytes: &[u8], defaults: Defaults) -> Result<Parsed, Note> {
     }
     let mut parsed = Parsed::default();
     for node in Objects::new(text) {
-        parsed.take(&node.map_err(|e| broken(e.place, e.message))?, defaults);
+        parsed.take(&mut node.map_err(|e| broken(e.place, e.message))?, defaults);
     }
     Ok(parsed)
 }
 
 impl Parsed {
-    fn take(&mut self, node: &Node<'_>, defaults: Defaults) {
+    fn take(&mut self, node: &mut Node<'_>, defaults: Defaults) {
+        let timeout = take_bad_timeout(node);
+        let node = &*node;
         let (Some(kind), Some(version)) = (node.text("kind"), node.text("apiVersion")) else {
             return self.unknown(node, "is no Kubernetes object: kind or apiVersion is missing");
         };
@@ -71,7 +74,8 @@ impl Parsed {
                 });
             }
             ("v1", "Service") => self.read(node, Kind::Service, |object: &Service| {
-                let (spec, faults) = convert::service(object, defaults);
+                let (spec, mut faults) = convert::service(object, defaults);
+                faults.extend(timeout.filter(|_| spec.is_some()));
                 (spec.map(|spec| Object::Service(Arc::new(spec))), faults)
             }),
             ("discovery.k8s.io/v1", "EndpointSlice") => {
@@ -137,6 +141,26 @@ impl Parsed {
         }
     }
 }
+
+/// Takes a Service's time of affinity away where Kubernetes wouldn't have it, even where it fits into no number there: without
+/// a table there is no such time here, and the service is served all the same.
+fn take_bad_timeout(node: &mut Node<'_>) -> Option<Fault> {
+    let names = ["spec", "sessionAffinityConfig", "clientIP", "timeoutSeconds"];
+    let timeout = names.iter().try_fold(node, |node, name| node.get_mut(name))?;
+    let Some(Scalar::Integer(seconds)) = timeout.scalar() else { return None };
+    if SECONDS.contains(&seconds) {
+        return None;
+    }
+    timeout.value = Value::Plain("null".into());
+    let path = names.iter().fold(Path::default(), |path, name| path.key(name));
+    let (low, high) = (SECONDS.start(), SECONDS.end());
+    let message =
+        format!("{seconds} is not between {low} and {high}; affinity holds all the same, without a time");
+    Some(Fault { path, message, rejects: false })
+}
+
+/// How long Kubernetes lets affinity last.
+const SECONDS: RangeInclusive<i128> = 1..=86_400;
 
 /// Whether a ConfigMap is the one that says what is drained.
 fn is_drains(node: &Node<'_>) -> bool {

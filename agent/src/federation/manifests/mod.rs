@@ -13,10 +13,8 @@ mod located;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::fs;
-use std::io::{self, Read};
+use std::io::Read;
 use std::ops::Bound;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -399,18 +397,12 @@ fn load(path: &Path, stamp: Stamp, others: u64, defaults: Defaults) -> Result<Pa
         return Err(Refusal::Circumstances(note(message)));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(stamp.size).unwrap_or(0));
-    let read = open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
+    let read = crate::file::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
     read.map_err(|e| Refusal::Circumstances(note(format!("can't be read: {e}"))))?;
     // A fault of the parser's must not end the cluster's source.
     let parsed = std::panic::catch_unwind(|| file::parse(&bytes, defaults))
         .unwrap_or_else(|_| Err(note("can't be parsed: a fault of fairlead's, please report it".to_owned())));
     parsed.map_err(Refusal::Content)
-}
-
-/// A file, never a pipe that came into its place since it was looked at: opening one waits for who writes to it.
-fn open(path: &Path) -> io::Result<fs::File> {
-    let file = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other(Unseen::Special.to_string())) }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::directory::Stamp;
+use crate::file::SPECIAL;
 
 /// How many files and directories a cluster may have.
 const MAX_ENTRIES: usize = 200_000;
@@ -54,7 +55,7 @@ impl fmt::Display for Unseen {
             Self::Nowhere(target) => {
                 write!(f, "is a symbolic link to {}, which is not there", target.display())
             }
-            Self::Special => f.write_str("is a pipe, a socket or a device, not a file"),
+            Self::Special => write!(f, "is {SPECIAL}"),
             Self::Directory => f.write_str("is a directory, but has the name of a file: rename it"),
         }
     }

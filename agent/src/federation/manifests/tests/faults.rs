@@ -241,11 +241,30 @@ fn what_takes_the_place_of_a_file_takes_none_of_its_objects() {
 }
 
 #[test]
-fn a_pipe_is_never_waited_for() {
-    let dir = tempfile::tempdir().unwrap();
-    let pipe = dir.path().join("web.yaml");
-    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    assert!(open(&pipe).unwrap_err().to_string().contains("a pipe"));
+fn a_time_of_affinity_out_of_range_is_told_and_the_service_served() {
+    let mut world = World::new();
+    let text = |seconds: &str| {
+        let config = format!("sessionAffinityConfig: {{clientIP: {{timeoutSeconds: {seconds}}}}}");
+        service("web", 80).replace("spec: {", &format!("spec: {{sessionAffinity: ClientIP, {config}, "))
+    };
+    for seconds in ["0", "-1", "86401", "2147483648"] {
+        world.write("web.yaml", &text(seconds));
+        assert!(world.shard("web").unwrap().by_client, "{seconds}");
+        assert_eq!(
+            world.problems(),
+            [format!(
+                "cluster c1: web.yaml:4:86: Service shop/web: spec.sessionAffinityConfig.clientIP.timeoutSeconds: {seconds} is not \
+                 between 1 and 86400; affinity holds all the same, without a time"
+            )]
+        );
+    }
+    for seconds in ["1", "86400", "~"] {
+        world.write("web.yaml", &text(seconds));
+        assert_eq!((world.shard("web").unwrap().by_client, world.problems()), (true, vec![]), "{seconds}");
+    }
+    // Of a Service that isn't ours nobody wants to hear.
+    world.write("web.yaml", &text("0").replace("fairlead.io/vip", "other"));
+    assert_eq!((world.shard("web"), world.problems()), (None, vec![]));
 }
 
 #[test]
