@@ -184,7 +184,7 @@ impl Stages {
         {
             tokio::spawn(follow_namespaces(to_place, tell_placed, namespaces));
         }
-        let sweep = if config.has(Role::Receiver) { dataplane.take_sweep()? } else { None };
+        let sweep = if config.has(Role::Receiver) { dataplane.take_sweep(config.seed.0)? } else { None };
         let mut stages = Self {
             config_watch: ConfigWatch::new(&options.config, Arc::clone(config)),
             refused: Vec::new(),

@@ -42,7 +42,7 @@ pub(super) fn add_announced(
         let (key, at) = ((told.service, IpAddr::from(told.outer)), told.at);
         // A QUIC server may have made its ID of either address; those of one that is known lead there already.
         let is_quic = table.flags & ServiceEntry::QUIC != 0;
-        if !told.is_reached_by(tunnels) && (!is_quic || table.is_other_address(key.1)) {
+        if !told.is_reached_by(tunnels) && !is_quic || table.is_other_address(key.1) {
             continue;
         }
         let place = table.backends.binary_search_by_key(&key.1, |backend| backend.outer);

@@ -20,6 +20,8 @@ use super::{
     Dataplane, Error, HeldHere, batch,
     carry::{Carry, Table},
     held,
+    load::mapped,
+    recent::Memory,
 };
 
 /// How often flows are swept, and how often where the table is [crowded](Swept::is_crowded).
@@ -50,6 +52,7 @@ pub struct Sweep {
     flows: Table,
     /// Tables that packets go by until the links are switched.
     former: Vec<Table>,
+    recent: Memory,
     held: HashMap<MapData, DeliveryKey, HeldFlows>,
     ended: held::Ended,
     clock: Clock,
@@ -77,18 +80,20 @@ impl Clock {
 }
 
 impl Dataplane {
-    /// Takes the table of flows out to sweep it; `None` when it was taken before.
-    pub fn take_sweep(&mut self) -> Result<Option<Sweep>, Error> {
+    /// Takes the table of flows out to sweep it; `None` when it was taken before. `seed` is the programs'.
+    pub fn take_sweep(&mut self, seed: u64) -> Result<Option<Sweep>, Error> {
         let now = self.ticks()?;
         let Some(flows) = self.ebpf.take_map(map::FLOWS) else { return Ok(None) };
         let flows = HashMap::try_from(flows).map_err(Error::map(map::FLOWS))?;
         let Some(held) = self.ebpf.take_map(map::HELD) else { return Ok(None) };
         let held = HashMap::try_from(held).map_err(Error::map(map::HELD))?;
+        let recent = Memory::new(seed, mapped(&self.ebpf, map::RECENT)?)?;
         let former = self.carry.as_ref().map_or(Ok(Vec::new()), Carry::former_flows)?;
         let clock = Clock { first: (Instant::now(), now), rate: None };
         Ok(Some(Sweep {
             flows,
             former,
+            recent,
             held,
             ended: held::Ended::default(),
             clock,
@@ -160,16 +165,19 @@ impl Sweep {
         }
         let Some(rate) = self.clock.rate(Instant::now(), ticks) else { return Ok(None) };
         for table in &mut self.former {
-            sweep(table, ticks, rate, |_, _| {}, |_, _| {})?;
+            sweep(table, ticks, rate, |_, _| {}, |_, _| Ok(()))?;
         }
         let mut tally = held::Tally::default();
-        let ended = &mut self.ended;
+        let (ended, recent) = (&mut self.ended, &mut self.recent);
         let mut swept = sweep(
             &mut self.flows,
             ticks,
             rate,
             |key, flow| tally.add(key, flow),
-            |key, flow| ended.add(key, flow),
+            |key, flow| {
+                ended.add(key, flow);
+                recent.forget(key, flow)
+            },
         )?;
         if swept.is_crowded() {
             self.due = Instant::now() + CROWDED_PERIOD;
@@ -223,7 +231,7 @@ fn sweep(
     ticks: u32,
     rate: u32,
     mut each: impl FnMut(&FlowKey, &FlowEntry),
-    mut ended: impl FnMut(&FlowKey, &FlowEntry),
+    mut ended: impl FnMut(&FlowKey, &FlowEntry) -> Result<(), Error>,
 ) -> Result<Swept, Error> {
     let error = Error::map(map::FLOWS);
     let capacity = flows.map().info().map_err(&error)?.max_entries() as usize;
@@ -258,7 +266,7 @@ fn sweep(
             Err(MapError::SyscallError(removal)) if removal.io_error.kind() == ErrorKind::NotFound => {}
             removed => removed.map_err(&error)?,
         }
-        ended(key, flow);
+        ended(key, flow)?;
     }
     Ok(Swept { stay: stay - early, ended: over.len(), capacity, ..Swept::default() })
 }

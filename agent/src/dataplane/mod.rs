@@ -29,6 +29,7 @@ mod option;
 mod owners;
 mod pins;
 mod probes;
+mod recent;
 mod reports;
 pub mod routes;
 mod sockets;

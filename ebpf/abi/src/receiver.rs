@@ -159,6 +159,9 @@ pub enum FlowState {
 
 const _: () = {
     assert!(size_of::<DeliveryKey>() == 40 && size_of::<Delivery>() == 24);
+    // The programs write them as one word.
+    assert!(offset_of!(DeliveryKey, port) == 32 && offset_of!(DeliveryKey, protocol) == 34);
+    assert!(offset_of!(DeliveryKey, family) == 35 && offset_of!(DeliveryKey, padding) == 36);
     assert!(size_of::<FlowKey>() == 40 && size_of::<FlowEntry>() == 40);
     assert!(DropReason::COUNT < 64);
 };

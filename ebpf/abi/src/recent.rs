@@ -2,7 +2,7 @@
 //! through its table of flows.
 //!
 //! Only a memory: all of it stands in [`FlowEntry`](crate::FlowEntry) too, and what is not found here, is too old here or
-//! doesn't fit is looked up there. An entry is one word, so that it is read and written as a whole: 25 bits of a hash instead
+//! doesn't fit is looked up there. Whoever takes a flow out of that table forgets it here. An entry is one word, so that it is read and written as a whole: 25 bits of a hash instead
 //! of the flow, and 15 of each of its numbers. Of a packet that belongs to none of a bucket's eight flows, hash and numbers
 //! fit once in 2⁴⁸ times.
 
@@ -120,8 +120,8 @@ const UNIT_SHIFT: u32 = 17;
 /// The bits of the time, which stands in units of 4096 ticks.
 const TIME: u64 = 0xff;
 const TICK_SHIFT: u32 = 12;
-/// What is older counts for nothing, in units of time: a minute on the fastest clock, ten on the slowest. Far less than after
-/// which a silent flow is over: that happens unseen here.
+/// What is older counts for nothing, in units of time: a minute on the fastest clock, ten on the slowest. The time begins anew
+/// after eighteen times as long, and then an entry seems young again: its flow is in the table yet.
 const OLD: u64 = 14;
 
 impl Recent {

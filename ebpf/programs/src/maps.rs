@@ -1,7 +1,7 @@
 //! The maps, with their default sizes; the agent gives them others when it loads them.
 //!
 //! Arrays that the agent writes can be mapped into its memory (`BPF_F_MMAPABLE`, kernel 5.5), so that it
-//! publishes with single 64-bit stores. They are never written from here, but for the two that say so.
+//! publishes with single 64-bit stores. They are never written from here, but for those that say so.
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
@@ -102,9 +102,9 @@ pub static FLOWS: HashMap<FlowKey, FlowEntry, 262_144> = HashMap::new();
 /// See [`fairlead_abi::map::HALF_OPEN`].
 #[btf_map]
 pub static HALF_OPEN: LruHashMap<FlowKey, FlowEntry, 65_536> = LruHashMap::new();
-/// See [`fairlead_abi::map::RECENT`].
+/// See [`fairlead_abi::map::RECENT`]. Written here; the agent only forgets.
 #[btf_map]
-pub static RECENT: Array<RecentBucket, 65_536> = Array::new();
+pub static RECENT: Array<RecentBucket, 65_536, MMAP> = Array::new();
 /// See [`fairlead_abi::map::FRAGMENTS`].
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry, 16_384> = LruHashMap::new();

@@ -324,7 +324,7 @@ fn set_flow(key: &mut FlowKey, delivery: &Delivery, client: &Address, client_por
 #[inline(always)]
 fn find(key: &mut DeliveryKey, ip: &Ip, port: [u8; 2], protocol: u8) -> Option<&'static Delivery> {
     key.vip = ip.destination.copied();
-    let [family, port] = [ip.family() as u64, u16::from_ne_bytes(port) as u64];
+    let [family, port] = [ip.family() as u64, u16::from_le_bytes(port) as u64];
     let last = port | (protocol as u64) << 16 | family << 24;
     // SAFETY: the key's last word, in which these fields stand. As a whole, for so it is read.
     unsafe { (&raw mut *key).cast::<u64>().add(offset_of!(DeliveryKey, port) / 8).write(last.to_le()) };

@@ -13,7 +13,7 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, ProgramArray, RingBuf, lpm_trie::Key},
     programs::Program,
 };
-use fairlead::dataplane::{Capacities, Dataplane, Early, Instance, Namespaces, Programs};
+use fairlead::dataplane::{Capacities, Dataplane, Early, Instance, Namespaces, Programs, Sweep};
 use fairlead_abi::{
     Address, CacheBucket, CacheTag, Cached, Delivery, DeliveryKey, DropReason, FlowEntry, FlowEvent, FlowKey,
     FragmentEntry, FragmentKey, HeldFlows, ProbeTarget, RecentBucket, Server, ServerKey, Settings, SipKey,
@@ -197,6 +197,11 @@ impl Lab {
     /// The clock that flows are stamped by.
     pub fn ticks(&mut self) -> Result<u32> {
         Ok(self.dataplane.ticks()?)
+    }
+
+    /// What the agent takes flows out with; what endpoints said before is forgotten.
+    pub fn take_sweep(&mut self) -> Result<Sweep> {
+        self.dataplane.take_sweep(self.settings.seed)?.context("it was not taken before")
     }
 
     /// Fills the flow cache anew.

@@ -64,9 +64,8 @@ pub fn run(options: &Options) -> Result<bool> {
         teller.rows(event, &of_event, unopened, took);
         rows.extend(of_event);
     });
-    // What was seen till then is told, whatever became of the rest.
     if played.is_ok() {
-        teller.verdict(&rows, options.seed, began.elapsed());
+        teller.verdict(&rows, began.elapsed());
     }
     if options.json {
         let failure = played.as_ref().err().map(|error| format!("{error:#}"));

@@ -46,6 +46,7 @@ impl Teller {
                 WHOLE_FLOOD - options.flood
             ));
         }
+        self.say(&format!("seed of the random mix: {}", options.seed));
         self.say("");
         self.say(&self.bold(&table_line(&HEAD.map(str::to_owned))));
     }
@@ -73,11 +74,10 @@ impl Teller {
         self.say(&format!("    ({}: {:.1} s{unopened})", event.told, took.as_secs_f64()));
     }
 
-    pub(super) fn verdict(&self, rows: &[Row], seed: u64, took: Duration) {
+    pub(super) fn verdict(&self, rows: &[Row], took: Duration) {
         let lost: Vec<_> = rows.iter().map(Row::lost).filter(|&lost| lost > 0).collect();
         let moved: usize = rows.iter().map(|row| row.moved).sum();
         self.say("");
-        self.say(&format!("seed of the random mix: {seed}"));
         let verdict = if lost.is_empty() {
             match moved {
                 0 => "No connection broke that had a living endpoint".to_owned(),

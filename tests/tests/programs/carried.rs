@@ -317,7 +317,7 @@ fn tables_that_are_still_in_use_are_swept_until_others_are() {
     let pins = Pins::new();
     drop(pins.load(SMALL, SMALL));
     let mut new = pins.load(LARGE, SMALL);
-    let mut sweep = new.take_sweep().unwrap().unwrap();
+    let mut sweep = new.take_sweep(settings(0).seed).unwrap().unwrap();
     // Longer than a minute ago at any tick rate, and by far not two hours.
     let ended = flow(FlowState::Closing, new.ticks().unwrap().wrapping_sub(100_000));
     let lives = FlowEntry { state: FlowState::Established as u8, ..ended };
@@ -346,7 +346,7 @@ fn tables_that_are_still_in_use_are_swept_until_others_are() {
 fn where_the_table_fills_up_what_ended_first_goes_before_its_time() {
     let pins = Pins::new();
     let mut new = pins.load(64, SMALL);
-    let mut sweep = new.take_sweep().unwrap().unwrap();
+    let mut sweep = new.take_sweep(settings(0).seed).unwrap().unwrap();
     let now = new.ticks().unwrap();
     // So many ticks are more than a second and less than a minute at any rate; the first ended first.
     let ended = (0..24).map(|number| (key(number), flow(FlowState::Closing, now - 5_000 + number)));

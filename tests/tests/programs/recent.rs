@@ -1,5 +1,10 @@
 //! What endpoints said lately: a receiver goes by it without its table of flows, and by the table where it doesn't know.
 
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
 use fairlead_abi::{FlowKey, Roles};
 use fairlead_tests::packets::{
     Lab,
@@ -89,6 +94,24 @@ fn what_is_over_is_forgotten() {
         story.lab.remove_flow(&key).unwrap();
         assert_eq!(story.arrives_marked(next(&story, flags::ACK)), TRANSMIT);
     }
+}
+
+#[test]
+fn what_the_agent_takes_out_is_forgotten() {
+    // More than three hours at any tick rate.
+    const LATER: u32 = 4 * 3600 * 1000;
+    let mut story = Story::new(VIPS[0]);
+    let mut sweep = story.lab.take_sweep().unwrap();
+    story.connects();
+    assert!(story.answers_tcp(flags::ACK, SEQUENCE.wrapping_add(1)));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let mut swept = |ticks| sweep.run(ticks, true, &BTreeMap::new()).unwrap().map(|swept| swept.ended);
+    while swept(story.lab.ticks().unwrap()) != Some(0) {
+        assert!(Instant::now() < deadline, "the clock is not believed");
+    }
+    assert_eq!(story.arrives_marked(next(&story, flags::ACK)), PASS);
+    assert_eq!(swept(story.lab.ticks().unwrap().wrapping_add(LATER)), Some(1));
+    assert_eq!(story.arrives_marked(next(&story, flags::ACK)), TRANSMIT, "its replies would have no VIP");
 }
 
 #[test]

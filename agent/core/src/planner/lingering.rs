@@ -84,6 +84,7 @@ impl Lingering {
         let key = table.key();
         held.announced(key).any(|(outer, at)| {
             let known = table.backends.binary_search_by_key(&outer, |backend| backend.outer).is_ok();
+            let known = known || table.is_other_address(outer);
             !known && until(at, (key, outer), held, declared) > now && encap(outer, own, declared).is_some()
         })
     }
@@ -97,8 +98,9 @@ impl Lingering {
         of_backends.chain(of_deliveries).min()
     }
 
-    /// The backends of `service` that linger beside those that are `present`, sorted by outer address; nor are those gone of
-    /// which only an address is known that is among `other_addresses` of present ones. `before` is its table so far, `other` those that lingered when it was made, or that an agent before this one knew.
+    /// The backends of `service` that linger beside those that are `present`, sorted by outer address. `before` is its table so
+    /// far, `other` those that lingered when it was made, or that an agent before this one knew. Who is announced by one of
+    /// the `other_addresses` of present ones is there.
     pub(super) fn backends(
         &mut self,
         (service, own): (ServiceKey, &BTreeSet<IpAddr>),
@@ -112,6 +114,9 @@ impl Lingering {
         let has_left = |backend: &WantedBackend| !present.contains(&backend.outer);
         let left = before.into_iter().flat_map(|table| Left::all(table, has_left, now));
         let announced = circumstances.held.announced(service).filter_map(|(outer, at)| {
+            if other_addresses.contains(&outer) {
+                return None;
+            }
             let encap = encap(outer, own, circumstances.declared)?;
             Some((outer, nameless(outer, encap, at)))
         });
@@ -119,7 +124,6 @@ impl Lingering {
         let mut all: BTreeMap<IpAddr, Left> = announced.chain(left).chain(known).collect();
         all.retain(|outer, left| {
             !present.contains(outer)
-                && !(left.is_nameless() && other_addresses.contains(outer))
                 && until(left.since, (service, *outer), circumstances.held, circumstances.declared) > now
         });
         let room = usize::from(NO_BACKEND).saturating_sub(present.len());
@@ -220,11 +224,6 @@ impl Left {
             (backend.outer, left)
         });
         left.collect()
-    }
-
-    /// Whether only its address is known.
-    fn is_nameless(&self) -> bool {
-        &*self.backend.pod == UNKNOWN_POD
     }
 
     fn lingerer(&self, cluster: Arc<str>) -> Lingerer {

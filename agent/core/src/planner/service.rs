@@ -86,11 +86,8 @@ pub(super) fn table<'t>(
     table.shards = reports(&target.service.shards, &tallies, &takers, &shares, &entries, panic);
     table.backends = backends(&candidates, &tallies, &shares, &table.shards, panic);
     let before = known.clone().find(|before| before.key() == table.key());
-    let addresses: BTreeSet<IpAddr> = candidates
-        .iter()
-        .filter(|_| target.port.quic)
-        .flat_map(|candidate| candidate.of.addresses())
-        .collect();
+    let of_quic = if target.port.quic { &candidates[..] } else { &[] };
+    let addresses: BTreeSet<IpAddr> = of_quic.iter().flat_map(|candidate| candidate.of.addresses()).collect();
     let before = before.map(|before| &**before);
     let lingering = add_lingering(&mut table, &addresses, before, memory, circumstances);
     if target.port.quic {

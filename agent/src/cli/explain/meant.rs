@@ -72,16 +72,16 @@ fn no_vip(picture: &Picture<'_>, vip: IpAddr) -> String {
         _ if vips.len() > 10 => "`fairlead services` lists the VIPs".to_owned(),
         _ => format!("VIPs are {}", vips.join(", ")),
     };
-    let hint = without_brackets(picture, vip).map(|meant| format!("; did you mean {meant}?"));
+    let hint = without_brackets(picture.vips(), vip).map(|meant| format!("; did you mean {meant}?"));
     format!("{vip} is no VIP: {fate}; {known}{}", hint.unwrap_or_default())
 }
 
 /// An IPv6 VIP with a port, whose brackets were forgotten.
-fn without_brackets(picture: &Picture<'_>, address: IpAddr) -> Option<String> {
+fn without_brackets(mut vips: impl Iterator<Item = IpAddr>, address: IpAddr) -> Option<String> {
     let text = address.to_string();
     let (vip, port) = text.rsplit_once(':')?;
     let (vip, port) = (vip.parse::<IpAddr>().ok()?, port.parse::<u16>().ok()?);
-    picture.vips().any(|known| known == vip).then(|| format!("[{vip}]:{port}"))
+    vips.any(|known| known == vip).then(|| format!("[{vip}]:{port}"))
 }
 
 /// What becomes of packets to a port that there isn't, and why.
@@ -107,7 +107,18 @@ fn not_served(
 #[cfg(test)]
 mod tests {
     use super::super::way::explained;
+    use super::without_brackets;
     use crate::cli::sample::Sample;
+
+    #[test]
+    fn a_port_behind_an_address_without_brackets_is_seen() {
+        let vips = || ["2001:db8:a::10", "203.0.113.10"].into_iter().map(|vip| vip.parse().unwrap());
+        let meant = |text: &str| without_brackets(vips(), text.parse().unwrap());
+        assert_eq!(meant("2001:db8:a::10:53").as_deref(), Some("[2001:db8:a::10]:53"));
+        for other in ["2001:db8:a::11:53", "2001:db8:a::10:beef", "2001:db8:a::10", "203.0.113.11"] {
+            assert_eq!(meant(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn what_is_not_steered_says_what_is() {
