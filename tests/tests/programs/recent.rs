@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fairlead_abi::{FlowKey, Roles};
+use fairlead_abi::{FlowKey, Roles, Settings};
 use fairlead_tests::packets::{
     Lab,
     build::{self, Tcp, flags, ipip, tcp},
@@ -100,7 +100,9 @@ fn what_is_over_is_forgotten() {
 fn what_the_agent_takes_out_is_forgotten() {
     // More than three hours at any tick rate.
     const LATER: u32 = 4 * 3600 * 1000;
-    let mut story = Story::new(VIPS[0]);
+    // As an agent's: all that the map has.
+    let settings = Settings { recent_mask: u32::MAX, ..settings(Roles::RECEIVER) };
+    let mut story = Story { lab: Lab::new(&settings, &tables()).unwrap(), ..Story::new(VIPS[0]) };
     let mut sweep = story.lab.take_sweep().unwrap();
     story.connects();
     assert!(story.answers_tcp(flags::ACK, SEQUENCE.wrapping_add(1)));
@@ -117,7 +119,7 @@ fn what_the_agent_takes_out_is_forgotten() {
 #[test]
 fn flows_that_found_no_room_are_known_by_the_table() {
     // A single bucket, for many flows.
-    let settings = fairlead_abi::Settings { recent_mask: 0, ..settings(Roles::RECEIVER) };
+    let settings = Settings { recent_mask: 0, ..settings(Roles::RECEIVER) };
     let mut story = Story { lab: Lab::new(&settings, &tables()).unwrap(), ..Story::new(VIPS[0]) };
     story.connects();
     let (key, entry) = story.lab.flows().unwrap().pop_first().unwrap();
