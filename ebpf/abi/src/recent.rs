@@ -158,6 +158,7 @@ const _: () = {
 };
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "of numbers without a pattern any bits will do")]
 mod tests {
     use super::*;
     use crate::{FlowEntry, FlowState};

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use aya::maps::{Array, HashMap, Map, MapData};
 use fairlead::dataplane::Instance;
-use fairlead_abi::{CacheBucket, FlowEntry, FlowKey, map};
+use fairlead_abi::{CacheBucket, FlowEntry, FlowKey, RecentBucket, map};
 
 #[cfg(doc)]
 use super::Manifests;
@@ -202,7 +202,9 @@ impl Agent {
             // Each is in one of the two, if it is there yet.
             known.iter().for_each(|(key, _)| drop(table.remove(key)));
         }
-        Ok(())
+        let pin = MapData::from_pin(maps.join(map::RECENT))?;
+        let mut recent = Array::<_, RecentBucket>::try_from(Map::from_map_data(pin)?)?;
+        (0..recent.len()).try_for_each(|bucket| Ok(recent.set(bucket, RecentBucket::default(), 0)?))
     }
 
     /// Empties this host's flow cache, as if it had never heard of anything.
