@@ -92,27 +92,21 @@ impl Stages {
     }
 }
 
+/// What is wrong on this node, with no object of the federation's.
+fn here(field: &str, what: String, hint: &str) -> Problem {
+    Problem { object: None, cluster: None, field: field.to_owned(), what, hint: Some(hint.to_owned()) }
+}
+
 fn nobody_answers() -> Problem {
-    Problem {
-        object: None,
-        cluster: None,
-        field: "secretsFile".to_owned(),
-        what: format!("no receiver answers this gateway's questions: {UNASKED}"),
-        hint: Some(
-            "is secretsFile the same everywhere, and does UDP port 6082 of endpoints get through to their nodes?"
-                .to_owned(),
-        ),
-    }
+    let what = format!("no receiver answers this gateway's questions: {UNASKED}");
+    let hint =
+        "is secretsFile the same everywhere, and does UDP port 6082 of endpoints get through to their nodes?";
+    here("secretsFile", what, hint)
 }
 
 fn no_secrets() -> Problem {
-    Problem {
-        object: None,
-        cluster: None,
-        field: "secretsFile".to_owned(),
-        what: format!("is not given, so no receiver is asked: {UNASKED}"),
-        hint: Some("give all nodes the same one, and restart their agents".to_owned()),
-    }
+    let what = format!("is not given, so no receiver is asked: {UNASKED}");
+    here("secretsFile", what, "give all nodes the same one, and restart their agents")
 }
 
 /// What comes of it.
@@ -120,41 +114,22 @@ const UNASKED: &str =
     "connections that no backend of their slot knows break, and nobody can tell how many are left of a drain";
 
 fn blind(why: &str) -> Problem {
-    Problem {
-        object: None,
-        cluster: None,
-        field: "sockets".to_owned(),
-        what: format!("those of this node's endpoints can't be looked up: {why}"),
-        hint: Some(
-            "kernels with BTF (/sys/kernel/btf/vmlinux) allow it; without, a connection whose flow this node has lost is found again at its \
-             slot's current endpoint only"
-                .to_owned(),
-        ),
-    }
+    let what = format!("those of this node's endpoints can't be looked up: {why}");
+    let hint = "kernels with BTF (/sys/kernel/btf/vmlinux) allow it; without, a connection whose flow this node has lost is found \
+                again at its slot's current endpoint only";
+    here("sockets", what, hint)
 }
 
 fn refused_secrets(why: &str) -> Problem {
-    Problem {
-        object: None,
-        cluster: None,
-        field: "secretsFile".to_owned(),
-        what: why.to_owned(),
-        hint: Some("the secrets stay as they were".to_owned()),
-    }
+    here("secretsFile", why.to_owned(), "the secrets stay as they were")
 }
 
 fn strange(cluster: &Arc<str>, outer: IpAddr) -> Problem {
-    Problem {
-        object: None,
-        cluster: Some(Arc::clone(cluster)),
-        field: "podCidrs".to_owned(),
-        what: format!(
-            "don't hold {outer}, which a node of the cluster announces: what it says of it doesn't count"
-        ),
-        hint: Some(
-            "complete podCidrs if it is an endpoint of the cluster; else somebody has its key".to_owned(),
-        ),
-    }
+    let what = format!(
+        "don't hold {outer}, which a node of the cluster announces: what it says of it doesn't count"
+    );
+    let hint = "complete podCidrs if it is an endpoint of the cluster; else somebody has its key";
+    Problem { cluster: Some(Arc::clone(cluster)), ..here("podCidrs", what, hint) }
 }
 
 /// How outer destinations are reached.

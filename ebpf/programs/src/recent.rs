@@ -7,23 +7,6 @@ use fairlead_abi::{FlowEntry, FlowKey, Numbers, RECENT_ENTRIES, Recent, RecentBu
 
 use crate::{maps::RECENT, setting};
 
-/// Whether the endpoint's last words of the TCP flow fit a client's packet with these numbers, which acknowledges something
-/// and neither begins nor ends anything. `entry` has the VIP and port, and the time.
-#[inline(always)]
-#[must_use]
-pub fn fits(key: &FlowKey, entry: &FlowEntry, numbers: &Numbers) -> bool {
-    let flow = RecentFlow::new(setting!(seed), key);
-    let Some(bucket) = RECENT.get_ptr(flow.bucket(setting!(recent_mask))) else { return false };
-    let tag = flow.tag(&entry.vip, entry.port);
-    for at in 0..RECENT_ENTRIES as usize {
-        let said = read(bucket, at);
-        if tag.is_of(said) {
-            return said.is_near(numbers, entry.seen);
-        }
-    }
-    false
-}
-
 /// Where a TCP flow's entry is, or would be.
 #[derive(Clone, Copy)]
 pub struct Place {
@@ -32,14 +15,28 @@ pub struct Place {
 }
 
 impl Place {
-    /// Finds it, and has the CPU fetch it, while other memory is waited for.
+    /// Of a flow.
     #[inline(always)]
     #[must_use]
     pub fn of(key: &FlowKey) -> Option<Self> {
         let flow = RecentFlow::new(setting!(seed), key);
         let bucket = RECENT.get_ptr_mut(flow.bucket(setting!(recent_mask)))?;
-        let _ = read(bucket, 0);
         Some(Self { flow, bucket })
+    }
+
+    /// Whether the endpoint's last words fit a client's packet with these numbers, which acknowledges something and neither
+    /// begins nor ends anything. `entry` has the VIP and port, and the time.
+    #[inline(always)]
+    #[must_use]
+    pub fn fits(self, entry: &FlowEntry, numbers: &Numbers) -> bool {
+        let tag = self.flow.tag(&entry.vip, entry.port);
+        for at in 0..RECENT_ENTRIES as usize {
+            let said = read(self.bucket, at);
+            if tag.is_of(said) {
+                return said.is_near(numbers, entry.seen);
+            }
+        }
+        false
     }
 
     /// The endpoint's last packet of the flow made it `known`. The oldest of others' entries makes room.

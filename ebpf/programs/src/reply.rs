@@ -12,7 +12,7 @@ use crate::{
     maps::{FLOWS, HALF_OPEN, LOST, Reverse, Scratch},
     packet::Packet,
     parse::{Parsed, Transport},
-    recent::{self, Place},
+    recent::Place,
     socket::{self, found},
 };
 
@@ -42,7 +42,7 @@ pub fn note(packet: &Packet, scratch: &mut Scratch, mss: u16, kind: u8) -> Resul
     }
     let goes_on =
         carried.protocol == protocol::TCP && carried.tcp_flags & (tcp::BOUNDS | tcp::ACK) == tcp::ACK;
-    if goes_on && recent::fits(key, entry, &numbers) {
+    if goes_on && Place::of(key).is_some_and(|place| place.fits(entry, &numbers)) {
         return Ok(true);
     }
     socket.wanted = 1;
@@ -259,7 +259,6 @@ pub fn find(scratch: &mut Scratch, sequence: u32, acknowledged: u32) -> Option<(
         half.sequence = sequence;
         return copy(half, reverse);
     }
-    let place = if key.protocol == protocol::TCP { Place::of(key) } else { None };
     if let Some(known) = FLOWS.get_ptr_mut(key) {
         // SAFETY: as above.
         let known = unsafe { &mut *known };
@@ -271,10 +270,14 @@ pub fn find(scratch: &mut Scratch, sequence: u32, acknowledged: u32) -> Option<(
         if tcp_flags & (tcp::FIN | tcp::RST) != 0 {
             known.state = FlowState::Closing as u8;
         }
-        match place {
-            Some(place) if known.state == FlowState::Closing as u8 => place.forget(known),
-            Some(place) => place.note(known),
-            None => {}
+        if key.protocol == protocol::TCP
+            && let Some(place) = Place::of(key)
+        {
+            if known.state == FlowState::Closing as u8 {
+                place.forget(known);
+            } else {
+                place.note(known);
+            }
         }
         return copy(known, reverse);
     }

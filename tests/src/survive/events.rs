@@ -57,6 +57,9 @@ const FLAP: Duration = Duration::from_millis(50);
 /// How often an endpoint flaps: 3 s.
 const FLAPS: usize = 30;
 
+/// The event that has a seed.
+pub(super) const RANDOM: &str = "random_mix";
+
 /// All of them, in order.
 pub(super) fn events() -> Vec<Event> {
     let mut events = vec![Event::new("nothing", "nothing happens", |_| Ok(()))];
@@ -79,7 +82,7 @@ pub(super) fn events() -> Vec<Event> {
     events.push(Event {
         moves_datagrams: true,
         action: Action::Seeded(random::play),
-        ..Event::new("random_mix", "all of it, at random", nothing)
+        ..Event::new(RANDOM, "all of it, at random", nothing)
     });
     events
 }

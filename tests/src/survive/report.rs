@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use super::Options;
-use super::events::Event;
+use super::events::{Event, RANDOM};
 use super::judge::Row;
 use super::stage::Stage;
 
@@ -46,7 +46,9 @@ impl Teller {
                 WHOLE_FLOOD - options.flood
             ));
         }
-        self.say(&format!("seed of the random mix: {}", options.seed));
+        if options.events.is_empty() || options.events.iter().any(|event| event == RANDOM) {
+            self.say(&format!("seed of the random mix: {}", options.seed));
+        }
         self.say("");
         self.say(&self.bold(&table_line(&HEAD.map(str::to_owned))));
     }

@@ -84,7 +84,6 @@ impl Lingering {
         let key = table.key();
         held.announced(key).any(|(outer, at)| {
             let known = table.backends.binary_search_by_key(&outer, |backend| backend.outer).is_ok();
-            let known = known || table.is_other_address(outer);
             !known && until(at, (key, outer), held, declared) > now && encap(outer, own, declared).is_some()
         })
     }
@@ -99,14 +98,13 @@ impl Lingering {
     }
 
     /// The backends of `service` that linger beside those that are `present`, sorted by outer address. `before` is its table so
-    /// far, `other` those that lingered when it was made, or that an agent before this one knew. Who is announced by one of
-    /// the `other_addresses` of present ones is there.
+    /// far, `other` those that lingered when it was made, or that an agent before this one knew.
     pub(super) fn backends(
         &mut self,
         (service, own): (ServiceKey, &BTreeSet<IpAddr>),
         before: Option<&ServiceTable>,
         other: &mut Self,
-        (present, other_addresses): (&BTreeSet<IpAddr>, &BTreeSet<IpAddr>),
+        present: &BTreeSet<IpAddr>,
         circumstances: &Circumstances<'_>,
     ) -> Vec<Lingerer> {
         let known = other.take(service);
@@ -114,9 +112,6 @@ impl Lingering {
         let has_left = |backend: &WantedBackend| !present.contains(&backend.outer);
         let left = before.into_iter().flat_map(|table| Left::all(table, has_left, now));
         let announced = circumstances.held.announced(service).filter_map(|(outer, at)| {
-            if other_addresses.contains(&outer) {
-                return None;
-            }
             let encap = encap(outer, own, circumstances.declared)?;
             Some((outer, nameless(outer, encap, at)))
         });

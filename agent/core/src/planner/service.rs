@@ -86,10 +86,7 @@ pub(super) fn table<'t>(
     table.shards = reports(&target.service.shards, &tallies, &takers, &shares, &entries, panic);
     table.backends = backends(&candidates, &tallies, &shares, &table.shards, panic);
     let before = known.clone().find(|before| before.key() == table.key());
-    let of_quic = if target.port.quic { &candidates[..] } else { &[] };
-    let addresses: BTreeSet<IpAddr> = of_quic.iter().flat_map(|candidate| candidate.of.addresses()).collect();
-    let before = before.map(|before| &**before);
-    let lingering = add_lingering(&mut table, &addresses, before, memory, circumstances);
+    let lingering = add_lingering(&mut table, before.map(|before| &**before), memory, circumstances);
     if target.port.quic {
         (table.server_ids, table.clashes) = assign(claims(&table, &candidates, &lingering));
     }
@@ -300,11 +297,9 @@ fn claims(table: &ServiceTable, candidates: &[Candidate<'_>], lingering: &Server
     claims
 }
 
-/// Adds the endpoints that have left; their rejected ones are not kept. Their server IDs. Those that are there may be announced
-/// by any of these `addresses`.
+/// Adds the endpoints that have left; their rejected ones are not kept. Their server IDs.
 fn add_lingering(
     table: &mut ServiceTable,
-    addresses: &BTreeSet<IpAddr>,
     before: Option<&ServiceTable>,
     memory: &mut Memory<'_>,
     circumstances: &Circumstances<'_>,
@@ -317,8 +312,7 @@ fn add_lingering(
         .chain(rejected.filter_map(|of| of.address))
         .collect();
     let of = (table.key(), memory.own);
-    let there = (&present, addresses);
-    let lingering = memory.lingering.backends(of, before, memory.lingered, there, circumstances);
+    let lingering = memory.lingering.backends(of, before, memory.lingered, &present, circumstances);
     let mut known = BTreeMap::new();
     for Lingerer { backend, cluster, server_ids } in lingering {
         let shard = shard_of(table, &cluster, circumstances.declared);
