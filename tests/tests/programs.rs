@@ -28,6 +28,8 @@ mod forward;
 mod fragments;
 #[path = "programs/icmp.rs"]
 mod icmp;
+#[path = "programs/knowing.rs"]
+mod knowing;
 #[path = "programs/node.rs"]
 mod node;
 #[path = "programs/probe.rs"]
@@ -46,5 +48,7 @@ mod sockets;
 mod spread;
 #[path = "programs/story.rs"]
 mod story;
+#[path = "programs/swept.rs"]
+mod swept;
 #[path = "programs/too_big.rs"]
 mod too_big;

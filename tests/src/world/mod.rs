@@ -12,6 +12,7 @@ mod plan;
 mod pod;
 mod process;
 mod router;
+mod tables;
 mod wiring;
 mod xdp;
 

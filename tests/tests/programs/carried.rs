@@ -20,13 +20,15 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::node::settings;
 
-type Flows = BTreeMap<FlowKey, FlowEntry>;
+/// A table of them.
+pub type Flows = BTreeMap<FlowKey, FlowEntry>;
 
-const SMALL: u32 = 512;
-const LARGE: u32 = 2048;
+/// Sizes of tables.
+pub const SMALL: u32 = 512;
+pub const LARGE: u32 = 2048;
 
 /// Pins without links: agents that come and go.
-struct Pins(Instance);
+pub struct Pins(Instance);
 
 impl Drop for Pins {
     fn drop(&mut self) {
@@ -35,14 +37,14 @@ impl Drop for Pins {
 }
 
 impl Pins {
-    fn new() -> Self {
+    pub fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         Self(Instance::new(&format!("test-carried-{}-{number}", process::id())))
     }
 
     /// An agent comes, with tables of these sizes for established and half-open flows.
-    fn load(&self, flows: u32, half_open: u32) -> Dataplane {
+    pub fn load(&self, flows: u32, half_open: u32) -> Dataplane {
         let settings = settings(Roles::RECEIVER);
         let tables = fairlead_core::planner::Capacities {
             buckets: settings.bucket_mask + 1,
@@ -68,14 +70,14 @@ impl Pins {
         Map::from_map_data(data).unwrap().try_into().unwrap()
     }
 
-    fn put(&self, folder: &str, name: &str, flows: &Flows) {
+    pub fn put(&self, folder: &str, name: &str, flows: &Flows) {
         let mut table = self.table(folder, name);
         for (key, flow) in flows {
             table.insert(key, flow, 0).unwrap();
         }
     }
 
-    fn flows(&self, folder: &str, name: &str) -> Flows {
+    pub fn flows(&self, folder: &str, name: &str) -> Flows {
         self.table(folder, name).iter().collect::<Result<_, MapError>>().unwrap()
     }
 
@@ -95,7 +97,7 @@ impl Pins {
     }
 }
 
-fn key(number: u32) -> FlowKey {
+pub fn key(number: u32) -> FlowKey {
     FlowKey {
         endpoint: Address::v4([192, 0, 2, 1]),
         client: Address::v4(number.to_be_bytes()),
@@ -107,7 +109,7 @@ fn key(number: u32) -> FlowKey {
 }
 
 /// A flow whose last packet came at `seen`.
-fn flow(state: FlowState, seen: u32) -> FlowEntry {
+pub fn flow(state: FlowState, seen: u32) -> FlowEntry {
     FlowEntry {
         vip: Address::v4([203, 0, 113, 1]),
         port: 80_u16.to_be_bytes(),
@@ -119,7 +121,7 @@ fn flow(state: FlowState, seen: u32) -> FlowEntry {
     }
 }
 
-fn flows(numbers: std::ops::Range<u32>, state: FlowState) -> Flows {
+pub fn flows(numbers: std::ops::Range<u32>, state: FlowState) -> Flows {
     numbers.map(|number| (key(number), flow(state, 1000 + number))).collect()
 }
 
@@ -310,63 +312,6 @@ fn an_update_that_is_refused_changes_no_link() {
         assert_eq!(open().info().unwrap().program_id(), before);
     };
     std::thread::spawn(story).join().unwrap();
-}
-
-#[test]
-fn tables_that_are_still_in_use_are_swept_until_others_are() {
-    let pins = Pins::new();
-    drop(pins.load(SMALL, SMALL));
-    let mut new = pins.load(LARGE, SMALL);
-    let mut sweep = new.take_sweep(settings(0).seed).unwrap().unwrap();
-    // Longer than a minute ago at any tick rate, and by far not two hours.
-    let ended = flow(FlowState::Closing, new.ticks().unwrap().wrapping_sub(100_000));
-    let lives = FlowEntry { state: FlowState::Established as u8, ..ended };
-    let entries = [(key(1), ended), (key(2), lives)].into();
-    for folder in ["v3", "v3-next"] {
-        pins.put(folder, map::FLOWS, &entries);
-    }
-    // The clock is watched for a second before it is believed.
-    let deadline = Instant::now() + Duration::from_secs(10);
-    let mut run = |ticks, settled| {
-        let swept = sweep.run(ticks, settled, &BTreeMap::new()).unwrap();
-        swept.map_or((0, 0), |swept| (swept.stay, swept.ended))
-    };
-    while run(new.ticks().unwrap(), false) != (1, 1) {
-        assert!(Instant::now() < deadline, "nothing is swept");
-    }
-    for folder in ["v3", "v3-next"] {
-        assert_eq!(pins.flows(folder, map::FLOWS), [(key(2), lives)].into(), "{folder}");
-        pins.put(folder, map::FLOWS, &entries);
-    }
-    assert_eq!(run(new.ticks().unwrap(), true), (1, 1));
-    assert_eq!(pins.flows("v3", map::FLOWS), entries, "it is left alone once others took its place");
-}
-
-#[test]
-fn where_the_table_fills_up_what_ended_first_goes_before_its_time() {
-    let pins = Pins::new();
-    let mut new = pins.load(64, SMALL);
-    let mut sweep = new.take_sweep(settings(0).seed).unwrap().unwrap();
-    let now = new.ticks().unwrap();
-    // So many ticks are more than a second and less than a minute at any rate; the first ended first.
-    let ended = (0..24).map(|number| (key(number), flow(FlowState::Closing, now - 5_000 + number)));
-    let ending = (24..28).map(|number| (key(number), flow(FlowState::Closing, now + 3_000)));
-    let living = (28..56).map(|number| (key(number), flow(FlowState::Established, now - 5_000)));
-    let entries: Flows = ended.chain(ending).chain(living).collect();
-    pins.put("v3", map::FLOWS, &entries);
-    let deadline = Instant::now() + Duration::from_secs(10);
-    let mut run = || sweep.run(new.ticks().unwrap(), true, &BTreeMap::new()).unwrap();
-    let swept = loop {
-        if let Some(swept) = run() {
-            break swept;
-        }
-        assert!(Instant::now() < deadline, "nothing is swept");
-    };
-    assert_eq!((swept.stay, swept.ended, swept.capacity), (48, 8, 64));
-    let stay: Flows = entries.iter().filter(|(at, _)| **at >= key(8)).map(|(k, f)| (*k, *f)).collect();
-    assert_eq!(pins.flows("v3", map::FLOWS), stay, "three quarters of the room");
-    let swept = run().unwrap();
-    assert_eq!((swept.stay, swept.ended), (48, 0));
 }
 
 #[test]
