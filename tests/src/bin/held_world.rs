@@ -1,16 +1,28 @@
 //! Builds a small world and holds it until it is ended, one way or the other: what the tests of a world's end run in a
-//! process of its own. The world's id is the first line on standard output.
+//! process of its own. With `clusters`, it holds a control plane on a node too, and another on loopback. The world's id is
+//! the first line on standard output.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
+use std::net::Ipv6Addr;
 
 use anyhow::Result;
-use fairlead_tests::world::{Plan, World};
+use fairlead_tests::control_plane::{ControlPlane, Place, Wanted};
+use fairlead_tests::world::{Footprint, Plan, World};
 
 fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let has = |word: &str| arguments.iter().any(|argument| argument == word);
     let world = World::build(&Plan::small())?;
+    let beside = if has("clusters") { Some(Footprint::claim()?) } else { None };
+    let mut planes = Vec::new();
+    if let Some(footprint) = &beside {
+        let wanted = Wanted::new("us-central1-a").controllers();
+        planes.push(ControlPlane::start(&Place::on_host(&world, "node-us-central1-a-1")?, &wanted)?);
+        planes.push(ControlPlane::start(&Place::loopback(footprint, Ipv6Addr::LOCALHOST.into())?, &wanted)?);
+    }
     writeln!(std::io::stdout(), "{}", world.id())?;
-    if std::env::args().nth(1).as_deref() == Some("panic") {
+    if has("panic") {
         panic!("on purpose");
     }
     loop {

@@ -28,6 +28,12 @@ pub const RUNS: &str = "/run/fairlead-world";
 /// Where agents pin, one directory per instance.
 pub const PINS: &str = "/sys/fs/bpf/fairlead";
 
+/// For what is too large for [`RUNS`], which is in memory on most machines: one directory per world that has such.
+pub const DATA: &str = "/var/lib/fairlead-world";
+
+/// In the environment of processes that run in no namespace of their world: its id.
+pub(crate) const MARK: &str = "FAIRLEAD_WORLD";
+
 /// In the directory of a world that outlives its maker.
 const KEPT: &str = "kept";
 
@@ -85,6 +91,17 @@ impl Footprint {
         Path::new(RUNS).join(&self.id)
     }
 
+    /// The world's directory for what is large, made when it is first asked for.
+    pub fn data(&self) -> Result<PathBuf> {
+        let directory = Path::new(DATA).join(&self.id);
+        let _making = making();
+        if !directory.exists() {
+            fs::create_dir_all(DATA).with_context(|| format!("create {DATA}; is this run as root?"))?;
+            make_folder(&directory).with_context(|| format!("create {}", directory.display()))?;
+        }
+        Ok(directory)
+    }
+
     /// A new namespace that goes with this claim, empty but for its loopback interface, where the kernel sends
     /// nothing of its own accord.
     pub fn namespace(&self, name: &str) -> Result<namespace::Namespace> {
@@ -116,20 +133,22 @@ impl Drop for Footprint {
 }
 
 /// To be held while a namespace is made or a process is started.
-pub(super) fn making() -> RwLockReadGuard<'static, ()> {
+pub(crate) fn making() -> RwLockReadGuard<'static, ()> {
     MAKING.read().expect("never poisoned: nothing panics under it")
 }
 
 /// Removes everything that carries the id. What is already gone is no error.
 pub fn remove(id: &str) -> Result<()> {
     let namespaces = namespace::with_prefix(&format!("{id}-"))?;
-    end_processes(&namespaces.iter().map(|(_, inode)| *inode).collect());
+    end_processes(id, &namespaces.iter().map(|(_, inode)| *inode).collect());
     for (name, _) in &namespaces {
         namespace::remove(name)?;
     }
     for pins in instances(id)? {
         remove_directory(&pins)?;
     }
+    remove_directory(&Path::new(DATA).join(id))?;
+    // Last: who looks for abandoned worlds finds them by it.
     remove_directory(&Path::new(RUNS).join(id))?;
     drop(Turn::take_if_free());
     Ok(())
@@ -257,11 +276,12 @@ pub(super) fn remove_directory(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Kills every process whose network namespace is one of `inodes`, until there is none.
-fn end_processes(inodes: &BTreeSet<u64>) {
+/// Kills every process whose network namespace is one of `inodes`, and every one that is marked with the id, until there
+/// is none.
+fn end_processes(id: &str, inodes: &BTreeSet<u64>) {
     let deadline = Instant::now() + Duration::from_secs(5);
     while Instant::now() < deadline {
-        let inside = processes_in(inodes);
+        let inside = processes_of(id, inodes);
         if inside.is_empty() {
             return;
         }
@@ -273,13 +293,18 @@ fn end_processes(inodes: &BTreeSet<u64>) {
     }
 }
 
-fn processes_in(inodes: &BTreeSet<u64>) -> Vec<Pid> {
+fn processes_of(id: &str, inodes: &BTreeSet<u64>) -> Vec<Pid> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    // A zombie has no namespace any more, so it isn't waited for.
-    pids.filter(|pid| network_of(*pid).is_some_and(|inode| inodes.contains(&inode)))
-        .map(Pid::from_raw)
-        .collect()
+    // A zombie has neither any more, so it isn't waited for.
+    let inside = |pid: i32| network_of(pid).is_some_and(|inode| inodes.contains(&inode));
+    pids.filter(|&pid| inside(pid) || is_marked(pid, id)).map(Pid::from_raw).collect()
+}
+
+fn is_marked(pid: i32, id: &str) -> bool {
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let mark = format!("{MARK}={id}");
+    environment.split(|&byte| byte == 0).any(|variable| variable == mark.as_bytes())
 }
 
 /// The inode of a process's network namespace: `net:[4026531840]`.

@@ -22,9 +22,11 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 
 pub use agent::{ADMIN, Agent, Agents, Federation};
-pub use footprint::{Footprint, PINS, RUNS, kept, remove, remove_abandoned};
+pub use footprint::{DATA, Footprint, PINS, RUNS, kept, remove, remove_abandoned};
+pub(crate) use footprint::{MARK, making};
 pub use manifests::{Condition, Manifests, ServiceSpec};
 pub use namespace::Namespace;
+pub(crate) use namespace::finish;
 pub use plan::{
     ClusterPlan, ClusterSeat, Host, Layout, NodeSeat, Plan, PodSeat, RegionPlan, Servers, Uplink,
 };
@@ -95,6 +97,11 @@ impl World {
     #[must_use]
     pub fn directory(&self) -> PathBuf {
         self.footprint.directory()
+    }
+
+    /// Where its large files are, such as those of control planes.
+    pub fn data(&self) -> Result<PathBuf> {
+        self.footprint.data()
     }
 
     /// Leaves it running when this process ends, until [`remove`] is called with the id that is returned.
@@ -172,6 +179,14 @@ impl World {
         let mut all = gateways.chain(nodes).chain(clients).chain(pods);
         let found = all.find(|(name, _)| *name == host);
         Ok(found.with_context(|| format!("no host {host} in this world"))?.1)
+    }
+
+    /// The link between the router and a gateway, node or client.
+    pub fn uplink(&self, host: &str) -> Result<&Uplink> {
+        let nodes = self.layout.nodes.iter().map(|node| &node.host);
+        let mut all = self.layout.gateways.iter().chain(nodes).chain(&self.layout.clients);
+        let found = all.find(|known| known.name == host);
+        Ok(&found.with_context(|| format!("no gateway, node or client {host} in this world"))?.uplink)
     }
 
     /// Names of all gateways and nodes: where programs send by XDP_TX.

@@ -10,7 +10,7 @@ use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -165,13 +165,19 @@ pub(super) fn ip_batch(options: &[&str], lines: &[String]) -> Result<()> {
 
 fn run_to_end(command: &mut Command, input: Option<&str>) -> Result<String> {
     let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
-    let mut child = command
+    let child = command
         .env("PATH", search_path())
         .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("start {command:?}"))?;
+    finish(child, &format!("{command:?}"), input)
+}
+
+/// Waits for a child whose output is piped; an exit code other than 0 is an error that tells what was `asked` and the
+/// child's words.
+pub(crate) fn finish(mut child: Child, asked: &str, input: Option<&str>) -> Result<String> {
     if let (Some(text), Some(mut pipe)) = (input, child.stdin.take()) {
         // A program that stops reading early says why on standard error.
         let _ = pipe.write_all(text.as_bytes());
@@ -179,7 +185,7 @@ fn run_to_end(command: &mut Command, input: Option<&str>) -> Result<String> {
     let Output { status, stdout, stderr } = child.wait_with_output()?;
     let said = String::from_utf8_lossy(&stdout).into_owned();
     if !status.success() {
-        bail!("{command:?}: {status}: {}{said}", String::from_utf8_lossy(&stderr));
+        bail!("{asked}: {status}: {}{said}", String::from_utf8_lossy(&stderr));
     }
     Ok(said)
 }

@@ -1,4 +1,4 @@
-//! Programs that run in a namespace: started, killed -9, started again; what they say goes to a file.
+//! Programs that run in a namespace, or beside this process: started, killed -9, started again; what they say goes to a file.
 //!
 //! Each has a process group of its own, so that Ctrl-C on a terminal reaches only the test or demo, which then
 //! takes its world down in order.
@@ -18,11 +18,13 @@ use nix::unistd::Pid;
 use super::footprint;
 use super::namespace::{Namespace, search_path};
 
-/// A program in a namespace. It is killed when this is dropped.
+/// A program. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Process {
     name: String,
-    namespace: Namespace,
+    /// This process's own if there is none.
+    namespace: Option<Namespace>,
+    environment: Vec<(String, String)>,
     program: PathBuf,
     arguments: Mutex<Vec<String>>,
     log: PathBuf,
@@ -39,9 +41,26 @@ impl Process {
         arguments: &[&str],
         log: &Path,
     ) -> Result<Self> {
+        Self::start_marked(name, Some(namespace), &[], program, arguments, log)
+    }
+
+    /// The same with more in its environment. Where it is in no namespace of a world, [`footprint::MARK`] has to be in
+    /// there.
+    pub(crate) fn start_marked(
+        name: &str,
+        namespace: Option<&Namespace>,
+        environment: &[(&str, &str)],
+        program: &Path,
+        arguments: &[&str],
+        log: &Path,
+    ) -> Result<Self> {
         let process = Self {
             name: name.to_owned(),
-            namespace: namespace.clone(),
+            namespace: namespace.cloned(),
+            environment: environment
+                .iter()
+                .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
             program: program.to_owned(),
             arguments: Mutex::new(owned(arguments)),
             log: log.to_owned(),
@@ -62,11 +81,16 @@ impl Process {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(&self.program);
         command.args(&*self.arguments()).env("PATH", search_path()).process_group(0);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        *child = Some(self.namespace.run(|| {
+        let mut spawn = || {
             let _making = footprint::making();
             command.spawn().with_context(|| format!("start {}: {}", self.name, self.program.display()))
-        })?);
+        };
+        *child = Some(match &self.namespace {
+            Some(namespace) => namespace.run(spawn)?,
+            None => spawn()?,
+        });
         Ok(())
     }
 

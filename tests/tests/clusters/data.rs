@@ -1,0 +1,50 @@
+//! What becomes of a cluster's objects when its control plane goes away and comes back.
+
+use fairlead_tests::control_plane::ControlPlane;
+
+use super::{note, notes, one};
+
+#[test]
+fn data_outlive_a_stop_and_a_kill() {
+    let (plane, _footprint) = one();
+    note(&plane, "kept");
+    let ask = ["--request-timeout=5s", "get", "configmaps"];
+    for take_down in [ControlPlane::stop, ControlPlane::kill] {
+        take_down(&plane).unwrap();
+        let error = format!("{:#}", plane.kubectl(&ask).unwrap_err());
+        assert!(error.contains("refused"), "{error}");
+        plane.start_again().unwrap();
+        assert_eq!(notes(&plane), ["kept"]);
+    }
+}
+
+#[test]
+fn a_backup_that_is_restored_goes_back_in_time() {
+    let version = |plane: &ControlPlane| -> u64 {
+        let list = plane.kubectl(&["get", "--raw=/api/v1/namespaces/default/configmaps?limit=1"]).unwrap();
+        let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+        list["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+    };
+    let (plane, _footprint) = one();
+    note(&plane, "before");
+    let error = plane.back_up().unwrap_err().to_string();
+    assert!(error.ends_with("stop it first"), "{error}");
+    plane.stop().unwrap();
+    let backup = plane.back_up().unwrap();
+    plane.start_again().unwrap();
+    // Starting writes too: many more, so that the later version is later in any case.
+    for number in 0..20 {
+        note(&plane, &format!("after-{number}"));
+    }
+    assert_eq!(notes(&plane).len(), 21);
+    let later = version(&plane);
+
+    plane.stop().unwrap();
+    plane.restore_backup(&backup).unwrap();
+    plane.start_again().unwrap();
+    assert_eq!(notes(&plane), ["before"]);
+    let now = version(&plane);
+    assert!(now < later, "{now} is not before {later}");
+    note(&plane, "anew");
+    assert_eq!(notes(&plane), ["anew", "before"]);
+}
