@@ -8,12 +8,14 @@
 mod bench;
 mod demo;
 mod ebpf;
+mod go;
 mod handover;
 mod interrupt;
 mod output;
 mod process;
 mod setup;
 mod test;
+mod testplane;
 mod toolchain;
 mod workspace;
 

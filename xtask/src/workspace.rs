@@ -87,6 +87,15 @@ pub(crate) fn rustup_home() -> Result<PathBuf> {
     }
 }
 
+/// Where the user's programs keep what can be made again (XDG Base Directory Specification).
+pub(crate) fn cache_home() -> Result<PathBuf> {
+    // A relative one is to be ignored.
+    match env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|folder| folder.is_absolute()) {
+        Some(folder) => Ok(folder),
+        None => Ok(home()?.join(".cache")),
+    }
+}
+
 fn home() -> Result<PathBuf> {
     env::home_dir().filter(|home| home != Path::new("")).context("HOME is not set")
 }

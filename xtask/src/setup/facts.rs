@@ -10,12 +10,14 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use crate::go::{self, Go};
 use crate::process;
+use crate::testplane::Assets;
 use crate::toolchain::{self, Compiler, Linker};
 use crate::workspace::Workspace;
 
 /// Everything that `needs` judges by.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Facts {
     /// Whether xtask runs as root.
     pub(crate) root: bool,
@@ -37,6 +39,10 @@ pub(crate) struct Facts {
     pub(crate) deny: Option<String>,
     /// The version of clippy, if it and rustfmt are there for the pinned toolchain.
     pub(crate) clippy: Option<String>,
+    /// The Go in PATH.
+    pub(crate) go: Option<Go>,
+    /// The programs of the tests' control planes.
+    pub(crate) assets: Assets,
     /// Those of the programs and files asked about that are there.
     pub(crate) present: BTreeSet<&'static str>,
 }
@@ -47,6 +53,7 @@ impl Facts {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
+        let go = go::installed()?;
         Ok(Self {
             root: nix::unistd::geteuid().is_root(),
             capabilities: capabilities(&status),
@@ -58,6 +65,8 @@ impl Facts {
             linker: toolchain::linker()?,
             deny: deny()?,
             clippy: clippy(workspace)?,
+            assets: Assets::locate(workspace, go.as_ref())?,
+            go,
             present: wanted.filter(|name| present(name)).collect(),
         })
     }

@@ -9,8 +9,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::needs::{Package, Remedy, Tool};
-use crate::process;
 use crate::workspace::{Workspace, cargo_home};
+use crate::{go, process, testplane};
 
 const BPFFS: &str = "mount -t bpf bpf /sys/fs/bpf";
 const INSTALL: &str = "apt-get install -y --no-install-recommends";
@@ -62,6 +62,7 @@ pub(crate) fn apply(workspace: &Workspace, remedies: &[Remedy], root: bool) -> R
             Remedy::Tool(tool) if root || tool.arguments.is_empty() || packages.is_empty() => {
                 install_tool(workspace, tool)?;
             }
+            Remedy::Testplane => build_control_planes(workspace)?,
             Remedy::Tool(_) | Remedy::Package(_) | Remedy::Components | Remedy::Mount => {}
         }
     }
@@ -71,7 +72,7 @@ pub(crate) fn apply(workspace: &Workspace, remedies: &[Remedy], root: bool) -> R
 fn packages(remedies: &[Remedy]) -> Vec<&'static Package> {
     let packages = remedies.iter().filter_map(|remedy| match remedy {
         Remedy::Package(package) => Some(*package),
-        Remedy::Tool(_) | Remedy::Components | Remedy::Mount => None,
+        Remedy::Tool(_) | Remedy::Components | Remedy::Mount | Remedy::Testplane => None,
     });
     packages.collect()
 }
@@ -136,6 +137,13 @@ fn install_tool(workspace: &Workspace, tool: &Tool) -> Result<()> {
     // The parent only if it is empty by now.
     let _other_tool_there = folder.parent().map(fs::remove_dir);
     Ok(())
+}
+
+/// Builds what the tests' control planes are started from. Left alone where Go's package could not be installed.
+fn build_control_planes(workspace: &Workspace) -> Result<()> {
+    let Some(go) = go::installed()? else { return Ok(()) };
+    step("building Kubernetes' control planes for the tests (5 to 6 minutes from nothing; once per user)");
+    testplane::build(workspace, go)
 }
 
 fn step(what: &str) {

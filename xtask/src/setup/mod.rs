@@ -18,7 +18,7 @@ use crate::workspace::Workspace;
 
 /// Everything, shown as a table on standard output.
 pub(crate) fn setup(workspace: &Workspace) -> Result<()> {
-    let all = [Purpose::Bpf, Purpose::Lints, Purpose::World];
+    let all = [Purpose::Bpf, Purpose::Lints, Purpose::World, Purpose::Clusters];
     let facts = gather(workspace)?;
     let rows = needs::judge(&facts, &all);
     print!("{}", table::render(&rows, &[], table::colour()));

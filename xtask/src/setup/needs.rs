@@ -4,6 +4,8 @@
 //! In: [`Facts`]. Out: rows for people, each met or with its remedy. Pure.
 
 use super::facts::Facts;
+use crate::go::{self, Go};
+use crate::testplane::{self, Assets};
 use crate::toolchain::{self, Compiler, OLDEST_RUST};
 
 /// A Debian package, and how its presence is seen.
@@ -78,6 +80,9 @@ const WORLD: &[Package] = &[
     package("nftables", "nft", "drops and counts packets in the world's routers"),
 ];
 
+/// Builds the control planes of the tests, or fetches the Go that does.
+const GO: Package = package("golang-go", "go", "builds the tests' control planes");
+
 /// TCX came with this one.
 const OLDEST_KERNEL: (u32, u32) = (6, 6);
 const KERNEL_OPTIONS: &[&str] =
@@ -99,6 +104,8 @@ pub(crate) enum Purpose {
     Lints,
     /// Load programs into the kernel, and make network namespaces.
     World,
+    /// Run real control planes of Kubernetes.
+    Clusters,
 }
 
 /// One thing that is needed.
@@ -136,12 +143,14 @@ pub(crate) enum Remedy {
     Components,
     /// Mount the BPF file system.
     Mount,
+    /// Build the programs of the tests' control planes.
+    Testplane,
 }
 
 /// The programs and files that [`Facts::gather`] has to look for.
 pub(crate) fn looked_for() -> impl Iterator<Item = &'static str> {
     let packages = COMPILER.iter().chain(LLVM_PACKAGES).chain(WORLD);
-    packages.map(|package| package.brings).chain(["apt-get", "rustup", "sudo"])
+    packages.chain([&GO]).map(|package| package.brings).chain(["apt-get", "rustup", "sudo"])
 }
 
 /// What `purposes` need, and how this machine stands.
@@ -162,6 +171,9 @@ pub(crate) fn judge(facts: &Facts, purposes: &[Purpose]) -> Vec<Row> {
             kernel_options(facts),
             capabilities(facts),
         ]);
+    }
+    if purposes.contains(&Purpose::Clusters) {
+        rows.extend(control_planes(facts));
     }
     rows
 }
@@ -257,6 +269,39 @@ fn deny(facts: &Facts) -> Row {
     let enough = facts.deny.as_deref().and_then(numbers) >= Some(OLDEST_DENY);
     let state = if enough { State::Met } else { State::Missing(Remedy::Tool(&DENY)) };
     row("cargo-deny", found, WHY, state)
+}
+
+/// Their programs, and what they are built with where they have to be built.
+fn control_planes(facts: &Facts) -> Vec<Row> {
+    const WHAT: &str = "control planes";
+    const WHY: &str = "real API servers for the tests";
+    match &facts.assets {
+        Assets::Given { folder, lacking } => {
+            let (given, found) = (testplane::GIVEN, folder.display().to_string());
+            let state = if lacking.is_empty() {
+                State::Met
+            } else {
+                let lacking = lacking.join(", ");
+                State::Lacking(format!(
+                    "{given}: {found} holds no {lacking}; put them there, or unset {given}, and setup builds them all"
+                ))
+            };
+            vec![row(WHAT, found, WHY, state)]
+        }
+        Assets::Own { kubernetes, built: true, .. } => {
+            vec![row(WHAT, format!("Kubernetes {kubernetes}"), WHY, State::Met)]
+        }
+        Assets::Own { built: false, .. } => {
+            let go = facts.go.as_ref().map(|go| row("Go", go_told(go), GO.why, State::Met));
+            let mut rows: Vec<Row> = go.or_else(|| missing(facts, &GO)).into_iter().collect();
+            rows.push(row(WHAT, "none", WHY, State::Missing(Remedy::Testplane)));
+            rows
+        }
+    }
+}
+
+fn go_told(go: &Go) -> String {
+    if go.fits() { go.release.clone() } else { format!("{}, fetches {}", go.release, go::RELEASE) }
 }
 
 fn bpffs(facts: &Facts) -> Row {

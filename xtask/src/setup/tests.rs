@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use super::needs::{Purpose, Remedy, Row, State, judge, looked_for};
 use super::{Facts, remedies, table, unmet};
+use crate::go::Go;
+use crate::testplane::Assets;
 use crate::toolchain::{Compiler, Linker};
 
-const ALL: [Purpose; 3] = [Purpose::Bpf, Purpose::Lints, Purpose::World];
+const ALL: [Purpose; 4] = [Purpose::Bpf, Purpose::Lints, Purpose::World, Purpose::Clusters];
 
 fn compiler(origin: &'static str, llvm: u32) -> Compiler {
     let (bin, source) = (PathBuf::from("/usr/bin"), Some(PathBuf::from("/src")));
@@ -32,8 +34,18 @@ fn complete() -> Facts {
         linker: linker(Some(22)),
         deny: Some("0.20.2".into()),
         clippy: Some("0.1.95".into()),
+        go: go("go1.26.8"),
+        assets: own(true),
         present: looked_for().collect(),
     }
+}
+
+fn go(release: &str) -> Option<Go> {
+    Some(Go { program: "/go".into(), release: release.into() })
+}
+
+fn own(built: bool) -> Assets {
+    Assets::Own { folder: "/cache".into(), kubernetes: "1.36.4".into(), built }
 }
 
 fn state<'a>(rows: &'a [Row], what: &str) -> &'a State {
@@ -43,7 +55,7 @@ fn state<'a>(rows: &'a [Row], what: &str) -> &'a State {
 fn package_names(rows: &[Row]) -> Vec<&'static str> {
     let names = remedies(rows).into_iter().filter_map(|remedy| match remedy {
         Remedy::Package(package) => Some(package.name),
-        Remedy::Tool(_) | Remedy::Components | Remedy::Mount => None,
+        Remedy::Tool(_) | Remedy::Components | Remedy::Mount | Remedy::Testplane => None,
     });
     names.collect()
 }
@@ -64,18 +76,28 @@ fn a_bare_debian_gets_everything_and_apt_before_tools() {
         deny: None,
         clippy: None,
         bpffs: false,
+        go: None,
+        assets: own(false),
         ..complete()
     };
     let rows = judge(&facts, &ALL);
     let names = package_names(&rows);
-    for name in
-        ["rustc-web", "cargo-web", "rust-web-src", "llvm-22-dev", "libpolly-22-dev", "nginx", "iproute2"]
-    {
+    for name in [
+        "rustc-web",
+        "cargo-web",
+        "rust-web-src",
+        "llvm-22-dev",
+        "libpolly-22-dev",
+        "nginx",
+        "iproute2",
+        "golang-go",
+    ] {
         assert!(names.contains(&name), "{name} is not in {names:?}");
     }
     let remedies = remedies(&rows);
     assert!(remedies.contains(&Remedy::Mount));
     assert!(remedies.contains(&Remedy::Components));
+    assert_eq!(remedies.last(), Some(&Remedy::Testplane), "it needs the package");
     assert_eq!(remedies.iter().filter(|remedy| matches!(remedy, Remedy::Tool(_))).count(), 2);
 }
 
@@ -85,6 +107,37 @@ fn only_what_the_command_needs_is_judged() {
     let whats = |purpose| judge(&facts, &[purpose]).into_iter().map(|row| row.what).collect::<Vec<_>>();
     assert_eq!(whats(Purpose::Bpf), ["BPF compiler", "bpf-linker"]);
     assert_eq!(whats(Purpose::Lints), ["rustfmt and clippy", "cargo-deny"]);
+}
+
+#[test]
+fn control_planes_that_are_there_need_no_go() {
+    for (assets, found) in [
+        (own(true), "Kubernetes 1.36.4"),
+        (Assets::Given { folder: "/assets".into(), lacking: vec![] }, "/assets"),
+    ] {
+        let rows = judge(&Facts { go: None, assets, ..complete() }, &[Purpose::Clusters]);
+        let [row] = &rows[..] else { panic!("{rows:#?}") };
+        assert_eq!((row.found.as_str(), &row.state), (found, &State::Met));
+    }
+}
+
+#[test]
+fn any_go_will_do_and_none_is_installed() {
+    let found = |go| judge(&Facts { go, assets: own(false), ..complete() }, &[Purpose::Clusters]);
+    assert_eq!(found(go("go1.26.9"))[0].found, "go1.26.9");
+    let rows = found(go("go1.19.8"));
+    assert_eq!((rows[0].found.as_str(), &rows[0].state), ("go1.19.8, fetches go1.26.8", &State::Met));
+    assert_eq!(remedies(&rows), [Remedy::Testplane]);
+    let none = Facts { go: None, present: BTreeSet::from(["apt-get"]), assets: own(false), ..complete() };
+    assert_eq!(package_names(&judge(&none, &[Purpose::Clusters])), ["golang-go"]);
+}
+
+#[test]
+fn a_given_folder_that_lacks_something_is_told_by_its_variable() {
+    let assets = Assets::Given { folder: "/assets".into(), lacking: vec!["etcd", "kubectl"] };
+    let facts = Facts { assets, ..complete() };
+    let error = unmet(&facts, &judge(&facts, &[Purpose::Clusters])).unwrap_err().to_string();
+    assert!(error.contains("KUBEBUILDER_ASSETS: /assets holds no etcd, kubectl; put them there"), "{error}");
 }
 
 #[test]

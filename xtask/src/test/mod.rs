@@ -11,6 +11,8 @@ mod parts;
 mod report;
 mod survive;
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail};
 
 use self::advisories::Outcome;
@@ -20,7 +22,7 @@ use self::parts::{LINTS, Lint, MATRICES, Matrix, SUITES, Suite};
 use self::report::{Ended, Report};
 use crate::output::Output;
 use crate::workspace::Workspace;
-use crate::{ebpf, process, setup};
+use crate::{ebpf, process, setup, testplane};
 
 /// What to run, from the command line.
 #[derive(Debug, Clone, Copy)]
@@ -67,7 +69,7 @@ pub(crate) fn test(workspace: &Workspace, choice: Choice<'_>) -> Result<()> {
     let chosen = |suite: &&Suite| choice.part.is_none_or(|part| part == suite.part);
     for suite in SUITES.iter().filter(chosen).filter(|suite| suite.has_tests(&metadata)) {
         let name = format!("{}: {}", suite.part.name(), suite.name);
-        report.step(&name, |heard| run(workspace, choice, suite, heard))?;
+        report.step(&name, |heard| run(workspace, choice, suite, facts.assets.folder(), heard))?;
     }
     report.conclude(choice.full)
 }
@@ -99,12 +101,22 @@ fn check_advisories(workspace: &Workspace, output: Output, heard: &mut Heard) ->
     }
 }
 
-fn run(workspace: &Workspace, choice: Choice<'_>, suite: &Suite, heard: &mut Heard) -> Result<Ended> {
+/// `programs` are those of control planes, where the suite runs some.
+fn run(
+    workspace: &Workspace,
+    choice: Choice<'_>,
+    suite: &Suite,
+    programs: &Path,
+    heard: &mut Heard,
+) -> Result<Ended> {
     if !suite.build.is_empty() {
         process::run(workspace.cargo().args(suite.build))?;
     }
     let mut command = workspace.cargo();
     command.args(suite.cargo());
+    if suite.part == Part::Clusters {
+        command.env(testplane::VARIABLE, programs);
+    }
     // What the caller has set himself goes before both.
     let unset = |matrix: &&Matrix| std::env::var_os(matrix.variable).is_none();
     for matrix in MATRICES.iter().filter(|matrix| matrix.part == suite.part).filter(unset) {

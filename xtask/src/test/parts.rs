@@ -13,6 +13,8 @@ pub(crate) enum Part {
     Programs,
     /// Network namespaces with real clients and servers
     World,
+    /// Real control planes of Kubernetes, several side by side
+    Clusters,
     /// Thousands of connections that must outlive all that happens; only when it is named
     Survive,
 }
@@ -24,6 +26,7 @@ impl Part {
             Part::Core => "core",
             Part::Programs => "programs",
             Part::World => "world",
+            Part::Clusters => "clusters",
             Part::Survive => "survive",
         }
     }
@@ -121,6 +124,13 @@ pub(crate) const SUITES: &[Suite] = &[
         packages: &[WORLD],
         tests: Tests::Named(&["world", "steering", "survive"]),
     },
+    Suite {
+        part: Part::Clusters,
+        name: "real API servers",
+        build: PROGRAMS_OF_THE_WORLD,
+        packages: &[WORLD],
+        tests: Tests::Named(&["clusters"]),
+    },
 ];
 
 /// What takes too long for CI: a run without `--full` does the share of it that the tests choose themselves.
@@ -210,8 +220,9 @@ impl Suite {
 /// What has to be there for `part`, or for everything.
 pub(crate) fn purposes(part: Option<Part>) -> &'static [Purpose] {
     match part {
-        None => &[Purpose::Bpf, Purpose::Lints, Purpose::World],
+        None => &[Purpose::Bpf, Purpose::Lints, Purpose::World, Purpose::Clusters],
         Some(Part::Core) => &[Purpose::Bpf],
+        Some(Part::Clusters) => &[Purpose::Bpf, Purpose::World, Purpose::Clusters],
         Some(Part::Programs | Part::World | Part::Survive) => &[Purpose::Bpf, Purpose::World],
     }
 }
