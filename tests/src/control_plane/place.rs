@@ -31,8 +31,9 @@ impl Place {
         Ok(Self { world: footprint.id().to_owned(), directory, namespace: None, addresses: vec![address] })
     }
 
-    /// In the namespace of a gateway, node or client of a world, reached at the addresses of its uplink by everybody in
-    /// that world; it goes with the world.
+    /// In the namespace of a host of a world, such as those that
+    /// [`Plan::control_planes`](crate::world::Plan::control_planes) makes: reached at the addresses of its uplink by everybody
+    /// in that world; it goes with the world.
     pub fn on_host(world: &World, host: &str) -> Result<Self> {
         let (v4, v6) = world.uplink(host)?.host;
         Ok(Self {

@@ -300,7 +300,7 @@ fn plan() -> Plan {
         clients: 1,
         clusters: vec![cluster("europe-west1-b", 1, 3)],
     };
-    Plan { regions: vec![home, abroad], servers: Servers::Lasting }
+    Plan { regions: vec![home, abroad], servers: Servers::Lasting, ..Plan::default() }
 }
 
 fn federation() -> Federation {

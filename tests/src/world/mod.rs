@@ -49,6 +49,7 @@ pub struct World {
     nodes: Vec<Namespace>,
     pods: Vec<Pod>,
     clients: Vec<Client>,
+    control_planes: Vec<Namespace>,
     manifests: Vec<Manifests>,
     /// Last, so that processes are waited for before what is left of them is removed.
     footprint: Footprint,
@@ -75,6 +76,7 @@ impl World {
             pods: start_pods(&layout, wired.pods, &footprint, plan.servers)?,
             gateways: wired.gateways,
             nodes: wired.nodes,
+            control_planes: wired.control_planes,
             clients,
             layout,
             router,
@@ -170,23 +172,23 @@ impl World {
         self.manifests.iter().try_for_each(|manifests| manifests.add_service(service))
     }
 
-    /// The namespace of a gateway, node, client or pod.
+    /// The namespace of a gateway, node, client, pod or control plane.
     pub fn namespace(&self, host: &str) -> Result<&Namespace> {
         let gateways = self.layout.gateways.iter().map(|host| &host.name).zip(&self.gateways);
         let nodes = self.layout.nodes.iter().map(|node| &node.host.name).zip(&self.nodes);
         let clients = self.clients.iter().map(|client| (&client.host.name, &client.namespace));
         let pods = self.pods.iter().map(|pod| (&pod.seat.name, &pod.namespace));
-        let mut all = gateways.chain(nodes).chain(clients).chain(pods);
+        let control_planes =
+            self.layout.control_planes.iter().map(|host| &host.name).zip(&self.control_planes);
+        let mut all = gateways.chain(nodes).chain(clients).chain(pods).chain(control_planes);
         let found = all.find(|(name, _)| *name == host);
         Ok(found.with_context(|| format!("no host {host} in this world"))?.1)
     }
 
-    /// The link between the router and a gateway, node or client.
+    /// The link between the router and a gateway, node, client or control plane.
     pub fn uplink(&self, host: &str) -> Result<&Uplink> {
-        let nodes = self.layout.nodes.iter().map(|node| &node.host);
-        let mut all = self.layout.gateways.iter().chain(nodes).chain(&self.layout.clients);
-        let found = all.find(|known| known.name == host);
-        Ok(&found.with_context(|| format!("no gateway, node or client {host} in this world"))?.uplink)
+        let found = self.layout.hosts().find(|known| known.name == host);
+        Ok(&found.with_context(|| format!("no host {host} with a link to the router in this world"))?.uplink)
     }
 
     /// Names of all gateways and nodes: where programs send by XDP_TX.
@@ -214,8 +216,8 @@ impl World {
         Ok(())
     }
 
-    /// Cuts the link of a gateway, node or client; of all nodes of a cluster; or of all gateways and nodes of a region.
-    /// Servers and agents run on and know of nothing but a carrier that is gone.
+    /// Cuts the link of a gateway, node, client or control plane; of all nodes of a cluster; or of all gateways, nodes and
+    /// control planes of a region. Servers and agents run on and know of nothing but a carrier that is gone.
     pub fn cut(&self, what: &str) -> Result<()> {
         self.router.cut(&self.hosts(what)?)
     }
@@ -269,14 +271,15 @@ impl World {
 
     /// The hosts that a name of a host, cluster or region stands for.
     fn hosts(&self, what: &str) -> Result<Vec<&str>> {
-        let gateways = self.layout.gateways.iter().filter(|host| host.name == what || host.region == what);
+        let sites = self.layout.gateways.iter().chain(&self.layout.control_planes);
+        let sites = sites.filter(|host| host.name == what || host.region == what);
         let nodes = self
             .layout
             .nodes
             .iter()
             .filter(|node| node.host.name == what || node.cluster == what || node.host.region == what);
         let clients = self.layout.clients.iter().filter(|host| host.name == what);
-        let hosts = gateways.chain(nodes.map(|node| &node.host)).chain(clients);
+        let hosts = sites.chain(nodes.map(|node| &node.host)).chain(clients);
         let names: Vec<_> = hosts.map(|host| host.name.as_str()).collect();
         if names.is_empty() {
             bail!("no host, cluster or region {what} in this world");

@@ -14,6 +14,8 @@ pub struct Plan {
     pub regions: Vec<RegionPlan>,
     /// What runs in every pod.
     pub servers: Servers,
+    /// Whether each cluster has a host of its own for its [control plane](crate::control_plane).
+    pub control_planes: bool,
 }
 
 /// What runs in a pod.
@@ -98,6 +100,12 @@ impl Plan {
         self
     }
 
+    /// Gives each cluster a host for its control plane: `api-` and the cluster's name. Nothing runs there yet.
+    #[must_use]
+    pub fn control_planes(self) -> Self {
+        Self { control_planes: true, ..self }
+    }
+
     fn last(&mut self) -> &mut RegionPlan {
         self.regions.last_mut().expect("a region was added before")
     }
@@ -107,8 +115,7 @@ impl Plan {
         let mut layout = Layout::default();
         for region in &self.regions {
             for number in 1..=region.gateways {
-                let uplink =
-                    Uplink::of_site(layout.gateways.len() + layout.nodes.len(), layout.gateways.len(), 'g')?;
+                let uplink = Uplink::of_site(layout.sites(), layout.gateways.len(), 'g')?;
                 let name = format!("gateway-{}-{number}", region.name);
                 layout.gateways.push(Host { name, region: region.name.clone(), uplink });
             }
@@ -119,6 +126,11 @@ impl Plan {
             }
             for cluster in &region.clusters {
                 layout.add_cluster(region, cluster)?;
+                if self.control_planes {
+                    let uplink = Uplink::of_site(layout.sites(), layout.control_planes.len(), 'a')?;
+                    let name = format!("api-{}", cluster.name);
+                    layout.control_planes.push(Host { name, region: region.name.clone(), uplink });
+                }
             }
         }
         Ok(layout)
@@ -138,6 +150,8 @@ pub struct Layout {
     pub nodes: Vec<NodeSeat>,
     /// Pods of all nodes.
     pub pods: Vec<PodSeat>,
+    /// Hosts of the clusters' control planes, in the order of the clusters; none unless the plan wants them.
+    pub control_planes: Vec<Host>,
 }
 
 /// A host with one uplink to the router.
@@ -209,6 +223,17 @@ pub struct PodSeat {
 pub(super) const PODS_NEXT_HOP_V6: &str = "fe80::1";
 
 impl Layout {
+    /// All that have a link to the router.
+    pub fn hosts(&self) -> impl Iterator<Item = &Host> {
+        let nodes = self.nodes.iter().map(|node| &node.host);
+        self.gateways.iter().chain(nodes).chain(&self.control_planes).chain(&self.clients)
+    }
+
+    /// Links of all but clients so far.
+    fn sites(&self) -> usize {
+        self.gateways.len() + self.nodes.len() + self.control_planes.len()
+    }
+
     fn add_cluster(&mut self, region: &RegionPlan, plan: &ClusterPlan) -> Result<()> {
         ensure!(plan.nodes <= 8 && plan.pods_per_node <= 29, "{}: at most 8 nodes of 29 pods", plan.name);
         ensure!(self.clusters.len() < 255, "at most 255 clusters");
@@ -222,7 +247,7 @@ impl Layout {
         });
         for node in 0..plan.nodes {
             let (pods_v4, base) = (format!("198.18.{number}.{}/27", node * 32), node * 32);
-            let uplink = Uplink::of_site(self.gateways.len() + self.nodes.len(), self.nodes.len(), 'n')?;
+            let uplink = Uplink::of_site(self.sites(), self.nodes.len(), 'n')?;
             let name = format!("node-{}-{}", plan.name, node + 1);
             self.nodes.push(NodeSeat {
                 host: Host { name, region: region.name.clone(), uplink },
@@ -248,7 +273,7 @@ impl Layout {
 }
 
 impl Uplink {
-    /// Of a gateway or node: its addresses by the number of the link, its name by its own.
+    /// Of a gateway, node or control plane: its addresses by the number of the link, its name by its own.
     fn of_site(link: usize, number: usize, letter: char) -> Result<Self> {
         Self::numbered(link, format!("{letter}{number}"), "198.51.100", "2001:db8:1000")
     }
@@ -288,6 +313,19 @@ mod tests {
         assert_eq!(addresses.len(), 27 + 2 * 15);
         let interfaces: BTreeSet<_> = uplinks.iter().map(|uplink| &uplink.router_interface).collect();
         assert_eq!(interfaces.len(), 15);
+    }
+
+    #[test]
+    fn control_planes_have_hosts_of_their_own_and_move_nobody_elses_pods() {
+        let layout = Plan::three_regions().control_planes().layout().unwrap();
+        let names: Vec<_> = layout.control_planes.iter().map(|host| host.name.as_str()).collect();
+        assert_eq!(names.len(), 9);
+        assert_eq!(names[0], "api-us-central1-a");
+        let uplinks: BTreeSet<_> = layout.hosts().map(|host| host.uplink.host).collect();
+        assert_eq!(uplinks.len(), 3 + 9 + 9 + 3);
+        let plain = Plan::three_regions().layout().unwrap();
+        let pods = |layout: &Layout| layout.pods.iter().map(|pod| pod.address).collect::<Vec<_>>();
+        assert_eq!(pods(&layout), pods(&plain));
     }
 
     #[test]

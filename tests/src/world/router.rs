@@ -1,4 +1,4 @@
-//! The router in the middle: a link to every gateway, node and client, and the routes that the world moves.
+//! The router in the middle: a link to every gateway, node, client and control plane, and the routes that the world moves.
 //!
 //! Where a client's VIP traffic enters is a table of its own, looked up by the link that the client is on; with several
 //! gateways it is ECMP by flow. What BGP would tell the router, the test tells it here.
@@ -55,7 +55,7 @@ impl Router {
     /// Gives the interfaces, which exist already, their addresses and routes.
     pub(super) fn set_up(namespace: Namespace, layout: &Layout) -> Result<Self> {
         let mut links = BTreeMap::new();
-        for host in layout.gateways.iter().chain(&layout.clients) {
+        for host in layout.gateways.iter().chain(&layout.clients).chain(&layout.control_planes) {
             links.insert(host.name.clone(), Link { uplink: host.uplink.clone(), routes: Vec::new() });
         }
         for node in &layout.nodes {

@@ -43,6 +43,7 @@ pub(super) struct Wired {
     pub(super) gateways: Vec<Namespace>,
     pub(super) nodes: Vec<Namespace>,
     pub(super) clients: Vec<Namespace>,
+    pub(super) control_planes: Vec<Namespace>,
     pub(super) pods: Vec<Namespace>,
 }
 
@@ -59,6 +60,7 @@ pub(super) fn wire(footprint: &Footprint, layout: &Layout) -> Result<Wired> {
         gateways: hosts(&layout.gateways)?,
         nodes: layout.nodes.iter().map(|node| make(&node.host.name, &forwards)).collect::<Result<_>>()?,
         clients: hosts(&layout.clients)?,
+        control_planes: hosts(&layout.control_planes)?,
         pods: layout.pods.iter().map(|pod| make(&pod.name, HOST)).collect::<Result<_>>()?,
     };
     ip_batch(&[], &links(layout, &wired))?;
@@ -72,7 +74,8 @@ fn links(layout: &Layout, wired: &Wired) -> Vec<String> {
     let gateways = layout.gateways.iter().zip(&wired.gateways);
     let nodes = layout.nodes.iter().map(|node| &node.host).zip(&wired.nodes);
     let clients = layout.clients.iter().zip(&wired.clients);
-    for (host, namespace) in gateways.chain(nodes).chain(clients) {
+    let control_planes = layout.control_planes.iter().zip(&wired.control_planes);
+    for (host, namespace) in gateways.chain(nodes).chain(clients).chain(control_planes) {
         lines.push(pair(&wired.router, &host.uplink.router_interface, namespace));
     }
     for (pod, namespace) in layout.pods.iter().zip(&wired.pods) {
@@ -106,7 +109,8 @@ fn set_up_hosts(layout: &Layout, wired: &Wired) -> Result<()> {
     for (host, namespace) in layout.gateways.iter().zip(&wired.gateways) {
         work.push_back((namespace, host_lines(host)));
     }
-    for (host, namespace) in layout.clients.iter().zip(&wired.clients) {
+    let control_planes = layout.control_planes.iter().zip(&wired.control_planes);
+    for (host, namespace) in layout.clients.iter().zip(&wired.clients).chain(control_planes) {
         work.push_back((namespace, host_lines(host)));
     }
     for (number, (node, namespace)) in layout.nodes.iter().zip(&wired.nodes).enumerate() {

@@ -38,7 +38,7 @@ fn nothing() -> (Vec<String>, Vec<String>) {
     (Vec::new(), Vec::new())
 }
 
-/// A process that holds a world with a control plane on a node and one on loopback, and the world's id.
+/// A process that holds a world with a control plane in it and one on loopback, and the world's id.
 fn start_child(how: &str) -> (Child, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_fairlead-held-world"))
         .args([how, "clusters"])

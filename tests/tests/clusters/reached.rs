@@ -7,9 +7,9 @@ use fairlead_tests::world::{Plan, World};
 
 #[test]
 fn gateways_reach_it_by_both_families_unless_the_link_is_cut() {
-    let world = World::build(&Plan::small()).unwrap();
-    let node = "node-us-central1-a-1";
-    let place = Place::on_host(&world, node).unwrap();
+    let world = World::build(&Plan::small().control_planes()).unwrap();
+    let host = "api-us-central1-a";
+    let place = Place::on_host(&world, host).unwrap();
     let plane = ControlPlane::start(&place, &Wanted::new("us-central1-a")).unwrap();
     let authority = world.directory().join("ca.crt");
     fs::write(&authority, plane.authority()).unwrap();
@@ -25,13 +25,13 @@ fn gateways_reach_it_by_both_families_unless_the_link_is_cut() {
     for server in [v4, v6] {
         assert_eq!(ask(server).unwrap(), "ok", "{server}");
     }
-    world.cut(node).unwrap();
+    world.cut(host).unwrap();
     for server in [v4, v6] {
         assert!(ask(server).is_err(), "{server}");
     }
     // Where it is itself, nothing has changed.
     assert!(plane.kubectl(&["get", "namespaces", "--output=name"]).unwrap().contains("namespace/default"));
-    world.restore(node).unwrap();
+    world.restore(host).unwrap();
     for server in [v4, v6] {
         assert_eq!(ask(server).unwrap(), "ok", "{server}");
     }
