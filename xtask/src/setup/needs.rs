@@ -283,7 +283,7 @@ fn control_planes(facts: &Facts) -> Vec<Row> {
             } else {
                 let lacking = lacking.join(", ");
                 State::Lacking(format!(
-                    "{given}: {found} holds no {lacking}; put them there, or unset {given}, and setup builds them all"
+                    "{given}: {found} holds no {lacking}: put there what is missing, or unset {given}, and setup builds it"
                 ))
             };
             vec![row(WHAT, found, WHY, state)]

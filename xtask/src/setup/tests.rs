@@ -137,7 +137,10 @@ fn a_given_folder_that_lacks_something_is_told_by_its_variable() {
     let assets = Assets::Given { folder: "/assets".into(), lacking: vec!["etcd", "kubectl"] };
     let facts = Facts { assets, ..complete() };
     let error = unmet(&facts, &judge(&facts, &[Purpose::Clusters])).unwrap_err().to_string();
-    assert!(error.contains("KUBEBUILDER_ASSETS: /assets holds no etcd, kubectl; put them there"), "{error}");
+    assert!(
+        error.contains("KUBEBUILDER_ASSETS: /assets holds no etcd, kubectl: put there what is missing"),
+        "{error}"
+    );
 }
 
 #[test]
