@@ -257,7 +257,8 @@ impl ControlPlane {
         let mut said = String::new();
         loop {
             // Its certificate may be meant to be a bad one, and whoever answers is ours.
-            let ask = || Command::new("curl").args(["-sk", "--max-time", "2", &url]).output();
+            let ask =
+                || Command::new("curl").args(["-sk", "--noproxy", "*", "--max-time", "2", &url]).output();
             if let Ok(answer) = self.place.run(|| Ok(ask()?)) {
                 said = String::from_utf8_lossy(&answer.stdout).into_owned();
             }
@@ -282,9 +283,9 @@ fn end(process: &Process) -> Result<()> {
     if !process.is_running() {
         return Ok(());
     }
-    process.signal(Signal::SIGTERM)?;
-    // One that is stopped would not hear the first.
+    // One that is paused would not hear the other.
     process.signal(Signal::SIGCONT)?;
+    process.signal(Signal::SIGTERM)?;
     if process.wait(END).is_err() {
         process.kill()?;
     }

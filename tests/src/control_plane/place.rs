@@ -62,9 +62,10 @@ impl Place {
         &self.directory
     }
 
-    /// What its processes have in their environment, so that whoever removes the world finds them.
-    pub(super) fn environment(&self) -> [(&'static str, &str); 1] {
-        [(MARK, &self.world)]
+    /// What its processes have in their environment: the mark by which whoever removes the world finds them; and no proxy
+    /// of the user's stands between them.
+    pub(super) fn environment(&self) -> [(&'static str, &str); 3] {
+        [(MARK, &self.world), ("NO_PROXY", "*"), ("no_proxy", "*")]
     }
 
     /// Runs `work` in its namespace.

@@ -91,6 +91,17 @@ fn two_stand_side_by_side_and_know_nothing_of_each_other() {
 }
 
 #[test]
+fn one_that_does_not_start_says_which_program_and_why() {
+    let footprint = Footprint::claim().unwrap();
+    let place = Place::loopback(&footprint, Ipv4Addr::LOCALHOST.into()).unwrap();
+    // The name becomes part of the address of who issues tokens, which can't hold this.
+    let error = ControlPlane::start(&place, &Wanted::new("%zz")).unwrap_err();
+    let error = format!("{error:#}");
+    assert!(error.starts_with("kube-apiserver of %zz has ended: "), "{error}");
+    assert!(error.contains("service-account-issuer"), "{error}");
+}
+
+#[test]
 fn a_custom_resource_is_known_once_its_definition_is_applied() {
     let (plane, _footprint) = super::one();
     let definition = "apiVersion: apiextensions.k8s.io/v1

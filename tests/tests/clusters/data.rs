@@ -1,5 +1,7 @@
 //! What becomes of a cluster's objects when its control plane goes away and comes back.
 
+use std::time::Instant;
+
 use fairlead_tests::control_plane::ControlPlane;
 
 use super::{note, notes, one};
@@ -9,11 +11,15 @@ fn data_outlive_a_stop_and_a_kill() {
     let (plane, _footprint) = one();
     note(&plane, "kept");
     let ask = ["--request-timeout=5s", "get", "configmaps"];
-    for take_down in [ControlPlane::stop, ControlPlane::kill] {
+    for (how, take_down) in [("stopped", ControlPlane::stop as fn(&_) -> _), ("killed", ControlPlane::kill)] {
+        let began = Instant::now();
         take_down(&plane).unwrap();
+        println!("{how}: {:?}", began.elapsed());
         let error = format!("{:#}", plane.kubectl(&ask).unwrap_err());
         assert!(error.contains("refused"), "{error}");
+        let began = Instant::now();
         plane.start_again().unwrap();
+        println!("ready again: {:?}", began.elapsed());
         assert_eq!(notes(&plane), ["kept"]);
     }
 }

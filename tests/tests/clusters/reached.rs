@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use fairlead_tests::control_plane::{ControlPlane, Place, Wanted};
+use fairlead_tests::control_plane::{ControlPlane, Place, User, Wanted};
 use fairlead_tests::world::{Plan, World};
 
 #[test]
@@ -25,6 +25,11 @@ fn gateways_reach_it_by_both_families_unless_the_link_is_cut() {
     for server in [v4, v6] {
         assert_eq!(ask(server).unwrap(), "ok", "{server}");
     }
+    // A kubeconfig for the second one is as good as that for the first.
+    let second = plane.kubeconfig_at(plane.servers()[1], &User::admin()).unwrap();
+    let second = plane.write_kubeconfig("second.kubeconfig", &second).unwrap();
+    assert_eq!(plane.kubectl_as(&second, &["get", "--raw=/readyz"]).unwrap(), "ok");
+
     world.cut(host).unwrap();
     for server in [v4, v6] {
         assert!(ask(server).is_err(), "{server}");

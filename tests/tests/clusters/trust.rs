@@ -1,8 +1,8 @@
 //! Whom an API server believes, and who believes it.
 
-use fairlead_tests::control_plane::{Certificate, User};
+use fairlead_tests::control_plane::{Certificate, User, Wanted};
 
-use super::{becomes, note, notes, one};
+use super::{becomes, note, notes, one, start};
 
 #[test]
 fn a_bad_serving_certificate_is_refused_and_a_good_one_taken_again() {
@@ -19,6 +19,18 @@ fn a_bad_serving_certificate_is_refused_and_a_good_one_taken_again() {
     plane.stop().unwrap();
     plane.start_again().unwrap();
     assert_eq!(notes(&plane), ["kept"]);
+}
+
+#[test]
+fn the_serving_certificate_is_good_for_the_names_that_were_wanted_and_no_others() {
+    let wanted = Wanted::new("us-central1-a").also_named("api.example").also_named("2001:db8::1");
+    let (plane, _footprint) = start(&wanted);
+    let ask = |name: &str| plane.kubectl(&[&format!("--tls-server-name={name}"), "get", "--raw=/readyz"]);
+    for name in ["api.example", "2001:db8::1", "kubernetes.default.svc"] {
+        assert_eq!(ask(name).unwrap(), "ok", "{name}");
+    }
+    let error = format!("{:#}", ask("other.example").unwrap_err());
+    assert!(error.contains("not other.example"), "{error}");
 }
 
 #[test]
