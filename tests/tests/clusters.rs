@@ -22,15 +22,17 @@ use std::time::{Duration, Instant};
 use fairlead_tests::control_plane::{ControlPlane, Place, Wanted};
 use fairlead_tests::world::Footprint;
 
-/// A control plane on loopback without controllers, and what takes it away: drop that last.
-fn one() -> (ControlPlane, Footprint) {
+/// A control plane on loopback without controllers, behind what takes it away: so bound, a failed test still shows what
+/// its programs said last.
+fn one() -> (Footprint, ControlPlane) {
     start(&Wanted::new("us-central1-a"))
 }
 
-fn start(wanted: &Wanted) -> (ControlPlane, Footprint) {
+fn start(wanted: &Wanted) -> (Footprint, ControlPlane) {
     let footprint = Footprint::claim().unwrap();
     let place = Place::loopback(&footprint, Ipv4Addr::LOCALHOST.into()).unwrap();
-    (ControlPlane::start(&place, wanted).unwrap(), footprint)
+    let plane = ControlPlane::start(&place, wanted).unwrap();
+    (footprint, plane)
 }
 
 /// Makes an empty ConfigMap in the namespace `default`.

@@ -120,7 +120,7 @@ impl Roles<'_> {
             "--disable-admission-plugins=ServiceAccount".to_owned(),
             // It would write its own address into a Service's endpoints, which may not be a loopback one.
             "--endpoint-reconciler-type=none".to_owned(),
-            // Both cost memory and start-up time, and no test of several clusters on two cores wants fairness.
+            // Nobody profiles it, and the few clients of a test need no fairness.
             "--profiling=false".to_owned(),
             "--enable-priority-and-fairness=false".to_owned(),
             format!("--requestheader-client-ca-file={}", self.file(FRONT_PROXY)),

@@ -103,7 +103,7 @@ fn one_that_does_not_start_says_which_program_and_why() {
 
 #[test]
 fn a_custom_resource_is_known_once_its_definition_is_applied() {
-    let (plane, _footprint) = super::one();
+    let (_footprint, plane) = super::one();
     let definition = "apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
 metadata: {name: imports.fairlead.example}

@@ -8,7 +8,7 @@ use super::{note, notes, one};
 
 #[test]
 fn data_outlive_a_stop_and_a_kill() {
-    let (plane, _footprint) = one();
+    let (_footprint, plane) = one();
     note(&plane, "kept");
     let ask = ["--request-timeout=5s", "get", "configmaps"];
     for (how, take_down) in [("stopped", ControlPlane::stop as fn(&_) -> _), ("killed", ControlPlane::kill)] {
@@ -31,7 +31,7 @@ fn a_backup_that_is_restored_goes_back_in_time() {
         let list: serde_json::Value = serde_json::from_str(&list).unwrap();
         list["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
     };
-    let (plane, _footprint) = one();
+    let (_footprint, plane) = one();
     note(&plane, "before");
     let error = plane.back_up().unwrap_err().to_string();
     assert!(error.ends_with("stop it first"), "{error}");

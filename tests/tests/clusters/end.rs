@@ -67,7 +67,7 @@ fn runs_all(id: &str) -> bool {
 
 #[test]
 fn nothing_is_left_after_a_normal_end() {
-    let (plane, footprint) = start(&Wanted::new("us-central1-a").controllers());
+    let (footprint, plane) = start(&Wanted::new("us-central1-a").controllers());
     let id = footprint.id().to_owned();
     // The kernel shows no command line in the moment in which a program is loaded.
     becomes(&THREE.join(" "), || traces(&id).1.join(" "));

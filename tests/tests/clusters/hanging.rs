@@ -8,7 +8,7 @@ use super::{note, notes, one};
 
 #[test]
 fn requests_to_a_paused_server_hang_until_it_goes_on() {
-    let (plane, _footprint) = one();
+    let (_footprint, plane) = one();
     note(&plane, "kept");
     plane.pause().unwrap();
     TcpStream::connect(plane.servers()[0]).unwrap();
@@ -31,7 +31,7 @@ fn requests_to_a_paused_server_hang_until_it_goes_on() {
 
 #[test]
 fn a_paused_server_can_be_stopped() {
-    let (plane, _footprint) = one();
+    let (_footprint, plane) = one();
     note(&plane, "kept");
     plane.pause().unwrap();
     plane.stop().unwrap();

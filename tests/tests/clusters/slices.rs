@@ -64,7 +64,7 @@ fn endpoints(plane: &ControlPlane) -> String {
 
 #[test]
 fn the_controller_makes_slices_of_pods_whose_status_says_that_they_are_ready() {
-    let (plane, _footprint) = start(&Wanted::new("us-central1-a").controllers());
+    let (_footprint, plane) = start(&Wanted::new("us-central1-a").controllers());
     plane.apply(&format!("{SHOP}{}{}", pod(1), pod(2))).unwrap();
     report(&plane, 1, true);
     report(&plane, 2, true);

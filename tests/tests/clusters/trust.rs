@@ -6,7 +6,7 @@ use super::{becomes, note, notes, one, start};
 
 #[test]
 fn a_bad_serving_certificate_is_refused_and_a_good_one_taken_again() {
-    let (plane, _footprint) = one();
+    let (_footprint, plane) = one();
     note(&plane, "kept");
     for (certificate, told) in
         [(Certificate::Expired, "certificate has expired"), (Certificate::Foreign, "unknown authority")]
@@ -24,7 +24,7 @@ fn a_bad_serving_certificate_is_refused_and_a_good_one_taken_again() {
 #[test]
 fn the_serving_certificate_is_good_for_the_names_that_were_wanted_and_no_others() {
     let wanted = Wanted::new("us-central1-a").also_named("api.example").also_named("2001:db8::1");
-    let (plane, _footprint) = start(&wanted);
+    let (_footprint, plane) = start(&wanted);
     let ask = |name: &str| plane.kubectl(&[&format!("--tls-server-name={name}"), "get", "--raw=/readyz"]);
     for name in ["api.example", "2001:db8::1", "kubernetes.default.svc"] {
         assert_eq!(ask(name).unwrap(), "ok", "{name}");
@@ -35,7 +35,7 @@ fn the_serving_certificate_is_good_for_the_names_that_were_wanted_and_no_others(
 
 #[test]
 fn users_and_service_accounts_may_do_what_they_are_let() {
-    let (plane, _footprint) = one();
+    let (_footprint, plane) = one();
     let user = plane.kubeconfig(&User::new("gateway-1").in_group("gateways")).unwrap();
     let user = plane.write_kubeconfig("gateway-1.kubeconfig", &user).unwrap();
     plane.kubectl(&["--namespace=default", "create", "serviceaccount", "fairlead"]).unwrap();
