@@ -63,12 +63,17 @@ impl Stages {
         problems.sort();
         self.told.tell(&problems);
         let hash = |hash: u64| format!("{hash:016x}");
-        let clusters = self.federation.states().iter().map(|(name, state)| ClusterStatus {
-            name: Arc::clone(name),
-            reachable: state.reachable,
-            shards: state.shards.len(),
-            restored: self.federation.restored(name),
-            drained: self.federation.drained(name),
+        let clusters = self.federation.sources().map(|(spec, said)| ClusterStatus {
+            name: Arc::clone(&spec.cluster),
+            source: spec.origin.to_string(),
+            reachable: said.state.reachable,
+            since: said.since,
+            shards: said.state.shards.len(),
+            endpoints: said.state.shards.values().map(|spec| spec.endpoints.len()).sum(),
+            objects: said.objects,
+            failure: said.failure.clone(),
+            restored: self.federation.restored(&spec.cluster),
+            drained: said.drains.told(),
         });
         let usage = self.installed.usage().into_iter().map(|(map, used, size)| (map.to_string(), used, size));
         let status = Status {

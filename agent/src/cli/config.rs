@@ -117,8 +117,13 @@ fn missing(config: &Config) -> Vec<String> {
             missing.push(format!("node.interfaces[{number}]: {}", interface.0));
         }
     }
-    for (number, cluster) in config.clusters.iter().enumerate().filter(|(_, c)| !c.manifests.is_dir()) {
-        missing.push(format!("clusters[{number}].manifests: the directory {}", cluster.manifests.display()));
+    for (number, cluster) in config.clusters.iter().enumerate() {
+        if let Some(directory) = cluster.manifests.as_deref().filter(|directory| !directory.is_dir()) {
+            missing.push(format!("clusters[{number}].manifests: the directory {}", directory.display()));
+        }
+        if let Some(file) = cluster.kubeconfig.as_deref().filter(|file| !file.is_file()) {
+            missing.push(format!("clusters[{number}].kubeconfig: {}", file.display()));
+        }
     }
     if let Some(file) = config.secrets_file.as_deref().filter(|file| !file.exists()) {
         missing.push(format!("secretsFile: {}", file.display()));

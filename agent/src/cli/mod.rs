@@ -1,10 +1,11 @@
 //! The `fairlead` command.
 //!
-//! `run` is the agent. `drain` writes to the clusters' manifests. Every other command reads: numbers from the pinned maps,
+//! `run` is the agent. `drain` writes to the clusters. Every other command reads: numbers from the pinned maps,
 //! names and reasons from what the agent last wrote to its state directory. They need no running agent and change nothing.
 //! Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 mod address;
+mod clusters;
 mod config;
 mod counters;
 mod drain;
@@ -70,6 +71,11 @@ enum Command {
     /// How this node is: agent, interfaces, clusters, maps, problems
     #[command(after_help = "Example:\n  fairlead status")]
     Status,
+    /// The clusters' sources: whether they can be read, how old what is known is, what failed last
+    #[command(
+        after_help = "Example:\n  fairlead clusters -o json | jq '.clusters[] | select(.reachable | not)'"
+    )]
+    Clusters,
     /// The ports of all VIPs, and which clusters serve them
     #[command(after_help = "Example:\n  fairlead services -o json | jq '.services[] | select(.taking == 0)'")]
     Services,
@@ -181,6 +187,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Run(arguments) => run::run(cli.config, arguments),
         Command::Config(command) => config::config(&command, &cli.config, output),
         Command::Status => status::status(&read()?, output),
+        Command::Clusters => clusters::clusters(&node()?, output),
         Command::Services => services::services(&node()?, output),
         Command::Backends { service } => services::backends(&node()?, service.as_ref(), output),
         Command::Explain { client, vip } => explain::explain(&node()?, client, vip, output),

@@ -57,6 +57,25 @@ macro_rules! number {
 }
 number!(u8, u16, u32);
 
+impl Read for bool {
+    leaf!();
+
+    fn read(node: &Node<'_>, reader: &mut Reader) -> Option<Self> {
+        match node.scalar() {
+            Some(Scalar::Bool(value)) => Some(value),
+            _ => reader.unexpected(node, "true or false"),
+        }
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "boolean" })
+    }
+
+    fn show(&self) -> Value {
+        (*self).into()
+    }
+}
+
 /// Notes that a value is not in its range.
 fn outside<T>(
     node: &Node<'_>,

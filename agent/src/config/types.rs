@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::read::{Limit, Read, Reader, camel, defaults, leaf};
 use super::schema::ObjectSchema;
 use super::section::{choice, section};
+use crate::federation::{Access, Origin};
 use crate::yaml::{Node, Scalar};
 
 /// A name: lower-case letters, digits, `-` and `.`.
@@ -160,8 +161,15 @@ section! {
         pub zone: Name,
         /// The addresses of its pods. Endpoints elsewhere are not accepted from it.
         pub pod_cidrs: Vec<IpNet>,
-        /// The directory of its manifests; relative to this file.
-        pub manifests: PathBuf,
+        /// The kubeconfig file by which its API server is reached; relative to this file. One of `kubeconfig`, `inCluster` and
+        /// `manifests` says where its objects are.
+        pub kubeconfig: Option<PathBuf> = None,
+        /// The context in that file; its current one where it isn't given.
+        pub context: Option<Arc<str>> = None,
+        /// Its API server is that of the pod which the agent runs in, reached as its ServiceAccount.
+        pub in_cluster: bool = false,
+        /// A directory with its objects as files, instead of an API server; relative to this file.
+        pub manifests: Option<PathBuf> = None,
     }
 }
 
@@ -317,10 +325,25 @@ pub(super) fn default_state_directory(instance: &Name) -> PathBuf {
 impl ConfigDraft {
     /// Makes its paths independent of the working directory of who wrote them: relative to `directory`.
     pub(super) fn resolve_paths(&mut self, directory: &Path) {
-        let of_clusters = self.clusters.iter_mut().flatten().filter_map(|cluster| cluster.manifests.as_mut());
-        let own = self.state_directory.iter_mut().chain(self.secrets_file.iter_mut()).flatten();
-        for path in of_clusters.chain(own) {
+        let of_clusters = self.clusters.iter_mut().flatten();
+        let of_clusters = of_clusters.flat_map(|cluster| [&mut cluster.manifests, &mut cluster.kubeconfig]);
+        let own = [&mut self.state_directory, &mut self.secrets_file];
+        for path in of_clusters.chain(own).flatten().flatten() {
             *path = directory.join(&*path);
+        }
+    }
+}
+
+impl ClusterConfig {
+    /// Where its objects are; exactly one field says it.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        match (&self.kubeconfig, &self.manifests) {
+            (Some(path), _) => {
+                Origin::Kubernetes(Access::Kubeconfig { path: path.clone(), context: self.context.clone() })
+            }
+            (None, Some(directory)) => Origin::Manifests(directory.clone()),
+            (None, None) => Origin::Kubernetes(Access::InCluster),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod convert;
 mod keeper;
+pub mod kubernetes;
 mod last_good;
 mod located;
 mod manifests;
@@ -26,7 +27,7 @@ pub use last_good::{LastGood, LastGoodError, Restored, Shards};
 pub use located::{Located, ServiceFiles};
 pub use manifests::Manifests;
 pub use problem::SourceProblem;
-pub use source::{SourceSpec, SourceState};
+pub use source::{Access, Origin, SourceSpec, SourceState, Tally};
 pub use store::Store;
 
 use crate::config::Config;
@@ -56,7 +57,7 @@ fn specs(config: &Config) -> BTreeMap<Arc<str>, SourceSpec> {
     let defaults = Defaults { pass_unserved_ports: config.unserved_ports == UnservedPorts::Pass };
     let spec = |cluster: &crate::config::types::ClusterConfig| {
         let name = Arc::clone(&cluster.name.0);
-        (Arc::clone(&name), SourceSpec { cluster: name, manifests: cluster.manifests.clone(), defaults })
+        (Arc::clone(&name), SourceSpec { cluster: name, origin: cluster.origin(), defaults })
     };
     config.clusters.iter().map(spec).collect()
 }
@@ -152,17 +153,16 @@ impl Federation {
         self.sources.values().all(|source| source.seen.read)
     }
 
+    /// What each cluster's source is, and what it says.
+    pub fn sources(&self) -> impl Iterator<Item = (&SourceSpec, &SourceState)> {
+        self.sources.values().map(|source| (&source.spec, &*source.seen))
+    }
+
     /// Where a cluster's source can't be read: when it was read last, or what counts instead was written.
     #[must_use]
     pub fn restored(&self, cluster: &str) -> Option<SystemTime> {
         let source = self.sources.get(cluster)?;
         source.seen.last_read.or(source.restored).filter(|_| !source.seen.state.reachable)
-    }
-
-    /// What is drained of a cluster, in words.
-    #[must_use]
-    pub fn drained(&self, cluster: &str) -> Vec<String> {
-        self.sources.get(cluster).map(|source| source.seen.drains.told()).unwrap_or_default()
     }
 
     /// Everything that is wrong with the sources, by cluster.

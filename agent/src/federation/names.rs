@@ -23,14 +23,20 @@ impl Names {
         &mut self,
         objects: BTreeMap<ObjectKey, Option<Object>>,
     ) -> BTreeMap<ObjectKey, Option<Object>> {
-        let shared = |(mut key, mut object): (ObjectKey, Option<Object>)| {
-            self.name(&mut key.name);
-            if let Some(object) = &mut object {
-                self.object(object);
-            }
-            (key, object)
-        };
-        objects.into_iter().map(shared).collect()
+        objects.into_iter().map(|(key, object)| self.share_one(key, object)).collect()
+    }
+
+    /// As [`share`](Self::share), of a single object.
+    pub(super) fn share_one(
+        &mut self,
+        mut key: ObjectKey,
+        mut object: Option<Object>,
+    ) -> (ObjectKey, Option<Object>) {
+        self.name(&mut key.name);
+        if let Some(object) = &mut object {
+            self.object(object);
+        }
+        (key, object)
     }
 
     /// Forgets what no object has any more.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use fairlead_core::model::{Conditions, Endpoint, ObjectName, ShardSpec};
 
 use super::convert::{Drains, Identity, Kind, Object, ObjectKey, Slice};
+use super::source::Tally;
 
 /// All objects of one cluster that are read.
 #[derive(Debug, Default)]
@@ -104,6 +105,19 @@ impl Store {
                 self.all_stale();
             }
         }
+    }
+
+    /// How many objects count.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        let slices = self.services.keys().map(|service| self.slices_of(service).len()).sum();
+        Tally { services: self.services.len(), slices, receivers: self.receivers.len() }
+    }
+
+    /// The slices of a service.
+    #[must_use]
+    pub fn slices_of(&self, service: &ObjectName) -> &[ObjectName] {
+        self.slices_of.get(service).map(Vec::as_slice).unwrap_or_default()
     }
 
     fn replace_slice(&mut self, name: &ObjectName, new: Option<Arc<Slice>>) {

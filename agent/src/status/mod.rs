@@ -16,6 +16,7 @@ use fairlead_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, types::Role};
+use crate::federation::Tally;
 
 pub(crate) use counts::keep_counts;
 pub use counts::{Counts, Found, read_counts};
@@ -95,10 +96,25 @@ pub struct InterfaceStatus {
 pub struct ClusterStatus {
     /// The cluster.
     pub name: Arc<str>,
+    /// Where its objects are, in words.
+    #[serde(default)]
+    pub source: String,
     /// Its source can be read.
     pub reachable: bool,
+    /// Since when it can, or can't.
+    #[serde(default)]
+    pub since: Option<SystemTime>,
     /// Shards that it reports.
     pub shards: usize,
+    /// Endpoints of all of them.
+    #[serde(default)]
+    pub endpoints: usize,
+    /// Objects that count.
+    #[serde(default)]
+    pub objects: Tally,
+    /// Why its source couldn't be read the last time that it couldn't, and when that began.
+    #[serde(default)]
+    pub failure: Option<(SystemTime, String)>,
     /// Where the source can't be read: when that was last known which counts.
     pub restored: Option<SystemTime>,
     /// What is drained of it.

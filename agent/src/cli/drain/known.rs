@@ -1,4 +1,4 @@
-//! What there is in each cluster, read from its manifests, and what a name on the command line means among it.
+//! What there is in each cluster, read from its source, and what a name on the command line means among it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -7,24 +7,28 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use fairlead_core::model::{Endpoint, ObjectName, ShardSpec};
 
+use super::write::FILE;
 use crate::config::types::ClusterConfig;
 use crate::directory::Changed;
-use crate::federation::convert::{Defaults, Drains, drains_key};
-use crate::federation::{Manifests, Store};
+use crate::federation::convert::{DRAINS_NAME, DRAINS_NAMESPACE, Defaults, Drains, drains_key};
+use crate::federation::kubernetes::{self, Snapshot};
+use crate::federation::{Access, Manifests, Origin, Store};
 use crate::text::nearest;
 
 /// A message names no more things than this.
 const MOST: usize = 10;
 
-/// A cluster as its manifests have it.
+/// A cluster as its source has it.
 #[derive(Debug)]
 pub(super) struct Cluster {
     pub(super) name: Arc<str>,
     pub(super) region: Arc<str>,
     pub(super) zone: Arc<str>,
-    pub(super) manifests: PathBuf,
-    /// Its manifests could be read.
+    pub(super) origin: Origin,
+    /// It could be read.
     pub(super) reachable: bool,
+    /// Why an API server could not be.
+    pub(super) unread: Option<String>,
     /// Where the object stands that says what is drained.
     pub(super) file: Option<PathBuf>,
     pub(super) drains: Arc<Drains>,
@@ -120,28 +124,65 @@ impl Target {
     }
 }
 
-/// All clusters of the configuration.
-pub(super) fn clusters(configured: &[ClusterConfig]) -> Vec<Cluster> {
-    let read = |of: &ClusterConfig| {
-        let (name, root) = (Arc::clone(&of.name.0), of.manifests.clone());
-        let mut manifests = Manifests::new(Arc::clone(&name), root, Defaults::default(), Store::default());
-        manifests.refresh(&Changed::Anything, &|_| false);
-        Cluster {
-            name,
-            region: Arc::clone(&of.region.0),
-            zone: Arc::clone(&of.zone.0),
-            manifests: of.manifests.clone(),
-            reachable: manifests.reachable(),
-            file: manifests.file_of(&drains_key()).map(ToOwned::to_owned),
-            drains: Arc::clone(manifests.store().drains()),
-            nodes: manifests.nodes(),
-            shards: manifests.store().shards().clone(),
+/// All clusters of the configuration. Those of API servers are read at the same time.
+pub(super) fn clusters(configured: &[ClusterConfig]) -> Result<Vec<Cluster>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let read = configured.iter().map(async |of| match of.origin() {
+        Origin::Manifests(root) => from_manifests(of, root),
+        Origin::Kubernetes(access) => from_server(of, access).await,
+    });
+    Ok(runtime.block_on(futures::future::join_all(read)))
+}
+
+fn from_manifests(of: &ClusterConfig, root: PathBuf) -> Cluster {
+    let name = Arc::clone(&of.name.0);
+    let mut manifests = Manifests::new(name, root.clone(), Defaults::default(), Store::default());
+    manifests.refresh(&Changed::Anything, &|_| false);
+    Cluster {
+        reachable: manifests.reachable(),
+        file: manifests.file_of(&drains_key()).map(ToOwned::to_owned),
+        drains: Arc::clone(manifests.store().drains()),
+        nodes: manifests.nodes(),
+        shards: manifests.store().shards().clone(),
+        ..Cluster::unread(of, Origin::Manifests(root))
+    }
+}
+
+async fn from_server(of: &ClusterConfig, access: Access) -> Cluster {
+    let read = kubernetes::read(Arc::clone(&of.name.0), &access).await;
+    let cluster = Cluster::unread(of, Origin::Kubernetes(access));
+    match read {
+        Ok(Snapshot { shards, drains, nodes }) => {
+            Cluster { reachable: true, shards, drains, nodes, ..cluster }
         }
-    };
-    configured.iter().map(read).collect()
+        Err(message) => Cluster { unread: Some(message), ..cluster },
+    }
 }
 
 impl Cluster {
+    fn unread(of: &ClusterConfig, origin: Origin) -> Self {
+        Self {
+            name: Arc::clone(&of.name.0),
+            region: Arc::clone(&of.region.0),
+            zone: Arc::clone(&of.zone.0),
+            origin,
+            reachable: false,
+            unread: None,
+            file: None,
+            drains: Arc::default(),
+            nodes: BTreeSet::new(),
+            shards: BTreeMap::new(),
+        }
+    }
+
+    /// Where it is said what is drained of it.
+    pub(super) fn place(&self) -> String {
+        match &self.origin {
+            Origin::Manifests(directory) => directory.join(FILE).display().to_string(),
+            Origin::Kubernetes(_) => format!("ConfigMap {DRAINS_NAMESPACE}/{DRAINS_NAME}"),
+        }
+    }
+
     /// Every endpoint, with its service.
     pub(super) fn endpoints(&self) -> impl Iterator<Item = (&ObjectName, &Endpoint)> {
         self.shards
@@ -217,14 +258,11 @@ fn what_there_is(clusters: &[Cluster], name: &str, there: &[Target], word: &str)
         (None, _) => format!("; there are {}", list(there)),
         (Some(near), _) => format!("; did you mean {}? There are {}", near.name(), list(there)),
     };
-    let unread: Vec<&str> =
-        clusters.iter().filter(|cluster| !cluster.reachable).map(|cluster| &*cluster.name).collect();
-    let unread = if unread.is_empty() {
-        String::new()
-    } else {
-        format!("; the manifests of {} can't be read", unread.join(", "))
-    };
-    known + &unread
+    let unread = clusters.iter().filter(|cluster| !cluster.reachable).map(|cluster| match &cluster.unread {
+        Some(message) => format!("; cluster {} can't be read: {message}", cluster.name),
+        None => format!("; the manifests of {} can't be read", cluster.name),
+    });
+    known + &unread.collect::<String>()
 }
 
 fn list(targets: &[Target]) -> String {

@@ -11,7 +11,6 @@ mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
@@ -64,7 +63,7 @@ struct Done {
     cluster: Arc<str>,
     /// Else it was so before.
     changed: bool,
-    file: PathBuf,
+    file: String,
     /// How many endpoints each service has there.
     services: BTreeMap<String, usize>,
     /// Of what is undone: another drain is about all of its endpoints.
@@ -73,7 +72,7 @@ struct Done {
 
 /// Drains, or undoes it.
 pub(super) fn drain(mut node: Node, arguments: &Arguments, output: Output) -> Result<()> {
-    let mut clusters = clusters(node.clusters()?);
+    let mut clusters = clusters(node.clusters()?)?;
     let targets = meant(&clusters, arguments.what, &arguments.name, arguments.undo)?;
     let mut document = carry_out(&mut clusters, &targets, arguments.undo);
     document.agent_running = node.running;
@@ -124,7 +123,7 @@ fn carry_out(clusters: &mut [Cluster], targets: &[Target], undo: bool) -> Docume
                     name: target.name(),
                     cluster: Arc::clone(&cluster.name),
                     changed,
-                    file: cluster.manifests.join(write::FILE),
+                    file: cluster.place(),
                     stays_drained: !still.is_empty() && still.len() == services.values().sum::<usize>(),
                     services,
                 });

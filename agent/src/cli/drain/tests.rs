@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
@@ -42,7 +42,7 @@ impl World {
                 "- {{name: {cluster}, region: {region}, zone: {zone}, podCidrs: [10.{number}.0.0/16], manifests: {cluster}}}\n"
             );
         }
-        clusters(&config::parse(&text, &self.path("config.yaml")).unwrap().clusters)
+        clusters(&config::parse(&text, &self.path("config.yaml")).unwrap().clusters).unwrap()
     }
 
     /// What the command says, and what it fails by.

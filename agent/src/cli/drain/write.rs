@@ -1,4 +1,4 @@
-//! Writes what is drained into a cluster's manifests: its ConfigMap, alone in a file of its own.
+//! Writes what is drained of a cluster: a ConfigMap at its API server or, among manifests, alone in a file of its own.
 //!
 //! The file is whole at any moment: written under a name that sources pass over, then renamed. What else stands in the
 //! object stays.
@@ -8,13 +8,15 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use k8s_openapi::api::core::v1::ConfigMap;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Map, Value, json};
+use tokio::runtime::Runtime;
 
 use super::known::Cluster;
 use crate::federation::convert::{DRAINS_NAME, DRAINS_NAMESPACE, Drains, drains};
+use crate::federation::{Access, Origin, kubernetes};
 use crate::file::read_to_string;
 use crate::yaml::{Objects, from_node, to_text};
 
@@ -26,7 +28,10 @@ const MAX_BYTES: u64 = 64 << 20;
 
 /// Changes what is drained of a cluster; what is drained then, and whether that is anything else than before.
 pub(super) fn change(cluster: &Cluster, edit: impl Fn(&mut Drains)) -> Result<(Arc<Drains>, bool)> {
-    let directory = &cluster.manifests;
+    let directory = match &cluster.origin {
+        Origin::Manifests(directory) => directory,
+        Origin::Kubernetes(access) => return change_at(cluster, access, edit),
+    };
     let path = directory.join(FILE);
     if let Some(elsewhere) = cluster.file.as_ref().filter(|file| **file != path) {
         bail!(
@@ -67,9 +72,25 @@ pub(super) fn change(cluster: &Cluster, edit: impl Fn(&mut Drains)) -> Result<(A
     }
 }
 
-/// What is drained of a cluster, as the file says that [`change`] writes.
+/// As [`change`], at a cluster's API server.
+fn change_at(cluster: &Cluster, access: &Access, edit: impl Fn(&mut Drains)) -> Result<(Arc<Drains>, bool)> {
+    let changed = runtime()?.block_on(kubernetes::change_drains(access, edit));
+    changed.map_err(|message| anyhow!("what is drained of cluster {}: {message}", cluster.name))
+}
+
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// What is drained of a cluster, where [`change`] writes it.
 pub(super) fn drained(cluster: &Cluster) -> Result<Drains> {
-    judge(&read(&cluster.manifests.join(FILE))?)
+    match &cluster.origin {
+        Origin::Manifests(directory) => judge(&read(&directory.join(FILE))?),
+        Origin::Kubernetes(access) => {
+            let read = runtime()?.block_on(kubernetes::read(Arc::clone(&cluster.name), access));
+            read.map(|snapshot| (*snapshot.drains).clone()).map_err(Error::msg)
+        }
+    }
 }
 
 /// The object in the file; a new one where there is none.

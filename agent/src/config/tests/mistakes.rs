@@ -95,6 +95,28 @@ fn each_mistake_is_told_with_its_place() {
             "17:14: clusters[1].manifests: cluster a reads a already: each needs its own directory",
         ),
         (
+            "  manifests: b\n",
+            "",
+            "13:3: clusters[1]: where are its objects? Give kubeconfig, the file that leads to its API server; or inCluster: \
+             true; or manifests, a directory",
+        ),
+        (
+            "  manifests: b",
+            "  manifests: b\n  inCluster: true",
+            "17:14: clusters[1].manifests: stands beside inCluster, and only one can count: remove one of them",
+        ),
+        (
+            "  manifests: b",
+            "  manifests: b\n  context: b",
+            "18:12: clusters[1].context: is a name in a kubeconfig: give kubeconfig too, or remove this",
+        ),
+        (
+            "  manifests: a\n- name: b\n  region: r2\n  zone: z2\n  podCidrs: [10.2.0.0/16]\n  manifests: b",
+            "  kubeconfig: k\n- name: b\n  region: r2\n  zone: z2\n  podCidrs: [10.2.0.0/16]\n  kubeconfig: k",
+            "17:15: clusters[1].kubeconfig: cluster a has the same API server: each needs its own",
+        ),
+        ("  manifests: b", "  inCluster: 1", "17:14: clusters[1].inCluster: expected true or false, found 1"),
+        (
             "  cluster: a\n  roles",
             "  cluster: aa\n  roles",
             "4:12: node.cluster: there is no cluster \"aa\": did you mean a?",

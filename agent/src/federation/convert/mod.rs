@@ -12,11 +12,11 @@ mod slice;
 use std::sync::Arc;
 
 use fairlead_core::model::{ObjectName, ShardSpec};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub use drains::{DRAINS_NAME, DRAINS_NAMESPACE, Drains, drains, drains_key};
 pub use service::service;
-pub use slice::{Identity, Slice, SliceEndpoint, slice};
+pub use slice::{Identity, SERVICE_LABEL, Slice, SliceEndpoint, slice};
 
 use crate::yaml::Path;
 
@@ -114,10 +114,10 @@ impl Faults {
     }
 }
 
-/// A Node object.
+/// A Node object, of which the metadata are enough.
 #[must_use]
-pub fn node(node: &Node) -> Object {
-    let labels = node.metadata.labels.as_ref();
+pub fn node(metadata: &ObjectMeta) -> Object {
+    let labels = metadata.labels.as_ref();
     let label = labels.and_then(|labels| labels.get(RECEIVER_LABEL));
     Object::Node { receiver: label.is_some_and(|value| value == "true") }
 }

@@ -9,7 +9,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint as SourceEndpoint, EndpointPort, 
 use super::{Fault, Faults, Kind, field, key, port_number, shared};
 
 /// The label that says whose endpoints a slice holds.
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// Some endpoints of one service, all of one IP version.
 #[derive(Clone, Debug, PartialEq)]

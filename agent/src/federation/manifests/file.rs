@@ -65,8 +65,9 @@ impl Parsed {
             return self.unknown(node, "is no Kubernetes object: kind or apiVersion is missing");
         };
         match (version, kind) {
-            ("v1", "Node") => self
-                .read(node, Kind::Node, |object: &KubernetesNode| (Some(convert::node(object)), Vec::new())),
+            ("v1", "Node") => self.read(node, Kind::Node, |object: &KubernetesNode| {
+                (Some(convert::node(&object.metadata)), Vec::new())
+            }),
             ("v1", "ConfigMap") if is_drains(node) => {
                 self.read(node, Kind::Drains, |object: &ConfigMap| {
                     let (drains, faults) = convert::drains(object);

@@ -5,9 +5,10 @@
 //! object that is rejected keeps its last good version; where the directory is gone, or all of its files at once,
 //! everything stays as it was and the cluster counts as unreachable. Names that begin with `.` are passed over, as
 //! editors and Kubernetes' ConfigMap volumes want it. All of this blocks; the task around it is
-//! [`source`](super::source).
+//! [`follow`].
 
 mod file;
+mod follow;
 mod holders;
 mod located;
 mod walk;
@@ -26,10 +27,10 @@ use super::store::Store;
 use crate::directory::{Changed, Stamp};
 use crate::yaml::Place;
 use file::{Note, Parsed};
+pub(super) use follow::follow;
 use holders::Holders;
 use located::stays;
-pub(super) use walk::is_manifest;
-use walk::{Found, MAX_DEPTH, Unseen, Walk};
+use walk::{Found, MAX_DEPTH, Unseen, Walk, is_manifest};
 
 /// Largest file that is read.
 const MAX_FILE: u64 = 64 << 20;
