@@ -123,7 +123,7 @@ impl Objects {
         match event {
             Told::Listing => drop(self.listing.insert(kind, HashSet::new())),
             Told::Listed => self.end_list(kind),
-            Told::Is(raw) => return self.take(raw),
+            Told::Is(raw) => return self.take(&raw),
             Told::Gone(raw) => {
                 let (key, version) = identify(&raw);
                 self.newest = self.newest.max(version);
@@ -142,14 +142,14 @@ impl Objects {
         let Some(deleted) = self.fetching.remove(service) else { return };
         for raw in slices {
             if !deleted.contains(&identify(&raw).0.name) {
-                self.take(raw);
+                self.take(&raw);
             }
         }
         self.settle();
     }
 
-    fn take(&mut self, raw: Raw) -> Option<ObjectName> {
-        let (key, version) = identify(&raw);
+    fn take(&mut self, raw: &Raw) -> Option<ObjectName> {
+        let (key, version) = identify(raw);
         self.newest = self.newest.max(version);
         if let Some(heard) = self.listing.get_mut(&key.kind) {
             heard.insert(key.clone());
@@ -157,11 +157,11 @@ impl Objects {
         if self.versions.get(&key).is_some_and(|known| *known >= version) {
             return None;
         }
-        if key.kind == Kind::EndpointSlice && service_of(&raw).is_none_or(|name| !self.ours.contains(&name)) {
+        if key.kind == Kind::EndpointSlice && service_of(raw).is_none_or(|name| !self.ours.contains(&name)) {
             self.remove(&key);
             return None;
         }
-        let judged = self.judge(key, version, &raw);
+        let judged = self.judge(key, version, raw);
         self.count(judged)
     }
 
