@@ -119,6 +119,7 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
 fn one(error: &(dyn Error + 'static)) -> String {
     match error.downcast_ref() {
         Some(kube::Error::Api(status)) => refusal(status),
+        Some(kube::Error::Service(error)) => error.to_string(),
         _ => error.to_string(),
     }
 }

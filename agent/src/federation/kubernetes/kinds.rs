@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use backon::ExponentialBuilder;
 use fairlead_core::model::ObjectName;
+use futures::future::ready;
 use futures::stream::{BoxStream, StreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -135,15 +136,18 @@ where
     let events = watcher(api, config.streaming_lists().timeout(WATCH_SECONDS));
     let told = move |event: Result<Event<K>, Error>| {
         let event = match event {
+            // The server has forgotten how it came to be as it is: it is listed anew.
+            Err(Error::WatchError(status)) if status.code == 410 => return None,
             Ok(Event::Init) => Told::Listing,
             Ok(Event::InitDone) => Told::Listed,
             Ok(Event::InitApply(object) | Event::Apply(object)) => Told::Is(raw(object)),
             Ok(Event::Delete(object)) => Told::Gone(raw(object)),
             Err(error) => Told::Failed(why(&error)),
         };
-        Heard { kind, event }
+        Some(Heard { kind, event })
     };
-    events.backoff(ResetTimerBackoff::new(pauses(TRY_AGAIN), WELL)).map(told).boxed()
+    let events = events.backoff(ResetTimerBackoff::new(pauses(TRY_AGAIN), WELL));
+    events.filter_map(move |event| ready(told(event))).boxed()
 }
 
 fn why(error: &Error) -> String {

@@ -32,6 +32,7 @@ use super::problem::SourceProblem;
 use super::source::{Access, Fault, SourceSpec, SourceState, publish, time_to_tell};
 use super::store::Store;
 use access::{Connection, chain};
+use ask::Silence;
 use kinds::{Heard, KINDS, OVER, Raw, Told};
 use objects::Objects;
 pub use once::{Snapshot, change_drains, read};
@@ -92,6 +93,8 @@ struct Follower {
     complete: bool,
     /// What is wrong with the server as a whole.
     silent: Option<String>,
+    /// There was no server since everything was listed.
+    cut: bool,
     /// What is wrong with the watch of a kind, and when it was told last.
     failing: BTreeMap<Kind, (String, Instant)>,
     last_read: Option<SystemTime>,
@@ -106,7 +109,17 @@ impl Follower {
     ) -> Self {
         let objects = Objects::new(Arc::clone(&spec.cluster), spec.defaults, Store::new(shards));
         let failing = BTreeMap::new();
-        Self { spec, access, objects, sender, complete: false, silent: None, failing, last_read: None }
+        Self {
+            spec,
+            access,
+            objects,
+            sender,
+            complete: false,
+            silent: None,
+            cut: false,
+            failing,
+            last_read: None,
+        }
     }
 
     async fn run(mut self) {
@@ -138,6 +151,7 @@ impl Follower {
     async fn listen(&mut self, connection: Connection) -> End {
         let client = &connection.client;
         let mut told = Watches::new(client);
+        self.objects.begin();
         // What is newer may have been heard before an answer that was given earlier.
         let mut known = self.objects.newest();
         let mut answer = pin!(ask::ask(client.clone(), Duration::ZERO));
@@ -158,15 +172,16 @@ impl Follower {
                     }
                 },
                 answered = &mut answer => {
-                    let is_set_back = answered.as_ref().is_ok_and(|version| *version < known);
-                    self.answered(answered, &connection.server, begun);
-                    known = self.objects.newest();
-                    answer.set(ask::ask(client.clone(), ask::PERIOD));
-                    if is_set_back {
-                        tracing::warn!(cluster = %self.spec.cluster, "the API server was set back to an earlier state: everything is listed anew");
-                        self.objects.begin_anew();
+                    let version = *answered.as_ref().unwrap_or(&known);
+                    if version < known || (answered.is_ok() && self.cut) {
+                        tracing::info!(cluster = %self.spec.cluster, "another API server answers, or one of another past: all is listed anew");
+                        self.objects.distrust_versions();
+                        self.cut = false;
                         return End::Anew;
                     }
+                    self.answered(answered, &connection.server, begun);
+                    known = self.objects.newest().max(version);
+                    answer.set(ask::ask(client.clone(), ask::PERIOD));
                     if !connection.is_current() {
                         tracing::info!(cluster = %self.spec.cluster, "the credentials have changed: connecting anew");
                         return End::Anew;
@@ -212,10 +227,13 @@ impl Follower {
     }
 
     /// The server has answered, with the newest version that it has, or hasn't.
-    fn answered(&mut self, answer: Result<u64, String>, server: &str, begun: Instant) {
+    fn answered(&mut self, answer: Result<u64, Silence>, server: &str, begun: Instant) {
         self.failing.retain(|_, (_, told)| told.elapsed() < OVER);
         self.silent = match answer {
-            Err(error) => Some(format!("API server {server}: {error}")),
+            Err(Silence { message, cut }) => {
+                self.cut |= cut;
+                Some(format!("API server {server}: {message}"))
+            }
             Ok(_) if !self.complete && begun.elapsed() > LISTING => {
                 let missing = KINDS.into_iter().filter(|kind| !self.objects.has_listed(*kind));
                 let missing: Vec<&str> = missing.map(Kind::name).collect();

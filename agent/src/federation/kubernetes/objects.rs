@@ -109,10 +109,16 @@ impl Objects {
         self.problems.values().flatten()
     }
 
-    /// The server has forgotten something that it had said: all is listed anew, and counts whatever version it has.
-    pub(super) fn begin_anew(&mut self) {
-        self.versions.clear();
+    /// All is about to be listed on a new connection; slices that were being fetched are listed with the others.
+    pub(super) fn begin(&mut self) {
         self.fetching.clear();
+    }
+
+    /// What is listed next counts whatever version it has: the server may have another past.
+    pub(super) fn distrust_versions(&mut self) {
+        for version in self.versions.values_mut() {
+            *version = 0;
+        }
         self.newest = 0;
     }
 
