@@ -13,6 +13,8 @@ mod neighbours;
 mod objects;
 #[path = "federation/rights.rs"]
 mod rights;
+#[path = "federation/served.rs"]
+mod served;
 #[path = "federation/slices.rs"]
 mod slices;
 
@@ -21,14 +23,16 @@ use std::net::Ipv4Addr;
 use fairlead_tests::control_plane::{ControlPlane, Place, Wanted};
 use fairlead_tests::world::Footprint;
 
-/// Control planes on loopback, one for each name, and what takes them away: drop that last.
-fn planes<const N: usize>(names: [&str; N]) -> ([ControlPlane; N], Footprint) {
+/// Control planes on loopback, one for each name, behind what takes them away: so bound, a failed test still shows what their
+/// programs said last.
+fn planes<const N: usize>(names: [&str; N]) -> (Footprint, [ControlPlane; N]) {
     let footprint = Footprint::claim().unwrap();
     let place = Place::loopback(&footprint, Ipv4Addr::LOCALHOST.into()).unwrap();
-    (names.map(|name| ControlPlane::start(&place, &Wanted::new(name)).unwrap()), footprint)
+    let planes = names.map(|name| ControlPlane::start(&place, &Wanted::new(name)).unwrap());
+    (footprint, planes)
 }
 
-fn one() -> (ControlPlane, Footprint) {
-    let ([plane], footprint) = planes(["us-central1-a"]);
-    (plane, footprint)
+fn one() -> (Footprint, ControlPlane) {
+    let (footprint, [plane]) = planes(["us-central1-a"]);
+    (footprint, plane)
 }

@@ -44,6 +44,8 @@ pub struct Federation {
     pub capacities: BTreeMap<&'static str, u32>,
     /// Hosts whose agents read copies of the manifests, which can fall behind: see [`Manifests::stop_updates`].
     pub copies_for: Vec<String>,
+    /// By cluster: the kubeconfig of its API server, instead of manifests.
+    pub kubeconfigs: BTreeMap<String, PathBuf>,
     /// More YAML, put at the end of every file: sections that stand nowhere else in it.
     pub more: String,
 }
@@ -82,6 +84,7 @@ impl Default for Federation {
             nodes_are_gateways: false,
             capacities: CAPACITIES.into(),
             copies_for: Vec::new(),
+            kubeconfigs: BTreeMap::new(),
             more: String::new(),
         }
     }
@@ -357,16 +360,14 @@ capacities:
 fn federated(layout: &Layout, manifests: &Path, federation: &Federation) -> String {
     let mut text = String::from("clusters:\n");
     for cluster in &layout.clusters {
-        let manifests = manifests.join(&cluster.name);
+        let origin = match federation.kubeconfigs.get(&cluster.name) {
+            Some(file) => format!("kubeconfig: {}", file.display()),
+            None => format!("manifests: {}", manifests.join(&cluster.name).display()),
+        };
         write!(
             text,
-            "- name: {}\n  region: {}\n  zone: {}\n  podCidrs: [{}, {:?}]\n  manifests: {}\n",
-            cluster.name,
-            cluster.region,
-            cluster.zone,
-            cluster.pods_v4,
-            cluster.pods_v6,
-            manifests.display(),
+            "- name: {}\n  region: {}\n  zone: {}\n  podCidrs: [{}, {:?}]\n  {origin}\n",
+            cluster.name, cluster.region, cluster.zone, cluster.pods_v4, cluster.pods_v6,
         )
         .expect("writing to a string doesn't fail");
     }

@@ -31,7 +31,7 @@ fn until_away(followed: &mut Followed, why: &str) -> Duration {
 
 #[test]
 fn a_server_that_is_stopped_or_killed_is_away_until_it_is_back() {
-    let (plane, _footprint) = one();
+    let (_footprint, plane) = one();
     let mut followed = followed(&plane);
     for take_down in [ControlPlane::stop, ControlPlane::kill] {
         take_down(&plane).unwrap();
@@ -51,7 +51,7 @@ fn a_server_that_is_stopped_or_killed_is_away_until_it_is_back() {
 
 #[test]
 fn a_server_that_hangs_is_away_within_ten_seconds() {
-    let (plane, _footprint) = one();
+    let (_footprint, plane) = one();
     let mut followed = followed(&plane);
     plane.pause().unwrap();
     let took = until_away(&mut followed, "it has not answered for 3 s");
@@ -64,7 +64,7 @@ fn a_server_that_hangs_is_away_within_ten_seconds() {
 
 #[test]
 fn what_has_changed_while_a_server_was_away_counts_when_it_is_back() {
-    let (plane, _footprint) = one();
+    let (_footprint, plane) = one();
     let mut followed = followed(&plane);
     plane.apply(&(ours("gone") + &slice("gone-1", "gone", &["10.1.0.7"]))).unwrap();
     followed.until("another one", |followed| endpoints(followed.said(), "gone").is_some());
@@ -87,7 +87,7 @@ fn what_has_changed_while_a_server_was_away_counts_when_it_is_back() {
 
 #[test]
 fn a_server_that_is_set_back_to_a_backup_is_believed() {
-    let (plane, _footprint) = one();
+    let (_footprint, plane) = one();
     plane.apply(&(ours("web") + &slice("web-1", "web", &["10.1.0.1"]))).unwrap();
     plane.stop().unwrap();
     let backup = plane.back_up().unwrap();
@@ -111,7 +111,7 @@ fn a_server_that_is_set_back_to_a_backup_is_believed() {
 
 #[test]
 fn a_server_that_shows_a_bad_certificate_is_not_believed() {
-    let (plane, _footprint) = one();
+    let (_footprint, plane) = one();
     let mut followed = followed(&plane);
     for (certificate, why) in
         [(Certificate::Expired, "certificate expired"), (Certificate::Foreign, "UnknownIssuer")]
@@ -128,7 +128,7 @@ fn a_server_that_shows_a_bad_certificate_is_not_believed() {
 
 #[test]
 fn credentials_are_rotated_without_a_restart() {
-    let (plane, _footprint) = one();
+    let (_footprint, plane) = one();
     plane.apply(&(ours("web") + &slice("web-1", "web", &["10.1.0.1"]))).unwrap();
     let nobody = plane.kubeconfig(&User::new("nobody")).unwrap();
     let file = plane.write_kubeconfig("rotated.kubeconfig", &nobody).unwrap();
@@ -147,7 +147,7 @@ fn credentials_are_rotated_without_a_restart() {
 
 #[test]
 fn a_start_without_the_server_goes_on_with_what_was_known() {
-    let (plane, footprint) = one();
+    let (footprint, plane) = one();
     plane.apply(&(ours("web") + &slice("web-1", "web", &["10.1.0.1"]))).unwrap();
     let file = kubeconfig(&plane);
     let config = config(&[(plane.name(), &file)]);

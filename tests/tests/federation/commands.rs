@@ -20,7 +20,7 @@ fn run(config: &Path, arguments: &[&str]) -> (String, bool) {
 
 #[test]
 fn drains_are_written_at_the_server_and_plans_read_it() {
-    let (plane, footprint) = one();
+    let (footprint, plane) = one();
     plane.apply(&(ours("web") + &slice("web-1", "web", &["10.1.0.1"]))).unwrap();
     plane
         .apply("{apiVersion: v1, kind: Node, metadata: {name: n1, labels: {fairlead.io/receiver: \"true\"}}}")

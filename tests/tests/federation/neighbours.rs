@@ -9,7 +9,7 @@ const NAMES: [&str; 3] = ["us-central1-a", "us-central1-b", "us-central1-c"];
 
 #[test]
 fn each_is_restarted_in_turn_and_the_others_do_not_notice() {
-    let (planes, _footprint) = planes(NAMES);
+    let (_footprint, planes) = planes(NAMES);
     for plane in &planes {
         plane.apply(&(ours("web") + &slice("web-1", "web", &["10.1.0.1"]))).unwrap();
     }
@@ -34,7 +34,7 @@ fn each_is_restarted_in_turn_and_the_others_do_not_notice() {
 
 #[test]
 fn a_flood_of_changes_and_a_hanging_neighbour_delay_nobody() {
-    let (planes, _footprint) = planes(NAMES);
+    let (_footprint, planes) = planes(NAMES);
     for plane in &planes {
         plane.apply(&(ours("web") + &slice("web-1", "web", &["10.1.0.1"]))).unwrap();
     }

@@ -5,7 +5,7 @@ use super::one;
 
 #[test]
 fn services_of_our_class_and_their_endpoints_are_followed() {
-    let (plane, _footprint) = one();
+    let (_footprint, plane) = one();
     plane
         .apply(&(service("other", "example.com/other") + &slice("other-1", "other", &["10.1.0.9"])))
         .unwrap();
@@ -32,7 +32,7 @@ fn services_of_our_class_and_their_endpoints_are_followed() {
 
 #[test]
 fn a_service_that_becomes_ours_has_the_endpoints_that_it_had_before() {
-    let (plane, _footprint) = one();
+    let (_footprint, plane) = one();
     let of_cluster = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: default}\nspec:\n  ports: [{name: http, port: 80}]\n---\n";
     plane.apply(&(of_cluster.to_owned() + &slice("web-1", "web", &["10.1.0.1"]))).unwrap();
     let mut followed = Followed::of(&plane);
@@ -46,7 +46,7 @@ fn a_service_that_becomes_ours_has_the_endpoints_that_it_had_before() {
 
 #[test]
 fn nodes_say_whether_they_receive_and_a_config_map_what_is_drained() {
-    let (plane, _footprint) = one();
+    let (_footprint, plane) = one();
     plane.apply(&(ours("web") + &slice("web-1", "web", &["10.1.0.1"]))).unwrap();
     plane.apply("{apiVersion: v1, kind: Node, metadata: {name: n1}}").unwrap();
     let mut followed = Followed::of(&plane);
@@ -71,7 +71,7 @@ fn nodes_say_whether_they_receive_and_a_config_map_what_is_drained() {
 
 #[test]
 fn what_is_wrong_in_an_object_is_told_with_its_field() {
-    let (plane, _footprint) = one();
+    let (_footprint, plane) = one();
     let annotated = ours("web")
         .replace("namespace: default", "namespace: default, annotations: {fairlead.io/vip: nowhere}");
     plane.apply(&(annotated + &ours("api"))).unwrap();

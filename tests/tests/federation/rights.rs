@@ -7,7 +7,7 @@ use super::one;
 
 #[test]
 fn the_granted_rights_suffice_and_a_missing_one_is_told() {
-    let (plane, _footprint) = one();
+    let (_footprint, plane) = one();
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/base");
     plane.kubectl(&["apply", "--kustomize", base.to_str().unwrap()]).unwrap();
     plane.apply(&(ours("web") + &slice("web-1", "web", &["10.1.0.1"]))).unwrap();

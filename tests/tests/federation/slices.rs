@@ -5,7 +5,7 @@ use super::one;
 
 #[test]
 fn a_service_may_have_a_thousand_slices() {
-    let (plane, _footprint) = one();
+    let (_footprint, plane) = one();
     plane.apply(&ours("web")).unwrap();
     let mut followed = Followed::of(&plane);
     followed.until_read();
