@@ -5,6 +5,8 @@
 mod away;
 #[path = "federation/commands.rs"]
 mod commands;
+#[path = "federation/deaf.rs"]
+mod deaf;
 #[path = "federation/followed.rs"]
 mod followed;
 #[path = "federation/neighbours.rs"]

@@ -120,6 +120,12 @@ impl Store {
         self.slices_of.get(service).map(Vec::as_slice).unwrap_or_default()
     }
 
+    /// A slice that counts.
+    #[must_use]
+    pub fn slice(&self, name: &ObjectName) -> Option<&Slice> {
+        self.slices.get(name).map(|slice| &**slice)
+    }
+
     fn replace_slice(&mut self, name: &ObjectName, new: Option<Arc<Slice>>) {
         if let Some(old) = self.slices.remove(name) {
             if let Entry::Occupied(mut of_service) = self.slices_of.entry(old.service.clone()) {

@@ -173,14 +173,19 @@ impl Follower {
                 },
                 answered = &mut answer => {
                     let version = *answered.as_ref().unwrap_or(&known);
-                    if version < known || (answered.is_ok() && self.cut) {
-                        tracing::info!(cluster = %self.spec.cluster, "another API server answers, or one of another past: all is listed anew");
-                        self.objects.distrust_versions();
-                        self.cut = false;
-                        return End::Anew;
-                    }
+                    let is_back = answered.is_ok() && self.silent.is_some();
+                    let has_another_past = version < known || (answered.is_ok() && self.cut);
                     self.answered(answered, &connection.server, begun);
                     known = self.objects.newest().max(version);
+                    if has_another_past {
+                        self.objects.distrust_versions();
+                        self.cut = false;
+                    }
+                    // Watches may have died with the server, or without a word.
+                    if has_another_past || (is_back && self.complete) {
+                        tracing::info!(cluster = %self.spec.cluster, "the API server is back: all is listed anew");
+                        return End::Anew;
+                    }
                     answer.set(ask::ask(client.clone(), ask::PERIOD));
                     if !connection.is_current() {
                         tracing::info!(cluster = %self.spec.cluster, "the credentials have changed: connecting anew");

@@ -15,9 +15,13 @@ use crate::federation::convert::{self, Defaults, Fault, Kind, Object, ObjectKey,
 use crate::federation::names::Names;
 use crate::federation::problem::SourceProblem;
 use crate::federation::store::Store;
+use crate::yaml::Path;
 
 /// What a fault that rejects comes to.
 const REJECTED: &str = "the object's last good version stays, if there is one";
+
+/// Endpoints of one cluster that are kept, counted once for each of their slices; about 300 bytes each.
+const MOST_ENDPOINTS: usize = 1_000_000;
 
 /// See the module.
 pub(super) struct Objects {
@@ -42,6 +46,10 @@ pub(super) struct Objects {
     fetching: HashMap<ObjectName, HashSet<ObjectName>>,
     /// The newest version of anything that was heard.
     newest: u64,
+    /// Endpoints of all slices that count.
+    endpoints: usize,
+    /// How many there may be.
+    most_endpoints: usize,
 }
 
 /// An object, judged.
@@ -68,6 +76,8 @@ impl Objects {
             listed: BTreeSet::new(),
             fetching: HashMap::new(),
             newest: 0,
+            endpoints: 0,
+            most_endpoints: MOST_ENDPOINTS,
         }
     }
 
@@ -194,6 +204,8 @@ impl Objects {
     fn count(&mut self, judged: Judged) -> Option<ObjectName> {
         let Judged { key, version, object, faults } = judged;
         let (key, object) = self.names.share_one(key, object);
+        let mut faults = faults;
+        faults.extend(self.overflow(&key, object.as_ref()));
         let rejects = faults.iter().any(|fault| fault.rejects);
         let is_ours = object.is_some() || rejects;
         let told: Vec<SourceProblem> = faults.into_iter().map(|fault| self.problem(&key, fault)).collect();
@@ -206,7 +218,7 @@ impl Objects {
             self.rejected.insert(key.clone());
         } else {
             self.rejected.remove(&key);
-            self.store.apply(&key, object.as_ref());
+            self.apply(&key, object.as_ref());
         }
         let wanted = (key.kind == Kind::Service).then(|| self.sort(&key.name, is_ours)).flatten();
         if is_ours {
@@ -253,8 +265,30 @@ impl Objects {
             self.drop_slices(&key.name);
         }
         if known || key.kind != Kind::EndpointSlice {
-            self.store.apply(key, None);
+            self.apply(key, None);
         }
+    }
+
+    fn apply(&mut self, key: &ObjectKey, object: Option<&Object>) {
+        self.endpoints -= self.endpoints_of(key);
+        self.store.apply(key, object);
+        self.endpoints += self.endpoints_of(key);
+    }
+
+    /// Of a slice that counts; 0 for other kinds.
+    fn endpoints_of(&self, key: &ObjectKey) -> usize {
+        let slice = self.store.slice(&key.name).filter(|_| key.kind == Kind::EndpointSlice);
+        slice.map_or(0, |slice| slice.endpoints.len())
+    }
+
+    /// Why there is no room for an object.
+    fn overflow(&self, key: &ObjectKey, object: Option<&Object>) -> Option<Fault> {
+        let Some(Object::Slice(slice)) = object else { return None };
+        let most = self.most_endpoints;
+        let fits = self.endpoints - self.endpoints_of(key) + slice.endpoints.len() <= most;
+        let message =
+            format!("the cluster has more than {most} endpoints of ours, and there is no room for these");
+        (!fits).then(|| Fault { path: Path::default().key("endpoints"), message, rejects: true })
     }
 
     /// All objects of a kind were told: others are gone.

@@ -221,3 +221,25 @@ fn nodes_are_known_by_their_metadata() {
     objects.is(node(4, "false"));
     assert!(!receives(&mut objects));
 }
+
+#[test]
+fn more_endpoints_than_there_is_room_for_are_told_and_left_out() {
+    let mut objects = objects();
+    objects.most_endpoints = 2;
+    objects.list_all(vec![service("web", 1)], vec![slice("web-1", 2, "web", 1), slice("web-2", 3, "web", 2)]);
+    objects.is(slice("web-3", 4, "web", 3));
+    assert_eq!(objects.addresses("web").unwrap().len(), 2);
+    let told: Vec<String> = objects.problems().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "cluster a: EndpointSlice shop/web-3: endpoints: the cluster has more than 2 endpoints of ours, and there is no room for \
+          these; the object's last good version stays, if there is one"
+        ]
+    );
+    objects.is_gone(slice("web-1", 5, "web", 1));
+    objects.is(slice("web-3", 6, "web", 3));
+    assert_eq!((objects.addresses("web"), objects.problems().count()), (Some(vec![2, 3]), 0));
+    objects.is_gone(service("web", 7));
+    assert_eq!(objects.endpoints, 0);
+}
