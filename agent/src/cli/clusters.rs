@@ -115,7 +115,7 @@ impl Document {
                 errors += &(style.paint(&line, colour) + "\n");
             }
         }
-        let footer = Style::Dim.paint(&self.freshness.line(), colour);
+        let footer = Style::Dim.paint(&self.freshness.line_of_agent(), colour);
         table.render(colour) + &errors + &footer
     }
 }

@@ -90,8 +90,17 @@ impl Freshness {
             Some(age) => format!("names and reasons are {} old", age_text(age)),
             None => "names and reasons are not known".to_owned(),
         };
-        let agent = if self.agent_running { "" } else { "; no agent runs" };
-        format!("numbers are of now, {names}{agent}\n")
+        format!("numbers are of now, {names}{}\n", self.agent())
+    }
+
+    /// The last line of a table of what the agent says alone.
+    pub(super) fn line_of_agent(&self) -> String {
+        let age = self.state_age_seconds.map(age_text);
+        format!("as the agent said {} ago{}\n", age.as_deref().unwrap_or("some time"), self.agent())
+    }
+
+    fn agent(&self) -> &'static str {
+        if self.agent_running { "" } else { "; no agent runs" }
     }
 }
 
