@@ -50,6 +50,14 @@ impl Address {
         [(all as u64).to_le(), ((all >> 64) as u64).to_le()]
     }
 
+    /// The address with these [`words`](Self::words).
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_words([upper, lower]: [u64; 2]) -> Self {
+        let all = (u64::from_le(lower) as u128) << 64 | u64::from_le(upper) as u128;
+        Self { bytes: all.to_le_bytes() }
+    }
+
     /// Whether it is an IPv4 address in this shape.
     #[inline(always)]
     #[must_use]

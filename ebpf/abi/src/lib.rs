@@ -7,6 +7,7 @@
 #![no_std]
 
 mod address;
+mod allowed;
 mod cache;
 mod counters;
 mod encap;
@@ -29,6 +30,7 @@ mod siphash;
 mod words;
 
 pub use address::{Address, Family};
+pub use allowed::ClientKey;
 pub use cache::{CACHE_ENTRIES, CacheBucket, CacheTag, Cached};
 pub use counters::{BackendCounters, Counter, FlowEvent, Limit, RateLimit, ServiceCounters};
 pub use encap::{Encap, GUE_PORT, Hop, PROBE_MARK, PROBE_MARK_MASK, ProbeTarget, overhead};
@@ -53,7 +55,7 @@ pub use settings::{Roles, Settings, SocketOffsets, TunnelSource};
 pub use siphash::{SipHash, SipKey, siphash};
 
 /// Version of every layout in this crate; part of the path under which maps are pinned.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 
 /// Names of the maps, as in the ELF and under the pin directory.
 pub mod map {
@@ -65,6 +67,8 @@ pub mod map {
     pub const BACKENDS: &str = "BACKENDS";
     /// [`Server`](crate::Server)s by [`ServerKey`](crate::ServerKey).
     pub const SERVER_IDS: &str = "SERVER_IDS";
+    /// Ranges of the clients that restricted services allow: longest-prefix match of [`ClientKey`](crate::ClientKey).
+    pub const ALLOWED: &str = "ALLOWED";
     /// [`Hop`](crate::Hop)s; index 0 is never used.
     pub const HOPS: &str = "HOPS";
     /// Per CPU [`ServiceCounters`](crate::ServiceCounters) by service id.
@@ -115,11 +119,12 @@ pub mod map {
     /// Programs that others go on in: pinned by itself, because each load of the programs has its own.
     pub const PROGRAMS: &str = "PROGRAMS";
     /// All others, which are pinned together.
-    pub const ALL: [&str; 26] = [
+    pub const ALL: [&str; 27] = [
         SERVICES,
         SLOTS,
         BACKENDS,
         SERVER_IDS,
+        ALLOWED,
         HOPS,
         SERVICE_COUNTERS,
         BACKEND_COUNTERS,

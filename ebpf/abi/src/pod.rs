@@ -3,9 +3,9 @@
 use aya::Pod;
 
 use crate::{
-    Address, Backend, BackendCounters, Bucket, CacheBucket, Cached, Counter, Delivery, DeliveryKey,
-    FlowEntry, FlowKey, FlowReport, FragmentEntry, FragmentKey, HeldFlows, Hop, ProbeTarget, RateLimit,
-    RecentBucket, Server, ServerKey, ServiceCounters, Settings, SipKey, Slot,
+    Address, Backend, BackendCounters, Bucket, CacheBucket, Cached, ClientKey, Counter, Delivery,
+    DeliveryKey, FlowEntry, FlowKey, FlowReport, FragmentEntry, FragmentKey, HeldFlows, Hop, ProbeTarget,
+    RateLimit, RecentBucket, Server, ServerKey, ServiceCounters, Settings, SipKey, Slot,
 };
 
 macro_rules! pod {
@@ -24,6 +24,7 @@ pod!(
     Bucket,
     CacheBucket,
     Cached,
+    ClientKey,
     Counter,
     Delivery,
     DeliveryKey,

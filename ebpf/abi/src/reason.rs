@@ -88,4 +88,6 @@ reasons! {
     FragmentOverlaps = 26, "fragment_overlaps";
     /// A fragment that came before its datagram's first one, or long after it, and could not be held.
     FragmentBeforeFirst = 27, "fragment_before_first";
+    /// From a client outside of all ranges that the service allows.
+    NotAllowed = 28, "not_allowed";
 }

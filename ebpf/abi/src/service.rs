@@ -80,7 +80,8 @@ pub struct ServiceEntry {
     pub ring: Ring,
     /// Index in `BACKENDS` of its backend 0; never changes in place.
     pub backends: u32,
-    /// [`ServiceEntry::PASS_UNSERVED`], [`ServiceEntry::RECENT`], [`ServiceEntry::BY_CLIENT`], [`ServiceEntry::QUIC`].
+    /// [`ServiceEntry::PASS_UNSERVED`], [`ServiceEntry::RECENT`], [`ServiceEntry::BY_CLIENT`], [`ServiceEntry::QUIC`],
+    /// [`ServiceEntry::RESTRICTED`].
     pub flags: u32,
 }
 
@@ -94,6 +95,8 @@ impl ServiceEntry {
     pub const BY_CLIENT: u32 = 4;
     /// On a service over UDP: packets of QUIC whose connection ID names a server go there.
     pub const QUIC: u32 = 8;
+    /// Clients outside of all ranges that `ALLOWED` has of the service are refused.
+    pub const RESTRICTED: u32 = 16;
 
     /// The key, or `None` where the entry is free.
     #[must_use]

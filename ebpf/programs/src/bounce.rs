@@ -4,7 +4,7 @@ use aya_ebpf::programs::XdpContext;
 use fairlead_abi::{DropReason, Family, FlowEvent, Limit, ServiceKey, is_bounced, kind, mark, read_mark};
 
 use crate::{
-    cache, checksum, count, gateway, icmp, limit,
+    allowed, cache, checksum, count, gateway, icmp, limit,
     maps::Scratch,
     packet::Packet,
     parse::{Ip, Parsed},
@@ -100,6 +100,9 @@ fn try_take(packet: &Packet, scratch: &mut Scratch) -> Result<u32, DropReason> {
         (key, carried.flow(ip.source))
     };
     let Some(service) = steer::find(&key) else { return Err(DropReason::PortNotServed) };
+    if !allowed::is_allowed(service, flow.client) {
+        return Err(DropReason::NotAllowed);
+    }
     let (mut steered, _) = steer::begin(service, &flow)?;
     let (kind, _) = read_mark(scratch.mark, steered.hash).ok_or(DropReason::BadMark)?;
     if !limit::may_send_on(&flow.client) {

@@ -9,6 +9,7 @@ use fairlead_abi::{
 };
 
 use crate::{
+    allowed,
     count::{self, Ahead},
     encap::{self, Tags, Way},
     gateway,
@@ -71,6 +72,9 @@ fn forward(ctx: &XdpContext, packet: &Packet, ip: &Ip, l4: usize) -> Result<Step
             None => not_served(ctx, &carried),
         });
     };
+    if !allowed::is_allowed(service, ip.source) {
+        return Err(DropReason::NotAllowed);
+    }
     let of_service = count::service(service.id);
     // Apart from here on: what both had in common would be kept on the stack, and cost every packet.
     if let Some(steered) = quic::steer(packet, ip, service, &carried) {

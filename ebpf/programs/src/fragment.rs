@@ -122,6 +122,19 @@ pub fn note_choice(scratch: &mut Scratch) -> u32 {
     0
 }
 
+/// At a gateway: the service of `scratch.packet` doesn't allow its client: XDP's verdict. Where it is a first fragment, its
+/// ports are noted, by which the others are refused like it. A subprogram: see [`slow`](crate::slow).
+#[inline(never)]
+pub fn refuse_client(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
+    let Scratch { packet, datagram, first, .. } = scratch;
+    if packet.part.is_first() {
+        *datagram = datagram_of(packet);
+        *first = FragmentEntry { outcome: FragmentEntry::ELSEWHERE, ..entry_of(packet) };
+        let _ = FRAGMENTS.insert(&*datagram, &*first, 0);
+    }
+    verdict::finish(ctx, Err(DropReason::NotAllowed))
+}
+
 /// At a receiver: notes what became of `scratch.inner`, a first fragment. A subprogram: see [`slow`](crate::slow).
 #[inline(never)]
 pub fn note_outcome(scratch: &mut Scratch, outcome: u32) -> u32 {

@@ -6,7 +6,7 @@ use fairlead_abi::{
 };
 
 use crate::{
-    checksum, count,
+    allowed, checksum, count,
     encap::{self, Tags, Way},
     headers::protocol,
     icmp,
@@ -20,14 +20,17 @@ use crate::{
 
 /// [`choose`] and [`go_on`]: none of the slot's backends knows the flow, as far as they could be asked.
 pub const NOBODYS: u32 = u32::MAX - 1;
+/// [`choose`]: the service doesn't allow the client.
+pub const NOT_ALLOWED: u32 = u32::MAX - 4;
 
 /// Chooses the backend of `scratch.packet` to begin with: [`UNDECIDED`] with `scratch.steered` and `scratch.service` set,
-/// [`NOBODYS`], or XDP's verdict of a packet that gets none. A subprogram: see [`slow`](crate::slow).
+/// [`NOT_ALLOWED`], or XDP's verdict of a packet that gets none. A subprogram: see [`slow`](crate::slow).
 #[inline(never)]
 pub fn choose(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     match try_choose(ctx, scratch) {
         Ok(None) => UNDECIDED,
         Ok(Some(verdict)) => verdict::finish(ctx, Ok(verdict)),
+        Err(DropReason::NotAllowed) => NOT_ALLOWED,
         Err(reason) => verdict::finish(ctx, Err(reason)),
     }
 }
@@ -42,11 +45,18 @@ fn try_choose(ctx: &XdpContext, scratch: &mut Scratch) -> Result<Option<Verdict>
         }
         match icmp::for_vip(&Packet::new(ctx), ip, carried, vip)? {
             icmp::Answer::Echoed => return Ok(Some(Verdict::Transmit)),
-            icmp::Answer::Concerns(service, flow) => (service, flow),
+            icmp::Answer::Concerns(service, flow) => {
+                // The error is the flow's, whoever sent it.
+                if !allowed::is_allowed(service, flow.client) {
+                    return Err(DropReason::NotAllowed);
+                }
+                (service, flow)
+            }
         }
     } else {
         let key = ServiceKey::new(ip.destination, carried.destination_port(), carried.protocol, ip.family());
         match steer::find(&key) {
+            Some(service) if !allowed::is_allowed(service, ip.source) => return Err(DropReason::NotAllowed),
             Some(_) if !is_host(ip) => return Err(DropReason::BadSource),
             Some(service) => (service, carried.flow(ip.source)),
             None => return unserved(ip, carried).map(Some),

@@ -23,6 +23,7 @@
     expect(internal_features, reason = "see `packet`")
 )]
 
+pub mod allowed;
 pub mod ask;
 pub mod bounce;
 pub mod cache;

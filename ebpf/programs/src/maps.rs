@@ -9,10 +9,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use fairlead_abi::{
-    Address, Backend, BackendCounters, Bucket, CacheBucket, Cached, Counter, Delivery, DeliveryKey,
-    DropReason, EarlyFragment, FlowEntry, FlowEvent, FlowKey, FlowReport, FragmentEntry, FragmentKey,
-    HeldFlows, Hop, Limit, ProbeTarget, RateLimit, RecentBucket, Server, ServerKey, ServiceCounters,
-    Settings, SipKey, Slot, SocketOffsets, TunnelSource,
+    Address, Backend, BackendCounters, Bucket, CacheBucket, Cached, ClientKey, Counter, Delivery,
+    DeliveryKey, DropReason, EarlyFragment, FlowEntry, FlowEvent, FlowKey, FlowReport, FragmentEntry,
+    FragmentKey, HeldFlows, Hop, Limit, ProbeTarget, RateLimit, RecentBucket, Server, ServerKey,
+    ServiceCounters, Settings, SipKey, Slot, SocketOffsets, TunnelSource,
 };
 
 use crate::{
@@ -60,6 +60,9 @@ pub static BACKENDS: Array<Backend, 65_536, MMAP> = Array::new();
 /// See [`fairlead_abi::map::SERVER_IDS`].
 #[btf_map]
 pub static SERVER_IDS: HashMap<ServerKey, Server, 131_072, SPARSE> = HashMap::new();
+/// See [`fairlead_abi::map::ALLOWED`].
+#[btf_map]
+pub static ALLOWED: LpmTrie<ClientKey, u32, 65_536> = LpmTrie::new();
 /// See [`fairlead_abi::map::HOPS`].
 #[btf_map]
 pub static HOPS: Array<Hop, 4096, MMAP> = Array::new();

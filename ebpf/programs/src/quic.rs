@@ -9,7 +9,7 @@ use fairlead_abi::{
 };
 
 use crate::{
-    count, gateway,
+    allowed, count, gateway,
     headers::protocol,
     maps::Scratch,
     packet::Packet,
@@ -45,6 +45,9 @@ pub fn choose(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     }
     let key = ServiceKey::new(ip.destination, carried.destination_port(), carried.protocol, ip.family());
     let Some(service) = steer::find(&key) else { return 0 };
+    if !allowed::is_allowed(service, ip.source) {
+        return 0;
+    }
     let Some(steered) = steer(&Packet::new(ctx), ip, service, carried) else { return 0 };
     scratch.service = service.id;
     scratch.steered = steered;

@@ -165,6 +165,9 @@ fn forward(ctx: &XdpContext, scratch: &mut Scratch, end: u32) -> u32 {
     }
     if quic::choose(ctx, scratch) == 0 {
         let action = gateway::choose(ctx, scratch);
+        if action == gateway::NOT_ALLOWED {
+            return fragment::refuse_client(ctx, scratch);
+        }
         if action != UNDECIDED {
             return action;
         }
