@@ -50,7 +50,13 @@ pub(crate) fn name(service: &str) -> ObjectName {
 }
 
 pub(crate) fn port(number: u16, name: &str) -> ServicePort {
-    ServicePort { port: number, protocol: Protocol::Tcp, name: Arc::from(name), quic: false }
+    ServicePort {
+        port: number,
+        protocol: Protocol::Tcp,
+        name: Arc::from(name),
+        quic: false,
+        app_protocol: None,
+    }
 }
 
 /// Pod `pN` of a cluster, dual stack, on `node-0`, ready, port `http` at 8080.
@@ -63,6 +69,7 @@ pub(crate) fn endpoint(cluster: u8, n: u16) -> Endpoint {
         v6: Some(Ipv6Addr::new(0xfd00, cluster.into(), 0, 0, 0, 0, 0, n)),
         ports: Arc::new(TargetPorts::from([(Arc::from("http"), 8080)])),
         conditions: Conditions::READY,
+        zones: Arc::default(),
         receiver: true,
         drained: false,
     }

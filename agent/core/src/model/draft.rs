@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairlead_abi::Family;
+use ipnet::IpNet;
 
 use super::endpoints::{Admission, problems_of};
 use super::sources::Source;
 use super::{
     Declarations, Endpoint, Health, ObjectName, ProbeKind, ProbeState, Problem, Protocol, Service,
-    ServiceHealth, ServicePort, Shard, ShardSpec, ports, vip,
+    ServiceHealth, ServicePort, Shard, ShardSpec, allowed, ports, unhonoured, vip,
 };
 
 /// A service's shards, ports and requests; a pure function of its sources, so that it is kept while they don't change.
@@ -21,9 +22,11 @@ pub(crate) struct Draft {
     pub(super) v6: Wish,
     pub(super) pass_unserved: bool,
     pub(super) by_client: bool,
+    pub(super) allowed: Option<Arc<[IpNet]>>,
     /// When the oldest of its objects was made.
     created: Option<i64>,
     pub(super) problems: Vec<Problem>,
+    pub(super) notes: Vec<Problem>,
 }
 
 /// What VIP of one family a service wants.
@@ -72,15 +75,24 @@ impl Draft {
             });
         }
         let ports = ports::union(name, sources.iter().map(|s| (s.cluster, s.spec)), &mut problems);
+        let allowed = allowed::allowed(name, sources.iter().map(|s| (s.cluster, s.spec)), &mut problems);
+        let v4 = wish(name, Family::V4, sources, declared, &mut problems);
+        let v6 = wish(name, Family::V6, sources, declared, &mut problems);
+        let families =
+            [(Family::V4, v4), (Family::V6, v6)].into_iter().filter(|(_, wish)| *wish != Wish::None);
+        let families: Vec<Family> = families.map(|(family, _)| family).collect();
+        problems.extend(allowed::nobody(name, &families, allowed.as_deref()));
         Self {
-            v4: wish(name, Family::V4, sources, declared, &mut problems),
-            v6: wish(name, Family::V6, sources, declared, &mut problems),
+            v4,
+            v6,
+            allowed,
             by_client: by_client(name, sources, &mut problems),
             pass_unserved: sources.iter().any(|source| source.spec.options.pass_unserved_ports),
             created: sources.iter().filter_map(|source| source.spec.created).min(),
             ports,
             shards: Arc::new(shards),
             problems,
+            notes: unhonoured::notes(name, sources.iter().map(|s| (s.cluster, s.spec))),
         }
     }
 

@@ -48,17 +48,25 @@ pub fn merge(
         .collect();
     let outcomes = Claims::default().settle(&drafts, declared);
     let mut problems = unknown_clusters(declared, states);
+    let mut notes = Vec::new();
     let mut services = Vec::with_capacity(drafts.len());
     let mut origins = Vec::with_capacity(drafts.len());
     for (drafted, outcome) in drafts.into_iter().zip(outcomes) {
         let name = drafted.name.clone();
         origins.push(Arc::clone(&drafted.origins));
+        notes.extend(drafted.draft.notes.iter().cloned());
         let service = service(drafted, outcome);
         problems.extend(service.problems.iter().cloned());
         services.push((name, service));
     }
     // Built from a sorted list, all at once.
-    Model { declared: Arc::clone(declared), services: services.into_iter().collect(), problems, origins }
+    Model {
+        declared: Arc::clone(declared),
+        services: services.into_iter().collect(),
+        problems,
+        notes,
+        origins,
+    }
 }
 
 /// A service, not yet compared with the others.
@@ -105,6 +113,7 @@ fn service(drafted: Drafted<'_>, outcome: Outcome) -> Arc<Service> {
         denied: outcome.denied,
         pass_unserved: draft.pass_unserved,
         by_client: draft.by_client,
+        allowed: draft.allowed.clone(),
         shards: Arc::clone(&draft.shards),
         problems,
         draft,

@@ -4,6 +4,7 @@
 //! of federated services with the [`Problem`]s that were found. A bad object rejects itself, never its
 //! neighbours. No file, socket or clock is touched here; time is an argument.
 
+mod allowed;
 mod declared;
 mod demand;
 mod draft;
@@ -19,6 +20,7 @@ mod server_id;
 mod service;
 mod shard;
 mod sources;
+mod unhonoured;
 mod vip;
 
 pub use declared::{Cluster, Declarations, Distances, Gateway, Here, Tuning, Tunnel};
@@ -33,3 +35,4 @@ pub use problem::Problem;
 pub use server_id::{NoServerId, ServerId};
 pub use service::{Model, Service, Shard, Vips};
 pub use shard::{ClusterState, Conditions, Endpoint, ServicePort, ShardSpec, TargetPorts};
+pub use unhonoured::Unhonoured;

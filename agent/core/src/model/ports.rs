@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{ObjectName, Problem, ServicePort, ShardSpec};
 
 /// The union, sorted by port and protocol. Where two items contradict each other, the later one is rejected: by
-/// cluster name, then in the order of the object. What one cluster says to be QUIC is QUIC: servers that name themselves in
+/// cluster name, then in the order of the object. Of `appProtocol`, which is only told, the first one is. What one cluster says to be QUIC is QUIC: servers that name themselves in
 /// their connection IDs must be found, and those that don't lose nothing.
 pub(super) fn union<'a>(
     name: &ObjectName,

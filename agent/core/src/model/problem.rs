@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ObjectName;
 
-/// Something in the input that was rejected or held. Only the item that it names is concerned.
+/// Something in the input that was rejected or held, or as a note that has no effect. Only the item that it names is concerned.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Problem {
     /// The service, unless the whole cluster is concerned.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use fairlead_abi::Family;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::draft::Draft;
@@ -20,6 +21,8 @@ pub struct Model {
     pub services: BTreeMap<ObjectName, Arc<Service>>,
     /// Sorted by service, then cluster.
     pub problems: Vec<Problem>,
+    /// What services ask for that has no effect here, in the same order: nothing is wrong.
+    pub notes: Vec<Problem>,
     /// What each service was made of, in their order.
     pub(super) origins: Vec<Arc<[Origin]>>,
 }
@@ -27,8 +30,8 @@ pub struct Model {
 /// By what it says; equal models may have been read from different objects.
 impl PartialEq for Model {
     fn eq(&self, other: &Self) -> bool {
-        (&self.declared, &self.services, &self.problems)
-            == (&other.declared, &other.services, &other.problems)
+        (&self.declared, &self.services, &self.problems, &self.notes)
+            == (&other.declared, &other.services, &other.problems, &other.notes)
     }
 }
 
@@ -49,6 +52,8 @@ pub struct Service {
     pub pass_unserved: bool,
     /// Each client stays at one endpoint.
     pub by_client: bool,
+    /// The ranges of the clients that it lets in, sorted, none within another; `None`: all clients.
+    pub allowed: Option<Arc<[IpNet]>>,
     /// By cluster name.
     pub shards: Arc<Vec<Shard>>,
     /// What was rejected of it; also in [`Model::problems`].
@@ -58,6 +63,15 @@ pub struct Service {
 }
 
 impl Service {
+    /// The ranges of one IP version that it lets in; `None`: all clients.
+    #[must_use]
+    pub fn allowed_of(&self, family: Family) -> Option<Vec<IpNet>> {
+        let ranges = self.allowed.as_deref()?.iter();
+        let ranges: Vec<IpNet> =
+            ranges.filter(|range| Family::of(&range.addr()) == family).copied().collect();
+        ranges.iter().all(|range| range.prefix_len() > 0).then_some(ranges)
+    }
+
     /// The ports that it serves at one of its VIPs.
     pub fn served_at(&self, vip: IpAddr) -> impl Iterator<Item = &ServicePort> {
         self.ports.iter().filter(move |port| !self.denied.contains(&(vip, port.port, port.protocol)))

@@ -5,9 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use fairlead_abi::Family;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{ObjectName, Protocol, ServiceOptions};
+use super::{ObjectName, Protocol, ServiceOptions, Unhonoured};
 
 /// What one cluster's source knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +36,15 @@ pub struct ShardSpec {
     /// Each client stays at one endpoint (`spec.sessionAffinity`).
     #[serde(default)]
     pub by_client: bool,
+    /// The clients that it lets in (`spec.loadBalancerSourceRanges`); none given: all.
+    #[serde(default)]
+    pub source_ranges: Vec<IpNet>,
+    /// What it asks for that has no effect here.
+    #[serde(default)]
+    pub unhonoured: Vec<Unhonoured>,
+    /// Endpoints take new connections whatever their conditions (`spec.publishNotReadyAddresses`).
+    #[serde(default)]
+    pub publish_not_ready: bool,
     /// When the object was made (`metadata.creationTimestamp`), in seconds since 1970; none where it doesn't say.
     #[serde(default)]
     pub created: Option<i64>,
@@ -57,6 +67,9 @@ pub struct ServicePort {
     /// Packets go to the server that their connection ID names (`appProtocol: fairlead.io/quic`); of UDP only.
     #[serde(default)]
     pub quic: bool,
+    /// `appProtocol` as it stands in the object, for whoever reads it.
+    #[serde(default)]
+    pub app_protocol: Option<Arc<str>>,
 }
 
 /// Port names to the numbers that a pod listens on.
@@ -77,6 +90,9 @@ pub struct Endpoint {
     pub ports: Arc<TargetPorts>,
     /// What the API server says about it.
     pub conditions: Conditions,
+    /// The zones whose clients it is for (`hints.forZones`); none: all.
+    #[serde(default)]
+    pub zones: Arc<[Arc<str>]>,
     /// Its node has a receiver.
     pub receiver: bool,
     /// Somebody drains it, whatever its conditions: it takes no new connections, and keeps those that it has.

@@ -140,10 +140,12 @@ mod tests {
         ServiceTable {
             name: ObjectName::new("shop", "web"),
             port_name: "http".into(),
+            app_protocol: None,
             vip: std::net::IpAddr::from([203, 0, 113, 1]),
             port,
             protocol: Some(crate::model::Protocol::Tcp),
             flags: 0,
+            allowed: None,
             backends: Vec::new(),
             server_ids: Vec::new(),
             clashes: Vec::new(),

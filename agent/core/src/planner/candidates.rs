@@ -31,6 +31,8 @@ pub(super) struct Candidate<'a> {
     pub(super) ready: bool,
     /// The probes' word: false only where they fail.
     pub(super) passes: bool,
+    /// It is for other zones, and those that are for this one suffice.
+    pub(super) elsewhere: bool,
 }
 
 /// The endpoints of all shards; those that can't hold a slot apart, with the reason.
@@ -97,6 +99,7 @@ fn candidate<'a>(
         encap: if here { Encap::Local } else { declared.here.tunnel.encap() },
         ready: endpoint.takes_new(),
         passes: !(probed && fails(target, endpoint, health)),
+        elsewhere: false,
     })
 }
 

@@ -83,6 +83,9 @@ impl<E, F: FnMut(&Action) -> Result<(), E>> Copier<F> {
         for (key, server) in server_ids {
             self.act(&Action::PutServerId { key, server })?;
         }
+        for range in there.allowed_by(value.id) {
+            self.act(&Action::PutRange { service: value.id, range })?;
+        }
         self.act(&Action::PublishEntry { bucket, entry, value, room: live.room })
     }
 
@@ -98,8 +101,9 @@ impl<E, F: FnMut(&Action) -> Result<(), E>> Copier<F> {
 impl Capacities {
     /// Whether no map is larger than its counterpart in `other`.
     fn fits_into(&self, other: &Self) -> bool {
-        let sizes =
-            |c: &Self| [c.buckets, c.slots, c.backends, c.service_ids, c.hops, c.deliveries, c.gateways];
+        let sizes = |c: &Self| {
+            [c.buckets, c.slots, c.backends, c.service_ids, c.hops, c.deliveries, c.gateways, c.source_ranges]
+        };
         sizes(self).iter().zip(sizes(other)).all(|(size, other)| *size <= other)
     }
 }

@@ -204,6 +204,7 @@ fn installed(tables: &Tables) -> Installed {
         hops: 4,
         deliveries: 100,
         gateways: 8,
+        source_ranges: 8,
     };
     let mut installed = Installed::empty(capacities);
     let plan = diff(tables, &installed, &Vec::new(), Duration::ZERO).unwrap();

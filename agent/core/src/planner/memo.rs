@@ -320,10 +320,12 @@ fn vip_table(service: &Service, vip: IpAddr) -> ServiceTable {
     ServiceTable {
         name: service.name.clone(),
         port_name: Arc::from(""),
+        app_protocol: None,
         vip,
         port: 0,
         protocol: None,
         flags: if service.pass_unserved { ServiceEntry::PASS_UNSERVED } else { 0 },
+        allowed: None,
         backends: Vec::new(),
         server_ids: Vec::new(),
         clashes: Vec::new(),

@@ -23,6 +23,7 @@ mod shares;
 mod slots;
 mod tables;
 mod verdict;
+mod zones;
 
 pub use copy::copy;
 pub use diff::{Newcomers, diff, follow};

@@ -112,6 +112,20 @@ pub enum Action {
         /// Its key.
         key: ServerKey,
     },
+    /// Insert into `ALLOWED`.
+    PutRange {
+        /// The id of the service that lets its clients in.
+        service: u32,
+        /// The range.
+        range: IpNet,
+    },
+    /// Delete from `ALLOWED`.
+    RemoveRange {
+        /// As in `PutRange`.
+        service: u32,
+        /// The range.
+        range: IpNet,
+    },
     /// Insert into or overwrite in `DELIVERIES`.
     PutDelivery {
         /// Its key.
@@ -228,6 +242,8 @@ pub struct Plan {
     pub behind: usize,
     /// Set where server IDs are left out for want of room: what is theirs goes by flow. All else is as wanted.
     pub unnamed: Option<Full>,
+    /// Set where ranges that services allow are left out for want of room: their clients are refused. All else is as wanted.
+    pub unallowed: Option<Full>,
     /// Services that need no further look once this plan is done.
     pub(crate) settled: Vec<(ServiceKey, Arc<ServiceTable>)>,
     /// The links that all hops follow once this plan is done.
@@ -286,6 +302,8 @@ pub enum Map {
     Backends,
     /// `SERVER_IDS`.
     ServerIds,
+    /// `ALLOWED`.
+    Allowed,
     /// `HOPS`.
     Hops,
     /// `SERVICE_COUNTERS`: ids of services.
@@ -304,6 +322,7 @@ impl Map {
             Self::Services | Self::ServiceIds => "services",
             Self::Slots => "slots",
             Self::Backends | Self::ServerIds => "backends",
+            Self::Allowed => "sourceRanges",
             Self::Hops => "hops",
             Self::Deliveries => "deliveries",
             Self::Gateways => "gateways",
@@ -318,6 +337,7 @@ impl fmt::Display for Map {
             Self::Slots => fairlead_abi::map::SLOTS,
             Self::Backends => fairlead_abi::map::BACKENDS,
             Self::ServerIds => fairlead_abi::map::SERVER_IDS,
+            Self::Allowed => fairlead_abi::map::ALLOWED,
             Self::Hops => fairlead_abi::map::HOPS,
             Self::ServiceIds => fairlead_abi::map::SERVICE_COUNTERS,
             Self::Deliveries => fairlead_abi::map::DELIVERIES,

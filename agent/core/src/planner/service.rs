@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairlead_abi::ServiceEntry;
+use fairlead_abi::{Family, ServiceEntry};
 
 use super::candidates::{Candidate, Target, candidates};
 use super::history::{Entry, History};
@@ -16,6 +16,7 @@ use super::lingering::{Lingerer, Lingering};
 use super::maglev;
 use super::server_ids::{Claim, assign};
 use super::shares::{Taker, shares};
+use super::zones;
 use super::{Distance, ServiceTable, ShardReport, ShardState, Share, Verdict, WantedBackend};
 use crate::model::{Declarations, Held, Place, ServerId, ServiceHealth, Shard};
 use crate::stable::Stable;
@@ -52,14 +53,17 @@ pub(super) fn table<'t>(
     known: impl Iterator<Item = &'t Arc<ServiceTable>> + Clone,
 ) -> (ServiceTable, Option<Duration>) {
     let declared = circumstances.declared;
-    let (candidates, not_taken) = candidates(target, declared, circumstances.health);
+    let (mut candidates, not_taken) = candidates(target, declared, circumstances.health);
+    zones::keep_to(&declared.here.plans_from.zone, &mut candidates);
     let mut table = ServiceTable {
         name: target.service.name.clone(),
         port_name: Arc::clone(&target.port.name),
+        app_protocol: target.port.app_protocol.clone(),
         vip: target.vip,
         port: target.port.port,
         protocol: Some(target.port.protocol),
         flags: flags(target),
+        allowed: target.service.allowed_of(Family::of(&target.vip)),
         backends: Vec::with_capacity(candidates.len()),
         server_ids: Vec::new(),
         clashes: Vec::new(),
@@ -77,7 +81,7 @@ pub(super) fn table<'t>(
         .zip(tallies.iter().zip(&entries))
         .map(|(shard, (tally, entry))| Taker {
             distance: distance(declared, &shard.place),
-            endpoints: if tally.able { tally.usable } else { 0 },
+            endpoints: if tally.able { tally.taking } else { 0 },
             capacity: tally.capacity(shard),
             let_in: entry.part(),
         })
@@ -105,6 +109,8 @@ struct Tally {
     ready: u32,
     /// Ready, and passing where probes are believed.
     usable: u32,
+    /// Those of them that take the shard's new connections: the others are for other zones.
+    taking: u32,
     needed: u32,
     /// Has as many usable ones as it needs, or nobody has.
     able: bool,
@@ -112,7 +118,7 @@ struct Tally {
 
 impl Tally {
     fn capacity(&self, shard: &Shard) -> Option<u64> {
-        shard.spec.options.capacity_per_endpoint.map(|each| u64::from(each) * u64::from(self.usable))
+        shard.spec.options.capacity_per_endpoint.map(|each| u64::from(each) * u64::from(self.taking))
     }
 }
 
@@ -125,13 +131,15 @@ fn tally(shards: &[Shard], candidates: &[Candidate<'_>], declared: &Declarations
         let tally = &mut tallies[usize::from(candidate.shard)];
         tally.endpoints += 1;
         tally.ready += u32::from(candidate.ready);
-        tally.usable += u32::from(candidate.ready && candidate.passes);
+        let usable = candidate.ready && candidate.passes;
+        tally.usable += u32::from(usable);
+        tally.taking += u32::from(usable && !candidate.elsewhere);
     }
     let ready: u64 = tallies.iter().map(|tally| u64::from(tally.ready)).sum();
     let usable: u64 = tallies.iter().map(|tally| u64::from(tally.usable)).sum();
     let panic = ready > 0 && usable * 100 <= ready * u64::from(declared.tuning.panic_percent);
     if panic {
-        tallies.iter_mut().for_each(|tally| tally.usable = tally.ready);
+        tallies.iter_mut().for_each(|tally| (tally.usable, tally.taking) = (tally.ready, tally.ready));
     }
     let enough = |tally: &Tally| tally.usable >= tally.needed;
     // Too few are better than none.
@@ -222,7 +230,7 @@ fn backends(
     panic: bool,
 ) -> Vec<WantedBackend> {
     let each: Vec<f64> =
-        tallies.iter().zip(shares).map(|(tally, share)| share / f64::from(tally.usable.max(1))).collect();
+        tallies.iter().zip(shares).map(|(tally, share)| share / f64::from(tally.taking.max(1))).collect();
     let most = each.iter().copied().fold(0.0, f64::max);
     // Relative to the heaviest, so that equal parts become equal weights whatever the rounding before.
     let weight = |part: f64| {
@@ -255,6 +263,9 @@ fn verdict(candidate: &Candidate<'_>, tally: &Tally, shard: &ShardReport, panic:
     if !candidate.passes && !panic {
         return Verdict::ProbesFail;
     }
+    if candidate.elsewhere && !panic {
+        return Verdict::OtherZone;
+    }
     match shard.state {
         ShardState::Serving => Verdict::Taken,
         ShardState::Spilled => Verdict::Spilled,
@@ -276,7 +287,8 @@ type ServerIds = BTreeMap<IpAddr, BTreeMap<ServerId, Option<IpAddr>>>;
 fn flags(target: Target<'_>) -> u32 {
     let by_client = if target.service.by_client { ServiceEntry::BY_CLIENT } else { 0 };
     let quic = if target.port.quic { ServiceEntry::QUIC } else { 0 };
-    by_client | quic
+    let allowed = target.service.allowed_of(Family::of(&target.vip));
+    by_client | quic | if allowed.is_some() { ServiceEntry::RESTRICTED } else { 0 }
 }
 
 /// What could be server IDs: of each address of each backend. `lingering` are those of the backends that have left.

@@ -51,6 +51,9 @@ pub struct ServiceTable {
     pub name: ObjectName,
     /// The port's name.
     pub port_name: Arc<str>,
+    /// The port's `appProtocol`, as the object has it.
+    #[serde(default)]
+    pub app_protocol: Option<Arc<str>>,
     /// The VIP.
     pub vip: IpAddr,
     /// The port at the VIP.
@@ -59,6 +62,9 @@ pub struct ServiceTable {
     pub protocol: Option<Protocol>,
     /// [`fairlead_abi::ServiceEntry::flags`].
     pub flags: u32,
+    /// The ranges of the clients that it lets in, sorted; `None`: all.
+    #[serde(default)]
+    pub allowed: Option<Vec<IpNet>>,
     /// All endpoints that could hold a slot, with and without weight, and those that linger, sorted by `outer`.
     pub backends: Vec<WantedBackend>,
     /// Of a port that is QUIC: to whom server IDs lead, in their order.

@@ -29,6 +29,8 @@ pub enum Verdict {
     Panic,
     /// Healthy, but closer shards have room.
     Standby,
+    /// Healthy, but for other zones, as its slice hints.
+    OtherZone,
     /// The API server says that it is not ready.
     NotReady,
     /// The API server says that it is terminating, or somebody drains it.
@@ -75,6 +77,7 @@ impl fmt::Display for Verdict {
             Self::Held => f.write_str("taken, held: its source is suddenly empty but probes pass"),
             Self::Panic => f.write_str("taken, panic: too few probes pass to believe them"),
             Self::Standby => f.write_str("standby, closer shards have room"),
+            Self::OtherZone => f.write_str("hinted for other zones"),
             Self::NotReady => f.write_str("not ready"),
             Self::Draining => f.write_str("draining"),
             Self::Lingering => f.write_str("gone from its slices, keeps its connections"),

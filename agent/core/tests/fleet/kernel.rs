@@ -18,6 +18,7 @@ pub(crate) const CAPACITIES: Capacities = Capacities {
     hops: 4,
     deliveries: 10,
     gateways: 8,
+    source_ranges: 8,
 };
 
 pub(crate) struct Kernel {
@@ -52,6 +53,7 @@ impl Kernel {
             slots: &self.slots,
             backends: &self.backends,
             server_ids: self.server_ids.clone(),
+            allowed: BTreeMap::new(),
             hops: &self.hops,
             deliveries: BTreeMap::new(),
             gateways: BTreeSet::new(),

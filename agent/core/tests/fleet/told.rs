@@ -24,8 +24,20 @@ pub(crate) fn spec() -> ShardSpec {
     ShardSpec {
         wants_v4: true,
         ports: vec![
-            ServicePort { port: 80, protocol: Protocol::Tcp, name: Arc::from("http"), quic: false },
-            ServicePort { port: 443, protocol: Protocol::Udp, name: Arc::from("quic"), quic: true },
+            ServicePort {
+                port: 80,
+                protocol: Protocol::Tcp,
+                name: Arc::from("http"),
+                quic: false,
+                app_protocol: None,
+            },
+            ServicePort {
+                port: 443,
+                protocol: Protocol::Udp,
+                name: Arc::from("quic"),
+                quic: true,
+                app_protocol: None,
+            },
         ],
         ..ShardSpec::default()
     }
@@ -40,6 +52,7 @@ pub(crate) fn endpoint(outer: IpAddr, ready: bool) -> Endpoint {
         v6: None,
         ports: Arc::new(TargetPorts::from([(Arc::from("http"), 8080), (Arc::from("quic"), 8443)])),
         conditions: Conditions { ready, ..Conditions::READY },
+        zones: Arc::default(),
         receiver: true,
         drained: false,
     }

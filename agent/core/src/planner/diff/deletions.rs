@@ -14,6 +14,7 @@ impl Work<'_> {
     /// Everything that goes.
     pub(super) fn delete(&mut self) {
         self.unpublish();
+        self.forget_ranges();
         self.clear_leftovers();
         self.clear_orphans();
         self.clear_hops();

@@ -3,6 +3,7 @@
 //! Additions come before deletions, and what a packet may still be reading is deleted only by a later plan. All of it
 //! is worked out before anything is returned: either everything fits, or there is no plan.
 
+mod allowed;
 mod deletions;
 mod newcomers;
 mod receiver;
@@ -136,6 +137,10 @@ struct Work<'a> {
     behind: usize,
     /// Server IDs that there was no room for.
     unnamed: usize,
+    forgot_ranges: bool,
+    /// Ranges of clients that there was no room for, and services that have some of them.
+    unallowed: usize,
+    short_of_ranges: BTreeSet<ServiceKey>,
 }
 
 impl<'a> Work<'a> {
@@ -162,6 +167,9 @@ impl<'a> Work<'a> {
             forgot_gateways: false,
             behind: 0,
             unnamed: 0,
+            forgot_ranges: false,
+            unallowed: 0,
+            short_of_ranges: BTreeSet::new(),
         }
     }
 
@@ -173,6 +181,7 @@ impl<'a> Work<'a> {
                 self.actions.push(Action::SetOverflowed { bucket, value: 1 });
             }
         }
+        self.restrict();
         self.forget_stray_server_ids();
         let received = self.receiver();
         if !self.only_live {
@@ -190,11 +199,11 @@ impl<'a> Work<'a> {
             if self.only_live && live.is_none() {
                 continue;
             }
-            let (actions, unnamed) = (self.actions.len(), self.unnamed);
+            let (actions, unnamed, unallowed) = (self.actions.len(), self.unnamed, self.unallowed);
             self.space.keep();
             let Err(full) = self.service(key, table, live) else { continue };
             self.actions.truncate(actions);
-            self.unnamed = unnamed;
+            (self.unnamed, self.unallowed) = (unnamed, unallowed);
             if !self.only_live {
                 return Err(full);
             }
@@ -212,13 +221,14 @@ impl<'a> Work<'a> {
     }
 
     fn finish(mut self) -> Plan {
-        let unnamed = self.unnamed();
+        let (unnamed, unallowed) = (self.unnamed(), self.unallowed());
         Plan {
             actions: self.actions,
             due: self.due,
             waits_for: None,
             behind: self.behind,
             unnamed,
+            unallowed,
             settled: self.settled,
             links: Some(Arc::clone(&self.wanted.links)),
             silent: Some(Arc::clone(&self.wanted.silent)),
@@ -266,7 +276,7 @@ impl Installed {
             Map::Backends => self.regions.next_free().into_iter().chain(self.orphans.values().copied()).min(),
             Map::Hops => self.quiet_hops.values().min().copied(),
             Map::ServiceIds => self.ids.next_free(),
-            Map::ServerIds | Map::Deliveries | Map::Gateways => None,
+            Map::ServerIds | Map::Allowed | Map::Deliveries | Map::Gateways => None,
         };
         first.filter(|&then| then > now)
     }

@@ -36,7 +36,8 @@ impl<'a> Work<'a> {
 
     /// All members of a group, or none.
     fn let_in_whole(&mut self, members: &[Member<'a>], largest: Largest) -> Result<(), Full> {
-        let (actions, settled, unnamed) = (self.actions.len(), self.settled.len(), self.unnamed);
+        let (actions, settled) = (self.actions.len(), self.settled.len());
+        let (unnamed, unallowed) = (self.unnamed, self.unallowed);
         self.space.keep();
         let mut added = Vec::new();
         let outcome = members.iter().try_for_each(|&(key, table)| {
@@ -50,7 +51,7 @@ impl<'a> Work<'a> {
         if outcome.is_err() {
             self.actions.truncate(actions);
             self.settled.truncate(settled);
-            self.unnamed = unnamed;
+            (self.unnamed, self.unallowed) = (unnamed, unallowed);
             for key in &added {
                 self.moved_or_new.remove(key);
             }

@@ -27,6 +27,7 @@ impl Work<'_> {
         let Some(live) = live else {
             let id = self.space.id()?;
             self.actions.push(Action::ClearServiceCounters { id });
+            self.put_ranges(key, id, table.allowed.clone().unwrap_or_default());
             return self.publish(key, table, id, None);
         };
         let Some(local) = self.place_backends(live, table)? else {
@@ -41,12 +42,14 @@ impl Work<'_> {
         let recent = self.is_recent(table, if switched { Some(self.now) } else { live.changed_at });
         let (bucket, entry) = live.spot;
         let flags = table.flags | if recent { ServiceEntry::RECENT } else { 0 };
-        if self.installed.entry(live.spot).flags != flags {
+        let restricted = self.installed.entry(live.spot).flags & !ServiceEntry::RESTRICTED
+            | table.flags & ServiceEntry::RESTRICTED;
+        if restricted != flags {
             // Before the ring is switched: no packet may meet new slots that don't say so.
             self.actions.insert(before, Action::SetEntryFlags { bucket, entry, flags });
         }
         if leftovers.is_empty() {
-            if !switched && !recent && named {
+            if !switched && !recent && named && !self.short_of_ranges.contains(key) {
                 self.settled.push((*key, Arc::clone(table)));
             }
         } else if switched || self.has_server_ids(live, &leftovers) {
@@ -113,7 +116,7 @@ impl Work<'_> {
         };
         self.actions.push(Action::PublishEntry { bucket: spot.0, entry: spot.1, value, room });
         self.moved_or_new.insert(*key);
-        if !recent && named {
+        if !recent && named && !self.short_of_ranges.contains(key) {
             self.settled.push((*key, Arc::clone(table)));
         }
         Ok(())

@@ -27,6 +27,8 @@ pub(super) struct Space<'a> {
     pub(super) overflowed: BTreeSet<u32>,
     /// How many entries `SERVER_IDS` has when the plan is done.
     server_ids: usize,
+    /// How many entries `ALLOWED` has when the plan is done.
+    ranges: usize,
     /// How many entries more or less pass a bucket when the plan is done.
     pub(super) passing: BTreeMap<u32, i64>,
     /// What was taken since it was last kept.
@@ -44,6 +46,7 @@ enum Taken {
     Overflowed(u32),
     ServerIds(usize),
     FreedServerIds(usize),
+    Ranges(usize),
 }
 
 impl<'a> Space<'a> {
@@ -60,6 +63,7 @@ impl<'a> Space<'a> {
             entries: BTreeSet::new(),
             overflowed: BTreeSet::new(),
             server_ids: installed.server_ids.len(),
+            ranges: installed.allowed.values().map(BTreeSet::len).sum(),
             passing: BTreeMap::new(),
             taken: Vec::new(),
         }
@@ -84,6 +88,7 @@ impl<'a> Space<'a> {
                 Taken::Entry(spot) => drop(self.entries.remove(&spot)),
                 Taken::ServerIds(count) => self.server_ids -= count,
                 Taken::FreedServerIds(count) => self.server_ids += count,
+                Taken::Ranges(count) => self.ranges -= count,
                 Taken::Passing(bucket) => *self.passing.entry(bucket).or_default() -= 1,
                 Taken::Overflowed(bucket) => drop(self.overflowed.remove(&bucket)),
             }
@@ -145,6 +150,30 @@ impl<'a> Space<'a> {
     /// How many entries `SERVER_IDS` will have.
     pub(super) fn used_server_ids(&self) -> usize {
         self.server_ids
+    }
+
+    /// Of so many entries of `ALLOWED`, as many as there is room for.
+    pub(super) fn ranges(&mut self, wanted: usize) -> usize {
+        let capacity = self.installed.capacities.source_ranges as usize;
+        let count = wanted.min(capacity.saturating_sub(self.ranges));
+        self.ranges += count;
+        self.taken.push(Taken::Ranges(count));
+        count
+    }
+
+    /// Whether so many entries of `ALLOWED` could be taken; takes none.
+    pub(super) fn has_ranges(&self, wanted: usize) -> bool {
+        self.ranges + wanted <= self.installed.capacities.source_ranges as usize
+    }
+
+    /// So many entries of `ALLOWED` go, whatever becomes of a service.
+    pub(super) fn free_ranges(&mut self, count: usize) {
+        self.ranges -= count;
+    }
+
+    /// How many entries `ALLOWED` will have.
+    pub(super) fn used_ranges(&self) -> usize {
+        self.ranges
     }
 
     /// Where a hop stands or will stand; true where the plan has to write it.

@@ -46,6 +46,17 @@ impl Installed {
                 let before = self.server_ids.remove(&key);
                 self.server_id_changed(&key, before.is_some(), now);
             }
+            Action::PutRange { service, range } => {
+                self.allowed.entry(service).or_default().insert(range);
+            }
+            Action::RemoveRange { service, range } => {
+                if let Some(ranges) = self.allowed.get_mut(&service) {
+                    ranges.remove(&range);
+                    if ranges.is_empty() {
+                        self.allowed.remove(&service);
+                    }
+                }
+            }
             Action::PutDelivery { key, delivery } => drop(self.deliveries.insert(key, delivery)),
             Action::RemoveDelivery { key } => drop(self.deliveries.remove(&key)),
             Action::PutGateway { prefix } => drop(self.gateways.insert(prefix)),

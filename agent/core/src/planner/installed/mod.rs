@@ -56,6 +56,8 @@ pub struct Installed {
     /// Backends outside any region, and from when on no packet reads them.
     pub(super) orphans: BTreeMap<u32, Duration>,
     pub(super) server_ids: BTreeMap<ServerKey, Server>,
+    /// By service id.
+    pub(super) allowed: BTreeMap<u32, BTreeSet<IpNet>>,
     pub(super) hops: Vec<Hop>,
     pub(super) free_hops: Blocks,
     /// For each hop, how many backends name it.
@@ -114,6 +116,7 @@ impl Installed {
             region_starts: BTreeMap::new(),
             orphans: BTreeMap::new(),
             server_ids: BTreeMap::new(),
+            allowed: BTreeMap::new(),
             hops: Vec::new(),
             free_hops: Blocks::new(1..capacities.hops),
             hop_users: Vec::new(),
@@ -178,6 +181,11 @@ impl Installed {
         self.server_ids_of(first).map(|(key, server)| (ServerId(key.id), server.backend))
     }
 
+    /// The ranges of the clients that the service with an id lets in, where it is restricted.
+    pub fn allowed_by(&self, id: u32) -> impl Iterator<Item = IpNet> {
+        self.allowed.get(&id).into_iter().flatten().copied()
+    }
+
     /// How much of each map is in use, and its size, for metrics. What cools counts as in use. Services and their ids are
     /// counted as services, which is what the configuration bounds; buckets have more room than that.
     #[must_use]
@@ -194,6 +202,10 @@ impl Installed {
             (Map::Slots, of(&self.slots, c.slots)),
             (Map::Backends, of(&self.regions, c.backends)),
             (Map::ServerIds, (self.server_ids.len() as u64, u64::from(c.server_ids()))),
+            (
+                Map::Allowed,
+                (self.allowed.values().map(BTreeSet::len).sum::<usize>() as u64, u64::from(c.source_ranges)),
+            ),
             (Map::Hops, of(&self.free_hops, c.hops)),
             (Map::ServiceIds, of(&self.ids, most)),
             (Map::Deliveries, (self.deliveries.len() as u64, u64::from(c.deliveries))),

@@ -24,6 +24,8 @@ pub struct Capacities {
     pub deliveries: u32,
     /// Entries that `GATEWAYS` takes.
     pub gateways: u32,
+    /// Entries that `ALLOWED` takes.
+    pub source_ranges: u32,
 }
 
 /// Entries of `SERVER_IDS`, however few backends there may be.
@@ -62,6 +64,8 @@ pub struct Raw<'a> {
     pub backends: &'a [Backend],
     /// `SERVER_IDS`.
     pub server_ids: BTreeMap<ServerKey, Server>,
+    /// `ALLOWED`: ranges of clients by the ids of services.
+    pub allowed: BTreeMap<u32, BTreeSet<IpNet>>,
     /// `HOPS`.
     pub hops: &'a [Hop],
     /// `DELIVERIES`.

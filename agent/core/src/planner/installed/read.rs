@@ -30,6 +30,7 @@ impl Installed {
         installed.backends.copy_from_slice(raw.backends);
         installed.hops.copy_from_slice(raw.hops);
         installed.server_ids = raw.server_ids.clone();
+        installed.allowed = raw.allowed.clone();
         installed.deliveries = raw.deliveries.clone();
         installed.gateways = raw.gateways.clone();
         installed.read_hops();

@@ -118,6 +118,42 @@ fn a_service_that_keeps_clients_says_so_in_its_ports_entries() {
 }
 
 #[test]
+fn a_service_is_restricted_by_family_at_each_port() {
+    let of = |ranges: &[&str]| {
+        let mut spec = shard(0, 1);
+        spec.wants_v6 = true;
+        spec.source_ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
+        let model = merged(&declared(), &states([(0, spec)]), None);
+        let tables = planned(&model, &Health::default());
+        let told = |table: &Arc<ServiceTable>| {
+            assert_eq!(table.allowed.is_some(), table.flags & ServiceEntry::RESTRICTED != 0);
+            let allowed = table.allowed.as_ref()?;
+            Some(allowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        };
+        let ports = tables.services.values().filter(|table| table.protocol.is_some());
+        let by_family = ports.map(|table| (table.vip.is_ipv6(), told(table)));
+        let vips = tables.services.values().filter(|table| table.protocol.is_none());
+        assert!(vips.into_iter().all(|table| table.flags == 0 && table.allowed.is_none()));
+        (
+            by_family.collect::<std::collections::BTreeMap<_, _>>().into_values().collect::<Vec<_>>(),
+            model.problems.len(),
+        )
+    };
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(of(&[]), (vec![None, None], 0));
+    assert_eq!(
+        of(&["192.0.2.7/25", "2001:db8::/48"]),
+        (vec![some("192.0.2.0/25"), some("2001:db8::/48")], 0)
+    );
+    assert_eq!(of(&["0.0.0.0/0", "2001:db8::/48"]), (vec![None, some("2001:db8::/48")], 0));
+    assert_eq!(
+        of(&["192.0.2.0/24"]),
+        (vec![some("192.0.2.0/24"), some("")], 1),
+        "nobody by IPv6, and that is told"
+    );
+}
+
+#[test]
 fn server_ids_are_the_same_whatever_tunnels_a_gateway_has() {
     let mut spec = shard(0, 2);
     spec.wants_v6 = true;

@@ -3,6 +3,7 @@
 mod entries;
 mod shards;
 mod two_signals;
+mod zones;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

@@ -20,6 +20,7 @@ pub(super) struct Kernel {
     pub(super) slots: Vec<Slot>,
     pub(super) backends: Vec<Backend>,
     pub(super) server_ids: BTreeMap<ServerKey, Server>,
+    pub(super) allowed: BTreeMap<u32, BTreeSet<IpNet>>,
     pub(super) hops: Vec<Hop>,
     pub(super) deliveries: BTreeMap<DeliveryKey, Delivery>,
     pub(super) gateways: BTreeSet<IpNet>,
@@ -42,6 +43,7 @@ impl Kernel {
             slots: vec![Slot::new(12345); capacities.slots as usize],
             backends: vec![Backend::default(); capacities.backends as usize],
             server_ids: BTreeMap::new(),
+            allowed: BTreeMap::new(),
             hops: vec![Hop::default(); capacities.hops as usize],
             deliveries: BTreeMap::new(),
             gateways: BTreeSet::new(),
@@ -60,6 +62,7 @@ impl Kernel {
             slots: &self.slots,
             backends: &self.backends,
             server_ids: self.server_ids.clone(),
+            allowed: self.allowed.clone(),
             hops: &self.hops,
             deliveries: self.deliveries.clone(),
             gateways: self.gateways.clone(),
@@ -86,6 +89,12 @@ impl Kernel {
             at = (at + 1) & mask;
         }
         None
+    }
+
+    /// The ranges that the program lets in; `None`: all clients.
+    pub(super) fn admits(&self, entry: &ServiceEntry) -> Option<BTreeSet<IpNet>> {
+        (entry.flags & ServiceEntry::RESTRICTED != 0)
+            .then(|| self.allowed.get(&entry.id).cloned().unwrap_or_default())
     }
 
     /// What every slot of an entry resolves to; `None` for one that names no backend.
@@ -128,6 +137,14 @@ impl Kernel {
             }),
             Action::PutServerId { key, server } => drop(self.server_ids.insert(key, server)),
             Action::RemoveServerId { key } => drop(self.server_ids.remove(&key)),
+            Action::PutRange { service, range } => {
+                self.allowed.entry(service).or_default().insert(range);
+            }
+            Action::RemoveRange { service, range } => {
+                let ranges = self.allowed.get_mut(&service).unwrap();
+                assert!(ranges.remove(&range), "{action:?} is not there");
+                self.allowed.retain(|_, ranges| !ranges.is_empty());
+            }
             Action::PutDelivery { key, delivery } => drop(self.deliveries.insert(key, delivery)),
             Action::RemoveDelivery { key } => drop(self.deliveries.remove(&key)),
             Action::PutGateway { prefix } => drop(self.gateways.insert(prefix)),
@@ -165,6 +182,11 @@ impl Kernel {
                     self.server_ids.len() < self.capacities.server_ids() as usize
                         || self.server_ids.contains_key(&key)
                 );
+            }
+            Action::PutRange { service, range } => {
+                let known = self.allowed.get(&service).is_some_and(|ranges| ranges.contains(&range));
+                let used = self.allowed.values().map(BTreeSet::len).sum::<usize>();
+                assert!(known || used < self.capacities.source_ranges as usize, "{action:?} finds no room");
             }
             Action::SetBackendHop { index, backend } => {
                 assert_eq!(self.backends[index as usize].outer, backend.outer);

@@ -1,5 +1,6 @@
 //! Plans, carried out on plain arrays.
 
+mod allowed;
 mod formers;
 mod full;
 mod kernel;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fairlead_abi::{Hop, NO_BACKEND, ServiceEntry, ServiceKey, Slot};
+use ipnet::IpNet;
 use kernel::Kernel;
 
 use super::*;
@@ -31,6 +33,7 @@ fn capacities() -> Capacities {
         hops: 16,
         deliveries: 100,
         gateways: 8,
+        source_ranges: 40,
     }
 }
 
@@ -159,6 +162,7 @@ impl Bench {
                 assert_eq!(stands.encap, backend.encap as u8);
             }
             self.assert_names_servers(entry.backends, table);
+            assert_eq!(self.kernel.admits(entry), admitted(table), "{key:?} lets others in");
         }
         for (key, ..) in self.kernel.entries() {
             assert!(wanted.services.contains_key(&key), "{key:?} is not wanted");
@@ -189,6 +193,8 @@ impl Bench {
         let outers = wanted.services.values().flat_map(|table| &table.backends).map(|b| b.outer);
         let servers: usize = wanted.services.values().map(|table| table.server_ids.len()).sum();
         assert_eq!(self.kernel.server_ids.len(), servers);
+        let ranges: usize = wanted.services.values().flat_map(|table| &table.allowed).map(Vec::len).sum();
+        assert_eq!(self.kernel.allowed.values().map(BTreeSet::len).sum::<usize>(), ranges);
         let hops: HashSet<_> =
             outers.filter_map(|outer| wanted.links.get(&outer)).map(|route| route.hop).collect();
         assert_eq!(self.kernel.hops.iter().skip(1).filter(|hop| hop.ifindex != 0).count(), hops.len());
@@ -214,6 +220,8 @@ struct Wish {
     links: u8,
     pass: bool,
     quic: bool,
+    /// Ranges of the clients that all services let in, by bits; 0: all clients.
+    allowed: u8,
 }
 
 impl Wish {
@@ -246,6 +254,7 @@ impl Wish {
         let mut spec = shard(0, 0);
         spec.options.pass_unserved_ports = self.pass;
         spec.ports[0].quic = self.quic;
+        spec.source_ranges = ranges(self.allowed);
         spec.endpoints = Arc::new(
             (0..32)
                 .filter(|n| present & (1 << n) != 0)
@@ -277,6 +286,17 @@ impl Wish {
         // One pod in five can't be reached yet.
         (0..32).filter(|n| n % 5 != 4).map(way).collect()
     }
+}
+
+/// One range for each bit, none beside another.
+fn ranges(bits: u8) -> Vec<IpNet> {
+    let range = |n: u8| IpNet::new(IpAddr::from([198, 51, 2 * n, 0]), 24).unwrap();
+    (0..8).filter(|n| bits & (1 << n) != 0).map(range).collect()
+}
+
+/// The clients that a table lets in.
+fn admitted(table: &ServiceTable) -> Option<BTreeSet<IpNet>> {
+    table.allowed.as_ref().map(|ranges| ranges.iter().copied().collect())
 }
 
 /// What each published service resolves to.

@@ -10,12 +10,13 @@ fn wish() -> impl Strategy<Value = Wish> {
     let pods = prop_oneof![any::<u32>(), (0u32..8).prop_map(|n| (1 << n) - 1), Just(0), Just(u32::MAX)];
     let service =
         prop_oneof![1 => Just(None), 4 => (pods, any::<u32>().prop_map(|n| n & (n >> 3))).prop_map(Some)];
-    let numbers = (0u8..3, any::<bool>(), any::<bool>());
-    (prop::array::uniform6(service), numbers).prop_map(|(services, (links, pass, quic))| Wish {
+    let numbers = (0u8..3, any::<bool>(), any::<bool>(), prop_oneof![Just(0), 0u8..8]);
+    (prop::array::uniform6(service), numbers).prop_map(|(services, (links, pass, quic, allowed))| Wish {
         services,
         links,
         pass,
         quic,
+        allowed,
     })
 }
 
@@ -45,7 +46,8 @@ fn steps(most: usize) -> impl Strategy<Value = Vec<(Wish, u64, Mood)>> {
 }
 
 /// Carries a plan out; at every prefix no published slot names a free backend, as current or former, no server ID leads to
-/// one, and every service that is wanted before and after resolves to the one or the other.
+/// one, and every service that is wanted before and after resolves to the one or the other, and lets nobody in whom neither
+/// allows, and all whom both do.
 fn carry_out_watched(bench: &mut Bench, plan: &Plan, after: &Tables) {
     let old = resolved(&bench.kernel);
     let new: BTreeMap<ServiceKey, Vec<Option<IpAddr>>> = after
@@ -53,8 +55,11 @@ fn carry_out_watched(bench: &mut Bench, plan: &Plan, after: &Tables) {
         .iter()
         .map(|(key, table)| (*key, (0..).map_while(|s| table.backend(s).map(|b| Some(b.outer))).collect()))
         .collect();
+    let guarded: BTreeMap<ServiceKey, _> =
+        bench.kernel.entries().map(|(key, _, entry)| (key, bench.kernel.admits(entry))).collect();
     for action in &plan.actions {
         bench.apply(action);
+        assert_admits(&bench.kernel, &guarded, after, action);
         for named in bench.kernel.named_backends() {
             assert_ne!(bench.kernel.backends[named as usize].encap, 0, "{named} is free after {action:?}");
         }
@@ -70,6 +75,25 @@ fn carry_out_watched(bench: &mut Bench, plan: &Plan, after: &Tables) {
                 bench.kernel.lookup(key).unwrap_or_else(|| panic!("{key:?} is gone after {action:?}"));
             let now = bench.kernel.resolve(entry);
             assert!(now == *before || now == *wanted, "{key:?} is neither old nor new after {action:?}");
+        }
+    }
+}
+
+fn assert_admits(
+    kernel: &Kernel,
+    before: &BTreeMap<ServiceKey, Option<BTreeSet<IpNet>>>,
+    after: &Tables,
+    action: &Action,
+) {
+    for (key, table) in &after.services {
+        let Some(entry) = kernel.lookup(key) else { continue };
+        let (admits, wanted) = (kernel.admits(entry), admitted(table));
+        let old = before.get(key).unwrap_or(&wanted);
+        for range in ranges(u8::MAX) {
+            let by =
+                |ranges: &Option<BTreeSet<IpNet>>| ranges.as_ref().is_none_or(|all| all.contains(&range));
+            assert!(!by(&admits) || by(old) || by(&wanted), "{key:?} lets {range} in after {action:?}");
+            assert!(by(&admits) || !by(old) || !by(&wanted), "{key:?} refuses {range} after {action:?}");
         }
     }
 }

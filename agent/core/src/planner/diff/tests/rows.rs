@@ -22,6 +22,8 @@ pub(super) fn kinds(plan: &Plan) -> Vec<&'static str> {
         Action::SetEntryFlags { .. } => "flags",
         Action::PutServerId { .. } => "server",
         Action::RemoveServerId { .. } => "forget server",
+        Action::PutRange { .. } => "allow",
+        Action::RemoveRange { .. } => "forget range",
         Action::PutDelivery { .. } => "deliver",
         Action::PutGateway { .. } => "gateway",
         Action::UnpublishEntry { .. } => "unpublish",
@@ -152,6 +154,7 @@ fn full_tables_are_refused_whole() {
         hops: 5,
         deliveries: 56,
         gateways: 2,
+        source_ranges: 0,
     };
     let mut bench = Bench::new(exact);
     bench.converge(&wide);
