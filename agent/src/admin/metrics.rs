@@ -125,6 +125,12 @@ fn sources<W: Write>(out: &mut Out<W>, status: &Status) -> io::Result<()> {
         "Objects and fields that were rejected or held.",
         status.problems.len(),
     )?;
+    out.single(
+        "fairlead_notes",
+        Gauge,
+        "Fields of services that have no effect here; nothing is wrong.",
+        status.notes.len(),
+    )?;
     let refused = status.refused.len();
     out.single(
         "fairlead_config_problems",

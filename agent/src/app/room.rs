@@ -10,7 +10,7 @@ use fairlead_core::planner::{Full, Newcomers, Plan, Tables, follow};
 
 use super::{
     start::Stages,
-    turn::{Failure, TRY_AGAIN},
+    turn::{Failure, TRY_AGAIN, shut_out},
 };
 use crate::dataplane::Linked;
 
@@ -33,7 +33,12 @@ impl Stages {
         }
         let again = full.retry_at.unwrap_or(self.now() + TRY_AGAIN);
         self.due = self.due.into_iter().chain([again]).min();
-        Failure::of_room(full, || self.what_is_left_out(&plan))
+        let mut failure = Failure::of_room(full, || self.what_is_left_out(&plan));
+        if let Some(full) = plan.unallowed {
+            failure =
+                Failure { what: format!("{}; {}", failure.what, shut_out(full)), waits: false, ..failure };
+        }
+        failure
     }
 
     fn what_is_left_out(&self, plan: &Plan) -> String {

@@ -78,6 +78,7 @@ pub fn capacities(config: &Config) -> Capacities {
             hops: wanted.hops,
             deliveries: wanted.deliveries,
             gateways: wanted.gateways,
+            source_ranges: wanted.source_ranges,
         },
         flows: wanted.flows,
         half_open: wanted.half_open,

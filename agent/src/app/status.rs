@@ -85,6 +85,7 @@ impl Stages {
             installed_fingerprint: Some(hash(self.installed.fingerprint())),
             clusters: clusters.collect(),
             problems,
+            notes: self.model.as_ref().map(|model| model.notes.clone()).unwrap_or_default(),
             refused: self.refused.clone(),
             failure: self.failure.as_ref().map(|failure| failure.what.clone()),
             usage: usage.collect(),

@@ -48,9 +48,21 @@ impl Failure {
         Self { what, serves: true, waits: false }
     }
 
+    /// All services serve, and nobody is let in who is not allowed.
+    fn unallowed(full: Full) -> Self {
+        Self { what: shut_out(full), serves: true, waits: false }
+    }
+
     fn tell(&self) {
         if self.waits { tracing::info!("{}", self.what) } else { tracing::error!("{}", self.what) }
     }
+}
+
+/// What becomes of ranges that find no room.
+pub(super) fn shut_out(full: Full) -> String {
+    format!(
+        "clients are refused that their services allow, for not all ranges (loadBalancerSourceRanges) find room: {full}"
+    )
 }
 
 impl Stages {
@@ -128,7 +140,8 @@ impl Stages {
         self.installed.settle(plan);
         self.follow_slots(plan);
         self.due = plan.due;
-        plan.waits_for.map(Failure::waits).or_else(|| plan.unnamed.map(Failure::unnamed))
+        let others = || plan.unallowed.map(Failure::unallowed).or_else(|| plan.unnamed.map(Failure::unnamed));
+        plan.waits_for.map(Failure::waits).or_else(others)
     }
 
     /// Reads the kernel's tables back; the next plan repairs what is not as it was.

@@ -17,6 +17,7 @@ use fairlead_abi::{
 };
 use fairlead_core::model::{Protocol, ServerId};
 use fairlead_core::planner::{Capacities, Installed, NotTaken, Raw, ReadSlots, ServiceTable, WantedBackend};
+use ipnet::IpNet;
 
 use crate::config::Config;
 use crate::dataplane::{CacheView, Counters};
@@ -101,6 +102,8 @@ pub(super) struct Service<'a> {
     pub(super) unresolved: u32,
     /// Server IDs as the maps have them, and whose they are.
     pub(super) server_ids: BTreeMap<ServerId, Option<IpAddr>>,
+    /// The ranges of the clients that it lets in, as the maps have them; `None`: all clients.
+    pub(super) allowed: Option<Vec<IpNet>>,
 }
 
 /// A backend.
@@ -189,7 +192,9 @@ impl<'a> Picture<'a> {
         let owners: BTreeMap<u32, IpAddr> = pinned.collect();
         let servers = self.installed.servers_of(&key);
         let servers = servers.map(|(id, index)| (id, owners.get(&index).copied()));
-        Service { key, entry, table, server_ids: servers.collect(), members, unresolved }
+        let restricted = entry.filter(|entry| entry.flags & ServiceEntry::RESTRICTED != 0);
+        let allowed = restricted.map(|entry| self.installed.allowed_by(entry.id).collect());
+        Service { key, entry, table, server_ids: servers.collect(), allowed, members, unresolved }
     }
 
     /// How many slots each index in `BACKENDS` holds, and how many name nothing.
@@ -258,6 +263,20 @@ impl<'a> Service<'a> {
         self.entry.is_some_and(|entry| entry.flags & ServiceEntry::QUIC != 0)
     }
 
+    /// Where the maps let other clients in than the agent wants.
+    fn other_ranges(&self) -> Option<String> {
+        let wanted = &self.table?.allowed;
+        if *wanted == self.allowed {
+            return None;
+        }
+        let tell = |ranges: &Option<Vec<IpNet>>| match ranges.as_deref() {
+            None => "all clients".to_owned(),
+            Some([]) => "nobody".to_owned(),
+            Some(ranges) => ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        };
+        Some(format!("lets in {}, the agent's state says: {}", tell(&self.allowed), tell(wanted)))
+    }
+
     /// Where the maps have other server IDs than the agent.
     fn other_servers(&self) -> Vec<String> {
         let named = self.table.into_iter().flat_map(|table| {
@@ -312,6 +331,7 @@ impl<'a> Service<'a> {
                 _ => {}
             }
         }
+        differences.extend(self.other_ranges());
         differences.extend(self.other_servers());
         if self.unresolved > 0 {
             let one = self.unresolved == 1;

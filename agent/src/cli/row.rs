@@ -8,6 +8,7 @@ use anyhow::Result;
 use fairlead_abi::QUIC_CONFIG;
 use fairlead_core::model::ServerId;
 use fairlead_core::planner::{Distance, Verdict};
+use ipnet::IpNet;
 use serde::Serialize;
 
 use super::picture::{Member, Numbers, Picture, Service};
@@ -19,6 +20,8 @@ pub(super) struct ServiceRow {
     /// Namespace and name; `None` where the agent's state doesn't know it.
     pub(super) service: Option<String>,
     pub(super) port_name: Option<Arc<str>>,
+    /// As the object has it.
+    pub(super) app_protocol: Option<Arc<str>>,
     pub(super) vip: IpAddr,
     pub(super) port: u16,
     pub(super) protocol: String,
@@ -33,6 +36,8 @@ pub(super) struct ServiceRow {
     pub(super) quic_config: Option<u8>,
     pub(super) packets: u64,
     pub(super) bytes: u64,
+    /// The ranges of the clients that it lets in, as the maps have them; `None`: all clients.
+    pub(super) allowed: Option<Vec<IpNet>>,
     /// The part of the slots that each cluster holds, the largest first.
     pub(super) served_by: Vec<ClusterShare>,
     pub(super) differences: Vec<String>,
@@ -55,6 +60,7 @@ impl ServiceRow {
         Ok(Self {
             service: service.name(),
             port_name: service.table.map(|table| Arc::clone(&table.port_name)),
+            app_protocol: service.table.and_then(|table| table.app_protocol.clone()),
             vip: service.vip(),
             port: service.key.port,
             protocol: service.protocol_name(),
@@ -65,6 +71,7 @@ impl ServiceRow {
             quic_config: service.is_quic().then_some(QUIC_CONFIG),
             packets: counters.packets,
             bytes: counters.bytes,
+            allowed: service.allowed.clone(),
             served_by: served_by(service),
             differences: service.differences(),
         })
@@ -237,7 +244,7 @@ impl BackendRow {
             _ if self.slots > 0 && !self.hop_known => Style::Bad,
             None => Style::Warning,
             Some(Verdict::Taken) => Style::Good,
-            Some(Verdict::Standby) => Style::Dim,
+            Some(Verdict::Standby | Verdict::OtherZone) => Style::Dim,
             Some(verdict) if verdict.is_taken() => Style::Warning,
             Some(Verdict::Draining | Verdict::NotReady | Verdict::Lingering) => Style::Warning,
             Some(_) => Style::Bad,

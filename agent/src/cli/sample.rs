@@ -12,6 +12,7 @@ use fairlead_abi::{
 };
 use fairlead_core::model::*;
 use fairlead_core::planner::*;
+use ipnet::IpNet;
 
 use super::picture::{Numbers, Picture, Places};
 
@@ -52,6 +53,7 @@ pub(super) struct Sample {
     pub(super) backends: Vec<Backend>,
     pub(super) hops: Vec<Hop>,
     pub(super) server_ids: BTreeMap<ServerKey, Server>,
+    pub(super) allowed: BTreeMap<u32, BTreeSet<IpNet>>,
 }
 
 const CAPACITIES: Capacities = Capacities {
@@ -62,25 +64,31 @@ const CAPACITIES: Capacities = Capacities {
     hops: 16,
     deliveries: 16,
     gateways: 16,
+    source_ranges: 16,
 };
 
 impl Sample {
     pub(super) fn new() -> Self {
-        Self::of(false)
+        Self::of(false, &[])
     }
 
     /// The same, but the port of `shop/web` is UDP and QUIC.
     pub(super) fn quic() -> Self {
-        Self::of(true)
+        Self::of(true, &[])
     }
 
-    fn of(quic: bool) -> Self {
+    /// The sample, where `shop/web` lets these clients in.
+    pub(super) fn restricted(ranges: &[&str]) -> Self {
+        Self::of(false, ranges)
+    }
+
+    fn of(quic: bool, ranges: &[&str]) -> Self {
         let declared = Arc::new(declarations());
         let mut health = Health::default();
         let bad = Probe { state: ProbeState::Bad, ..Probe::default() };
         let web = ObjectName::new("shop", "web");
         health.set(&web, Ipv4Addr::new(10, 2, 0, 4).into(), &Arc::from("http"), bad);
-        let model = merge(&declared, &states(quic), &health, None);
+        let model = merge(&declared, &states(quic, ranges), &health, None);
         let links = Arc::new(links());
         let demand = Demand::default();
         let now = Duration::ZERO;
@@ -108,6 +116,7 @@ impl Sample {
             backends: vec![Backend::default(); CAPACITIES.backends as usize],
             hops: vec![Hop::default(); CAPACITIES.hops as usize],
             server_ids: BTreeMap::new(),
+            allowed: BTreeMap::new(),
         };
         plan.actions.iter().for_each(|action| sample.carry_out(action));
         sample
@@ -124,6 +133,9 @@ impl Sample {
             Action::PublishEntry { bucket, entry, value, .. } => {
                 self.buckets[*bucket as usize].entries[*entry] = *value;
             }
+            Action::PutRange { service, range } => {
+                self.allowed.entry(*service).or_default().insert(*range);
+            }
             Action::PutServerId { key, server } => drop(self.server_ids.insert(*key, *server)),
             Action::SetOverflowed { bucket, value } => self.buckets[*bucket as usize].overflowed = *value,
             Action::ClearBackendCounters { .. } | Action::ClearServiceCounters { .. } => {}
@@ -134,6 +146,7 @@ impl Sample {
     pub(super) fn raw(&self) -> Raw<'_> {
         Raw {
             server_ids: self.server_ids.clone(),
+            allowed: self.allowed.clone(),
             buckets: &self.buckets,
             slots: &self.slots,
             backends: &self.backends,
@@ -188,24 +201,32 @@ fn pod(cluster: u8, number: u8) -> Endpoint {
         v6: Some(format!("2001:db8:{cluster}::{number}").parse().unwrap()),
         ports: Arc::new(TargetPorts::from([(Arc::from("http"), 8080)])),
         conditions: Conditions::READY,
+        zones: Arc::default(),
         receiver: number != 5,
         drained: false,
     }
 }
 
-fn states(quic: bool) -> BTreeMap<Arc<str>, ClusterState> {
+fn states(quic: bool, ranges: &[&str]) -> BTreeMap<Arc<str>, ClusterState> {
     let protocol = if quic { Protocol::Udp } else { Protocol::Tcp };
     let web = |endpoints| ShardSpec {
         requested_vips: vec!["203.0.113.10".parse().unwrap()],
         wants_v4: true,
-        ports: vec![ServicePort { port: 80, protocol, name: Arc::from("http"), quic }],
+        ports: vec![ServicePort { port: 80, protocol, name: Arc::from("http"), quic, app_protocol: None }],
         endpoints: Arc::new(endpoints),
+        source_ranges: ranges.iter().map(|range| range.parse().unwrap()).collect(),
         ..ShardSpec::default()
     };
     let dns = ShardSpec {
         requested_vips: vec!["203.0.113.11".parse().unwrap()],
         wants_v4: true,
-        ports: vec![ServicePort { port: 53, protocol: Protocol::Udp, name: Arc::from(""), quic: false }],
+        ports: vec![ServicePort {
+            port: 53,
+            protocol: Protocol::Udp,
+            name: Arc::from(""),
+            quic: false,
+            app_protocol: None,
+        }],
         ..ShardSpec::default()
     };
     let eu = BTreeMap::from([

@@ -1,6 +1,8 @@
 //! `fairlead services` and `fairlead backends`.
 
 use anyhow::{Result, anyhow, bail};
+use fairlead_core::model::Problem;
+use ipnet::IpNet;
 use serde::Serialize;
 
 use super::address::Named;
@@ -18,6 +20,8 @@ struct Services {
     #[serde(flatten)]
     freshness: Freshness,
     services: Vec<ServiceRow>,
+    /// What services ask for that has no effect here: nothing is wrong.
+    notes: Vec<Problem>,
 }
 
 const NO_SERVICE: &str = "no service is steered here\n";
@@ -26,7 +30,8 @@ const NO_SERVICE: &str = "no service is steered here\n";
 pub(super) fn services(node: &Node, output: Output) -> Result<()> {
     let (view, numbers) = (node.view()?, node.counters()?);
     let picture = node.picture(&view)?;
-    let mut document = Services { freshness: node.freshness(), services: Vec::new() };
+    let notes = node.status.as_ref().map(|status| status.notes.clone()).unwrap_or_default();
+    let mut document = Services { freshness: node.freshness(), services: Vec::new(), notes };
     for service in picture.services() {
         document.services.push(ServiceRow::new(&service, &numbers)?);
     }
@@ -35,7 +40,8 @@ pub(super) fn services(node: &Node, output: Output) -> Result<()> {
         if document.services.is_empty() {
             return NO_SERVICE.to_owned() + &footer;
         }
-        service_table(&document.services, colour) + &footer
+        let notes = document.notes.iter().map(|note| format!("note: {note}\n")).collect::<String>();
+        service_table(&document.services, colour) + &Style::Dim.paint(&notes, colour) + &footer
     })?)
 }
 
@@ -70,12 +76,26 @@ fn service_table(rows: &[ServiceRow], colour: bool) -> String {
             Cell::new(row.packets),
             served_by(row),
         ]);
+        if let Some(allowed) = &row.allowed {
+            let line =
+                format!("{} port {}/{} lets in {}\n", row.vip, row.port, row.protocol, clients(allowed));
+            notes += &line;
+        }
         for difference in &row.differences {
             let line = format!("{} port {}/{}: {difference}\n", row.vip, row.port, row.protocol);
             notes += &Style::Warning.paint(&line, colour);
         }
     }
     table.render(colour) + &notes
+}
+
+/// Who is let in, in words.
+fn clients(allowed: &[IpNet]) -> String {
+    if allowed.is_empty() {
+        return "nobody".to_owned();
+    }
+    let ranges: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+    format!("only {}", ranges.join(", "))
 }
 
 /// How wide a list of clusters is before it goes on below.
@@ -141,6 +161,9 @@ impl Backed {
         if let Some(config) = row.quic_config {
             text += &format!("  QUIC by server IDs, in connection IDs of configuration {config}\n");
         }
+        if let Some(allowed) = &row.allowed {
+            text += &format!("  lets in {}\n", clients(allowed));
+        }
         for difference in &row.differences {
             text += &(Style::Warning.paint(&format!("  {difference}"), colour) + "\n");
         }
@@ -197,6 +220,25 @@ shop/dns  203.0.113.11  53/udp  -         none     0         4000    40000  nobo
 shop/web  203.0.113.10  80/tcp  http    3 of 5   251         2000    20000  eu-b 100.0 %
 "
         );
+    }
+
+    #[test]
+    fn who_is_let_in_stands_below() {
+        let sample = Sample::restricted(&["192.0.2.0/24", "198.51.100.7/32", "2001:db8::/32"]);
+        let picture = sample.picture();
+        let rows: Result<Vec<ServiceRow>> =
+            picture.services().iter().map(|service| ServiceRow::new(service, &Fixed)).collect();
+        let rows = rows.unwrap();
+        let text = service_table(&rows, false);
+        let last = text.lines().last().unwrap();
+        assert_eq!(last, "203.0.113.10 port 80/tcp lets in only 192.0.2.0/24, 198.51.100.7/32");
+        let json = serde_json::to_value(&rows).unwrap();
+        assert_eq!(json[0]["allowed"], serde_json::Value::Null);
+        assert_eq!(json[1]["allowed"], serde_json::json!(["192.0.2.0/24", "198.51.100.7/32"]));
+        let all = picture.services();
+        let chosen = chosen(&picture, &all, Some(&"web".parse().unwrap())).unwrap();
+        let text = backed(&picture, chosen[0], &Fixed).unwrap().text(false);
+        assert!(text.contains("\n  lets in only 192.0.2.0/24, 198.51.100.7/32\n"), "{text}");
     }
 
     #[test]

@@ -290,6 +290,9 @@ section! {
         /// Backends of all services; 24 bytes each, and 16 for each CPU. There is room for a quarter as many server IDs of QUIC
         /// endpoints, at least 512: each address of an endpoint has one for each VIP.
         pub backends: u32 = 524_288 => 64..=16_777_216,
+        /// Ranges of clients that services let in (`loadBalancerSourceRanges`), for each VIP and port. They take memory once they
+        /// are there. Clients of ranges that don't fit are refused.
+        pub source_ranges: u32 = 65_536 => 1..=4_194_304,
         /// Next hops.
         pub hops: u32 = 4096 => 2..=1_048_576,
         /// Endpoints of this node, one for each port of their services.

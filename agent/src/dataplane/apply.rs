@@ -60,6 +60,8 @@ impl Dataplane {
             Action::ClearServiceCounters { id } => self.clear_service_counters(*id),
             Action::PutServerId { key, server } => self.put(map::SERVER_IDS, key, server),
             Action::RemoveServerId { key } => self.remove::<ServerKey, Server>(map::SERVER_IDS, key),
+            Action::PutRange { service, range } => self.put_range(*service, *range),
+            Action::RemoveRange { service, range } => self.remove_range(*service, *range),
             Action::PutDelivery { key, delivery } => self.put(map::DELIVERIES, key, delivery),
             Action::RemoveDelivery { key } => self.remove::<DeliveryKey, Delivery>(map::DELIVERIES, key),
             Action::PutGateway { prefix } => self.put_gateway(*prefix),

@@ -26,7 +26,7 @@ pub struct Capacities {
 
 impl Capacities {
     /// Each map's name and its entries.
-    pub(super) fn entries(&self) -> [(&'static str, u32); 16] {
+    pub(super) fn entries(&self) -> [(&'static str, u32); 17] {
         let tables = &self.tables;
         [
             (map::SERVICES, tables.buckets),
@@ -34,6 +34,7 @@ impl Capacities {
             (map::BACKENDS, tables.backends),
             (map::BACKEND_COUNTERS, tables.backends),
             (map::SERVER_IDS, tables.server_ids()),
+            (map::ALLOWED, tables.source_ranges),
             (map::SERVICE_COUNTERS, tables.service_ids),
             (map::HOPS, tables.hops),
             (map::DELIVERIES, tables.deliveries),
@@ -93,6 +94,7 @@ impl Capacities {
             no_less(&mut tables.hops, map::HOPS)?;
             no_less(&mut tables.deliveries, map::DELIVERIES)?;
             no_less(&mut tables.gateways, map::GATEWAYS)?;
+            no_less(&mut tables.source_ranges, map::ALLOWED)?;
         }
         tables.buckets = tables.buckets.next_power_of_two();
         Ok(Self { tables, ..self })

@@ -4,6 +4,7 @@
 //! counters, and next hops. Nothing here decides what the tables should hold. The only place of the agent with
 //! unsafe code: arrays are mapped into memory, so that the agent publishes with single 64-bit stores.
 
+mod allowed;
 mod apply;
 mod attach;
 mod batch;

@@ -16,7 +16,7 @@ use fairlead_abi::{
 use fairlead_core::planner::{Capacities, Raw, ReadSlots};
 use ipnet::IpNet;
 
-use super::{CacheView, Dataplane, Error, Instance, mapped::Mapped};
+use super::{CacheView, Dataplane, Error, Instance, allowed::Pinned, mapped::Mapped};
 
 impl Dataplane {
     /// The slots of all rings.
@@ -37,6 +37,7 @@ impl Dataplane {
             slots: &self.slots,
             backends: self.backends.elements(),
             server_ids: read(map::SERVER_IDS, &server_ids)?,
+            allowed: self.read_ranges()?,
             hops: self.hops.elements(),
             deliveries: read(map::DELIVERIES, &deliveries)?,
             gateways: read_gateways(&gateways)?,
@@ -53,6 +54,7 @@ pub struct View {
     cache_buckets: Mapped<CacheBucket>,
     cache_marks: Mapped<Cached>,
     server_ids: HashMap<MapData, ServerKey, Server>,
+    allowed: Pinned,
     deliveries: HashMap<MapData, DeliveryKey, Delivery>,
     gateways: LpmTrie<MapData, [u8; 16], u32>,
     limits: (u32, u32, u32),
@@ -77,6 +79,7 @@ impl View {
             hops: Mapped::new(map::HOPS, &pinned(map::HOPS)?, false)?,
             cache_buckets: Mapped::new(map::CACHE, &pinned(map::CACHE)?, false)?,
             cache_marks: Mapped::new(map::CACHED, &pinned(map::CACHED)?, false)?,
+            allowed: Pinned::open(folder)?,
             server_ids: table(map::SERVER_IDS)?.try_into().map_err(Error::map(map::SERVER_IDS))?,
             deliveries: table(map::DELIVERIES)?.try_into().map_err(Error::map(map::DELIVERIES))?,
             gateways: table(map::GATEWAYS)?.try_into().map_err(Error::map(map::GATEWAYS))?,
@@ -91,6 +94,7 @@ impl View {
             slots: &self.slots,
             backends: self.backends.elements(),
             server_ids: read(map::SERVER_IDS, &self.server_ids)?,
+            allowed: self.allowed.read()?,
             hops: self.hops.elements(),
             deliveries: read(map::DELIVERIES, &self.deliveries)?,
             gateways: read_gateways(&self.gateways)?,
@@ -116,6 +120,7 @@ impl View {
             service_ids,
             deliveries,
             gateways,
+            source_ranges: self.allowed.capacity,
         }
     }
 }

@@ -98,6 +98,7 @@ mod tests {
             v6: None,
             ports: Arc::new(TargetPorts::from([(Arc::from("http"), 8080)])),
             conditions: fairlead_core::model::Conditions::READY,
+            zones: Arc::default(),
             receiver: false,
             drained: false,
         };

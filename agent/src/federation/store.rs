@@ -230,6 +230,9 @@ impl Store {
         for endpoint in &mut endpoints {
             endpoint.receiver = self.has_receiver(&endpoint.node);
             endpoint.drained = self.drains.concern(&name.namespace, endpoint);
+            if service.publish_not_ready {
+                publish(endpoint);
+            }
         }
         endpoints.shrink_to_fit();
         endpoints.sort_by(|a, b| (&a.pod, a.v4, a.v6).cmp(&(&b.pod, b.v4, b.v6)));
@@ -313,12 +316,20 @@ fn join<'s>(slices: impl Iterator<Item = &'s Slice> + Clone) -> Vec<Endpoint> {
     endpoints
 }
 
+/// It takes new connections until it is gone, whether its pod is ready or terminating: kube-proxy asks for `ready` alone, which
+/// such a service's slices always say.
+fn publish(endpoint: &mut Endpoint) {
+    endpoint.conditions.ready = true;
+    endpoint.conditions.terminating = false;
+}
+
 fn unite(endpoint: &mut Endpoint, other: &Endpoint) {
     let rank = |c: Conditions| (c.takes_new(), c.ready, c.serving, !c.terminating);
     let better = rank(other.conditions) > rank(endpoint.conditions);
     let same_family = endpoint.v4.is_some() == other.v4.is_some();
     if better {
         endpoint.conditions = other.conditions;
+        endpoint.zones = Arc::clone(&other.zones);
     }
     if same_family && better {
         // The same pod with another address: the better one's.

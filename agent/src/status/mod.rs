@@ -62,6 +62,9 @@ pub struct Status {
     pub clusters: Vec<ClusterStatus>,
     /// What was rejected or held.
     pub problems: Vec<Problem>,
+    /// What services ask for that has no effect here: nothing is wrong.
+    #[serde(default)]
+    pub notes: Vec<Problem>,
     /// Why a changed configuration was refused.
     pub refused: Vec<String>,
     /// Why the kernel's tables are not as planned.
@@ -146,6 +149,7 @@ impl Status {
             installed_fingerprint: None,
             clusters: Vec::new(),
             problems: Vec::new(),
+            notes: Vec::new(),
             refused: Vec::new(),
             failure: None,
             usage: Vec::new(),

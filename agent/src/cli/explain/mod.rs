@@ -14,6 +14,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use fairlead_abi::DropReason;
 use fairlead_core::planner::ShardState;
+use ipnet::IpNet;
 use serde::Serialize;
 
 use super::address::{Client, Vip};
@@ -41,6 +42,8 @@ struct Explanation {
     ring_size: u32,
     /// The client's address alone decides (`sessionAffinity: ClientIP`), and not its port.
     by_client: bool,
+    /// The ranges of the clients that the service lets in (`loadBalancerSourceRanges`), as the maps have them; `None`: all.
+    allowed: Option<Vec<IpNet>>,
     /// Where the client's port is known, or doesn't matter.
     slot: Option<u32>,
     /// Where that slot's connections go.

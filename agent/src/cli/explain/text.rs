@@ -68,6 +68,11 @@ impl Explanation {
             let line = format!("packets are dropped ({}): {}\n", drop.reason, drop.description);
             text += &Style::Bad.paint(&line, colour);
         }
+        if let Some(allowed) = &self.allowed {
+            let ranges: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+            let ranges = if ranges.is_empty() { "nobody".to_owned() } else { ranges.join(", ") };
+            text += &format!("  clients that are allowed (loadBalancerSourceRanges): {ranges}\n");
+        }
         text
     }
 

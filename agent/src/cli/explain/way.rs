@@ -45,7 +45,13 @@ pub(super) fn explanation(
         return Ok(Explanation { service: service.name(), shards: shards(picture, service), ..unknown });
     };
     let endpoints = BackendRow::all(picture, service, numbers)?;
-    let refused = (!can_be_client(client.ip, vip.ip)).then_some(DropReason::BadSource);
+    let is_allowed =
+        service.allowed.as_ref().is_none_or(|ranges| ranges.iter().any(|range| range.contains(&client.ip)));
+    let refused = if !is_allowed {
+        Some(DropReason::NotAllowed)
+    } else {
+        (!can_be_client(client.ip, vip.ip)).then_some(DropReason::BadSource)
+    };
     let has_slot = refused.is_none() && entry.ring.size > 0;
     let hash = |port| slot_hash(seed, &flow(client.ip, port, service.key.port), entry.flags);
     let to_slot = |port| slot_of(hash(port), entry.ring.size);
@@ -85,6 +91,7 @@ pub(super) fn explanation(
         port_name: service.table.map(|table| Arc::clone(&table.port_name)),
         ring_size: entry.ring.size,
         by_client,
+        allowed: service.allowed.clone(),
         slot,
         backend: chosen.and_then(Result::ok).cloned(),
         formers,
@@ -179,6 +186,7 @@ impl Explanation {
             port_name: None,
             ring_size: 0,
             by_client: false,
+            allowed: None,
             slot: None,
             backend: None,
             formers: Vec::new(),
@@ -301,6 +309,27 @@ mod tests {
         sample.hops.fill(fairlead_abi::Hop::default());
         let found = explained(&sample, "192.0.2.7:1", "203.0.113.10").unwrap();
         assert_eq!(found.drop.map(|drop| drop.reason), Some("no_next_hop"));
+    }
+
+    #[test]
+    fn a_client_that_is_not_allowed_is_told_so_and_which_are() {
+        let sample = Sample::restricted(&["192.0.2.0/25", "2001:db8::/32", "198.51.100.0/24"]);
+        for client in ["192.0.2.128:7", "203.0.113.99", "127.0.0.1:7"] {
+            let found = explained(&sample, client, "203.0.113.10").unwrap();
+            let text = found.text(false);
+            assert_eq!(found.drop.map(|drop| drop.reason), Some("not_allowed"), "{client}");
+            assert!(found.slot.is_none() && found.backend.is_none() && found.ports.is_empty(), "{client}");
+            let expected = "packets are dropped (not_allowed): From a client outside of all ranges that the service allows.\n  \
+                            clients that are allowed (loadBalancerSourceRanges): 192.0.2.0/25, 198.51.100.0/24\n";
+            assert!(text.contains(expected), "{client}: {text}");
+        }
+        let found = explained(&sample, "192.0.2.7:1", "203.0.113.10").unwrap();
+        assert!(found.drop.is_none() && found.backend.is_some() && found.differences.is_empty());
+        let mut sample = Sample::restricted(&["192.0.2.0/25"]);
+        sample.allowed.clear();
+        let found = explained(&sample, "192.0.2.7:1", "203.0.113.10").unwrap();
+        assert_eq!(found.differences, ["lets in nobody, the agent's state says: 192.0.2.0/25"]);
+        assert_eq!(found.drop.map(|drop| drop.reason), Some("not_allowed"), "the maps are right");
     }
 
     #[test]

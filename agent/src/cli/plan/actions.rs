@@ -107,6 +107,12 @@ fn row(action: &Action, at: impl Fn(u32, usize) -> String) -> Row {
         Action::RemoveServerId { key } => {
             ("remove server ID", ServerId(key.id).to_string(), "SERVER_IDS".to_owned(), String::new())
         }
+        Action::PutRange { service, range } => {
+            ("allow clients", range.to_string(), "ALLOWED".to_owned(), format!("id {service}"))
+        }
+        Action::RemoveRange { service, range } => {
+            ("allow no longer", range.to_string(), "ALLOWED".to_owned(), format!("id {service}"))
+        }
         Action::PutDelivery { key, delivery } => {
             ("put delivery", ip(key.outer), "DELIVERIES".to_owned(), delivery_text(key, delivery.port))
         }

@@ -111,7 +111,7 @@ pub(super) fn plan(node: &Node, output: Output) -> Result<()> {
         actions: rows(&planned.actions, &installed, &names),
         fingerprint: format!("{:016x}", tables.fingerprint()),
         installed_fingerprint: raw.is_some().then(|| format!("{:016x}", installed.fingerprint())),
-        refused: planned.waits_for.or(planned.unnamed).map(|full| full.to_string()),
+        refused: planned.waits_for.or(planned.unallowed).or(planned.unnamed).map(|full| full.to_string()),
         problems,
         notes,
     };

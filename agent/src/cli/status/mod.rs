@@ -36,6 +36,8 @@ struct Report {
     fingerprint: Fingerprint,
     clusters: Vec<Cluster>,
     problems: Vec<Problem>,
+    /// What services ask for that has no effect here: nothing is wrong.
+    notes: Vec<Problem>,
     refused: Vec<String>,
     failure: Option<String>,
     maps: Vec<MapUse>,
@@ -148,6 +150,7 @@ impl Report {
             },
             clusters: said.map(clusters).unwrap_or_default(),
             problems: said.map(|status| status.problems.clone()).unwrap_or_default(),
+            notes: said.map(|status| status.notes.clone()).unwrap_or_default(),
             refused: list(|status| status.refused.clone()),
             failure: said.and_then(|status| status.failure.clone()),
             maps,

@@ -1,5 +1,7 @@
 //! A node's state for people: one page, top down.
 
+use fairlead_core::model::Problem;
+
 use super::{Agent, Cluster, Report};
 use crate::cli::node::age_text;
 use crate::cli::row::percent;
@@ -19,6 +21,7 @@ impl Report {
         let lines =
             |lines: Vec<String>| lines.into_iter().map(|line| format!("  {line}\n")).collect::<String>();
         section("problems", lines(self.problems.iter().map(ToString::to_string).collect()));
+        section("no effect here", lines(noted(&self.notes)));
         section("the changed configuration is refused", lines(self.refused.clone()));
         text
     }
@@ -140,6 +143,18 @@ impl Report {
     }
 }
 
+/// So many notes are shown; `fairlead services` has all.
+const NOTES: usize = 8;
+
+/// The first notes.
+fn noted(notes: &[Problem]) -> Vec<String> {
+    let mut lines: Vec<String> = notes.iter().take(NOTES).map(ToString::to_string).collect();
+    if notes.len() > NOTES {
+        lines.push(format!("and {} more, see `fairlead services`", notes.len() - NOTES));
+    }
+    lines
+}
+
 /// So many drains are named in a line.
 const NAMED: usize = 3;
 
@@ -159,8 +174,6 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
-    use fairlead_core::model::Problem;
-
     use super::super::{Fingerprint, MapUse};
     use super::*;
     use crate::status::InterfaceStatus;
@@ -202,6 +215,7 @@ mod tests {
             forwards: true,
             fingerprint: Fingerprint { wanted: Some("aa".to_owned()), installed: Some("aa".to_owned()) },
             clusters: vec![cluster("eu-b", true, None), cluster("us-a", false, Some(600))],
+            notes: Vec::new(),
             problems: vec![Problem {
                 object: None,
                 cluster: Some("eu-b".into()),

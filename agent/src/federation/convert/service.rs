@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use fairlead_core::model::{Protocol, ServicePort, ShardSpec};
+use fairlead_core::model::{Protocol, ServicePort, ShardSpec, Unhonoured};
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 
 use super::annotations::PREFIX;
@@ -12,6 +13,9 @@ use crate::yaml::Path;
 
 /// The `appProtocol` of ports whose servers name themselves in their connection IDs, behind [`PREFIX`].
 const QUIC: &str = "quic";
+
+/// The annotation that stands for `spec.loadBalancerSourceRanges`.
+const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
 /// What a Service object asks for, without endpoints; `None` where it is not ours or rejected.
 #[must_use]
@@ -31,6 +35,9 @@ pub fn service(service: &Service, defaults: Defaults) -> (Option<ShardSpec>, Vec
         ports: ports(spec, &mut faults),
         options: read.options,
         by_client: by_client(spec, &mut faults),
+        source_ranges: source_ranges(service, spec, &mut faults),
+        unhonoured: unhonoured(spec),
+        publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
         created: service.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
         drained: false,
         endpoints: Arc::default(),
@@ -88,6 +95,65 @@ fn by_client(spec: &ServiceSpec, faults: &mut Faults) -> bool {
     }
 }
 
+/// The clients that it lets in: the field, else the annotation. None given: all.
+fn source_ranges(service: &Service, spec: &ServiceSpec, faults: &mut Faults) -> Vec<IpNet> {
+    let named = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
+    if !named.is_empty() {
+        let path = field(&["spec", "loadBalancerSourceRanges"]);
+        let named = named.iter().enumerate();
+        return named.filter_map(|(index, text)| range(text, || path.index(index), faults)).collect();
+    }
+    let annotations = service.metadata.annotations.as_ref();
+    let text =
+        annotations.and_then(|annotations| annotations.get(SOURCE_RANGES)).map_or("", |text| text.trim());
+    if text.is_empty() {
+        return Vec::new();
+    }
+    let path = || field(&["metadata", "annotations", SOURCE_RANGES]);
+    text.split(',').filter_map(|text| range(text, path, faults)).collect()
+}
+
+/// As Kubernetes has it: the bits beside the prefix don't matter.
+fn range(text: &str, path: impl Fn() -> Path, faults: &mut Faults) -> Option<IpNet> {
+    let text = text.trim();
+    match text.parse::<IpNet>() {
+        Ok(range) => Some(unmapped(range.trunc())),
+        Err(_) => {
+            let message =
+                format!("{text:?} is not a range of addresses: write such as 192.0.2.0/24 or 2001:db8::/32");
+            faults.reject(path(), message);
+            None
+        }
+    }
+}
+
+/// A range of IPv4 addresses in the shape of IPv6 is one of IPv4, as Kubernetes has it.
+fn unmapped(range: IpNet) -> IpNet {
+    let IpAddr::V6(address) = range.addr() else { return range };
+    match (address.to_ipv4_mapped(), range.prefix_len().checked_sub(96)) {
+        (Some(v4), Some(length)) => IpNet::new(v4.into(), length).unwrap_or(range),
+        _ => range,
+    }
+}
+
+/// What it asks for that gateways don't do.
+fn unhonoured(spec: &ServiceSpec) -> Vec<Unhonoured> {
+    let local = spec.external_traffic_policy.as_deref() == Some("Local");
+    let health = spec.health_check_node_port.is_some_and(|port| port != 0);
+    let distribution = match spec.traffic_distribution.as_deref() {
+        // Their hints stand in the slices.
+        None | Some("" | "PreferClose" | "PreferSameZone") => None,
+        Some("PreferSameNode") => Some(Unhonoured::SameNode),
+        Some(_) => Some(Unhonoured::TrafficDistribution),
+    };
+    let all = [
+        local.then_some(Unhonoured::ExternalTrafficPolicy),
+        health.then_some(Unhonoured::HealthCheckNodePort),
+        distribution,
+    ];
+    all.into_iter().flatten().collect()
+}
+
 fn ports(spec: &ServiceSpec, faults: &mut Faults) -> Vec<ServicePort> {
     let mut ports = Vec::new();
     for (index, port) in spec.ports.iter().flatten().enumerate() {
@@ -105,7 +171,9 @@ fn ports(spec: &ServiceSpec, faults: &mut Faults) -> Vec<ServicePort> {
             Ok(number) => {
                 let name = Arc::from(port.name.as_deref().unwrap_or_default());
                 let quic = is_quic(port.app_protocol.as_deref(), protocol, &path, faults);
-                ports.push(ServicePort { port: number, protocol, name, quic });
+                let app_protocol =
+                    port.app_protocol.as_deref().filter(|text| !text.is_empty()).map(Arc::from);
+                ports.push(ServicePort { port: number, protocol, name, quic, app_protocol });
             }
             Err(message) => faults.reject(path.key("port"), message),
         }

@@ -156,8 +156,15 @@ fn endpoint(
             serving: conditions.and_then(|c| c.serving).unwrap_or(ready),
             terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
         },
+        zones: zones(source, names),
         receiver: false,
         drained: false,
     };
     SliceEndpoint { identity, endpoint }
+}
+
+/// The zones that the endpoint is hinted for; hints for nodes are no gateway's.
+fn zones(source: &SourceEndpoint, names: &mut Vec<Arc<str>>) -> Arc<[Arc<str>]> {
+    let hinted = source.hints.as_ref().and_then(|hints| hints.for_zones.as_deref()).unwrap_or_default();
+    hinted.iter().map(|zone| shared(names, &zone.name)).collect()
 }

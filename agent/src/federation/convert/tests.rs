@@ -110,6 +110,108 @@ fn session_affinity_is_that_of_kubernetes() {
 }
 
 #[test]
+fn source_ranges_are_those_of_kubernetes() {
+    const ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+    let of = |annotation: Option<&str>, field: &str| {
+        let annotations: Vec<_> = annotation.map(|value| (ANNOTATION, value)).into_iter().collect();
+        let (spec, faults) = service_with(&annotations, &format!("{PORTS}{field}"));
+        let ranges = spec.map(|spec| spec.source_ranges.iter().map(ToString::to_string).collect::<Vec<_>>());
+        (ranges.map(|ranges| ranges.join(" ")), faults)
+    };
+    let rows = [
+        (None, "", ""),
+        (None, "  loadBalancerSourceRanges: []\n", ""),
+        (None, "  loadBalancerSourceRanges: [192.0.2.0/24, '2001:db8::/32']\n", "192.0.2.0/24 2001:db8::/32"),
+        // As API servers take them: with spaces, and bits beside the prefix.
+        (
+            None,
+            "  loadBalancerSourceRanges: [' 192.0.2.77/24 ', '2001:db8::7/64']\n",
+            "192.0.2.0/24 2001:db8::/64",
+        ),
+        (None, "  loadBalancerSourceRanges: ['::ffff:192.0.2.0/120']\n", "192.0.2.0/24"),
+        (Some(""), "", ""),
+        (Some("  "), "", ""),
+        (
+            Some("192.0.2.0/24, 198.51.100.7/32,2001:db8::/32"),
+            "",
+            "192.0.2.0/24 198.51.100.7/32 2001:db8::/32",
+        ),
+        (Some("192.0.2.0/24"), "  loadBalancerSourceRanges: [198.51.100.0/24]\n", "198.51.100.0/24"),
+        (Some("nonsense"), "  loadBalancerSourceRanges: [198.51.100.0/24]\n", "198.51.100.0/24"),
+    ];
+    for (annotation, field, expected) in rows {
+        assert_eq!(of(annotation, field), (Some(expected.to_owned()), vec![]), "{annotation:?} {field}");
+    }
+    let right = "is not a range of addresses: write such as 192.0.2.0/24 or 2001:db8::/32";
+    let rows = [
+        (
+            None,
+            "  loadBalancerSourceRanges: [192.0.2.0/24, 192.0.2.7]\n",
+            "spec.loadBalancerSourceRanges[1]: \"192.0.2.7\"",
+        ),
+        (
+            Some("192.0.2.0/24,,"),
+            "",
+            "metadata.annotations[\"service.beta.kubernetes.io/load-balancer-source-ranges\"]: \"\"",
+        ),
+    ];
+    for (annotation, field, place) in rows {
+        let (ranges, faults) = of(annotation, field);
+        assert_eq!((ranges, faults[0].as_str()), (None, format!("REJECTED {place} {right}").as_str()));
+    }
+}
+
+#[test]
+fn what_gateways_do_not_do_is_noted_and_rejects_nothing() {
+    use fairlead_core::model::Unhonoured::*;
+    let rows: [(&str, &[_]); 9] = [
+        ("", &[]),
+        ("externalTrafficPolicy: Cluster", &[]),
+        ("externalTrafficPolicy: Local", &[ExternalTrafficPolicy]),
+        (
+            "{externalTrafficPolicy: Local, healthCheckNodePort: 30123}",
+            &[ExternalTrafficPolicy, HealthCheckNodePort],
+        ),
+        ("internalTrafficPolicy: Local", &[]),
+        ("allocateLoadBalancerNodePorts: true", &[]),
+        ("trafficDistribution: PreferClose", &[]),
+        ("trafficDistribution: PreferSameNode", &[SameNode]),
+        ("trafficDistribution: PreferTheMoon", &[TrafficDistribution]),
+    ];
+    for (field, expected) in rows {
+        let fields = field.trim_matches(['{', '}']).split(", ");
+        let fields: String =
+            fields.filter(|field| !field.is_empty()).map(|field| format!("  {field}\n")).collect();
+        let (spec, faults) = service_with(&[], &format!("{PORTS}{fields}"));
+        assert_eq!((spec.unwrap().unhonoured, faults), (expected.to_vec(), vec![]), "{field}");
+    }
+    let (spec, _) = service_with(&[], &format!("{PORTS}  publishNotReadyAddresses: true\n"));
+    assert!(spec.unwrap().publish_not_ready);
+    let (spec, _) =
+        service_with(&[], "  ports: [{port: 80, appProtocol: kubernetes.io/h2c}, {port: 81, name: a}]\n");
+    let told: Vec<_> = spec.unwrap().ports.iter().map(|port| port.app_protocol.clone()).collect();
+    assert_eq!(told, [Some("kubernetes.io/h2c".into()), None]);
+}
+
+#[test]
+fn hints_for_zones_are_kept() {
+    let text = format!(
+        "{HEAD}addressType: IPv4\nendpoints:\n\
+         - {{addresses: [10.0.0.1], zone: a, hints: {{forZones: [{{name: a}}, {{name: b}}], forNodes: [{{name: n}}]}}}}\n\
+         - {{addresses: [10.0.0.2], zone: b}}\n"
+    );
+    let (slice, faults) = slice_of(&text);
+    assert_eq!(faults, Vec::<String>::new());
+    let zones: Vec<Vec<String>> = slice
+        .unwrap()
+        .endpoints
+        .iter()
+        .map(|e| e.endpoint.zones.iter().map(ToString::to_string).collect())
+        .collect();
+    assert_eq!(zones, [vec!["a".to_owned(), "b".to_owned()], vec![]]);
+}
+
+#[test]
 fn a_bad_annotation_rejects_the_service_and_says_what_would_be_right() {
     let rows = [
         (

@@ -35,7 +35,7 @@ fn declarations() -> Declarations {
 }
 
 fn port(number: u16, protocol: Protocol, name: &str) -> ServicePort {
-    ServicePort { port: number, protocol, name: Arc::from(name), quic: false }
+    ServicePort { port: number, protocol, name: Arc::from(name), quic: false, app_protocol: None }
 }
 
 /// Pod `pN` on `node-N`, dual stack, with a target port for each port of [`shard`].
@@ -51,6 +51,7 @@ fn pod(n: u8) -> Endpoint {
             (Arc::from("dns"), 5353),
         ])),
         conditions: Conditions::READY,
+        zones: Arc::default(),
         receiver: true,
         drained: false,
     }

@@ -105,6 +105,32 @@ fn what_kubectl_prints_becomes_a_dual_stack_shard() {
 }
 
 #[test]
+fn endpoints_of_a_service_that_publishes_all_take_connections_until_they_are_gone() {
+    let mut world = World::new();
+    let publishing =
+        |publish: bool| SERVICE.replace("spec: {", &format!("spec: {{publishNotReadyAddresses: {publish}, "));
+    // As the slice controller writes them for such a service, and by hand.
+    let endpoints = "{addresses: [10.0.0.1], conditions: {ready: true, serving: false, terminating: false}, targetRef: {name: a}}, \
+                     {addresses: [10.0.0.2], conditions: {ready: true, serving: true, terminating: true}, targetRef: {name: b}}, \
+                     {addresses: [10.0.0.3], conditions: {ready: false, serving: false}, targetRef: {name: c}}";
+    world.write("slice.yaml", &slice("web", "web-1", "IPv4", endpoints));
+    let takes_new = |world: &mut World| {
+        let shard = world.shard("web").unwrap();
+        shard.endpoints.iter().map(fairlead_core::model::Endpoint::takes_new).collect::<Vec<_>>()
+    };
+    for (publish, expected) in
+        [(false, [true, false, false]), (true, [true; 3]), (false, [true, false, false])]
+    {
+        world.write("web.yaml", &publishing(publish));
+        assert_eq!((takes_new(&mut world), world.problems()), (expected.to_vec(), vec![]), "{publish}");
+    }
+    world.write("web.yaml", &publishing(true));
+    world
+        .write("slice.yaml", &slice("web", "web-1", "IPv4", "{addresses: [10.0.0.1], targetRef: {name: a}}"));
+    assert_eq!(takes_new(&mut world), [true], "who has left its slice is gone");
+}
+
+#[test]
 fn the_same_as_json_and_as_files_in_directories() {
     let mut world = World::new();
     world.write("all.yaml", include_str!("../../fixtures/kubectl.yaml"));
