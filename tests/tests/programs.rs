@@ -6,6 +6,8 @@
     reason = "tests: of small numbers, and nobody's library"
 )]
 
+#[path = "programs/allowed.rs"]
+mod allowed;
 #[path = "programs/ask.rs"]
 mod ask;
 #[path = "programs/bounce.rs"]

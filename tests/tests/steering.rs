@@ -3,6 +3,8 @@
 
 #[path = "steering/agent.rs"]
 mod agent;
+#[path = "steering/allowed.rs"]
+mod allowed;
 #[path = "steering/asked.rs"]
 mod asked;
 #[path = "steering/carried.rs"]

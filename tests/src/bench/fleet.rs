@@ -111,8 +111,13 @@ fn cluster_name(cluster: u16) -> Arc<str> {
 
 fn shard(cluster: u16, service: u32, kind: Kind) -> Result<ShardSpec> {
     let everything = kind != Kind::Plain;
-    let mut ports =
-        vec![ServicePort { port: PORT, protocol: Protocol::Tcp, name: Arc::from("tcp"), quic: false }];
+    let mut ports = vec![ServicePort {
+        port: PORT,
+        protocol: Protocol::Tcp,
+        name: Arc::from("tcp"),
+        quic: false,
+        app_protocol: None,
+    }];
     let mut targets = TargetPorts::from([(Arc::from("tcp"), 8080)]);
     let mut vips = vec![IpAddr::V4(vip_v4(service))];
     if everything {
@@ -121,6 +126,7 @@ fn shard(cluster: u16, service: u32, kind: Kind) -> Result<ShardSpec> {
             protocol: Protocol::Udp,
             name: Arc::from("udp"),
             quic: kind == Kind::Quic,
+            app_protocol: None,
         });
         targets.insert(Arc::from("udp"), 8081);
         vips.push(IpAddr::V6(vip_v6(service)));
@@ -147,6 +153,7 @@ fn endpoint(cluster: u16, number: u32, v6: bool, ports: &Arc<TargetPorts>) -> Re
         v6: v6.then_some(Ipv6Addr::from_bits(first_v6 + u128::from(number))),
         ports: Arc::clone(ports),
         conditions: Conditions::READY,
+        zones: Arc::default(),
         receiver: true,
         drained: false,
     })

@@ -123,6 +123,7 @@ fn capacities(services: u32, kind: Kind, sizes: Sizes) -> Capacities {
             hops: 64,
             deliveries: 64,
             gateways: 64,
+            source_ranges: 64,
         },
         flows: sizes.flows,
         half_open: 1024,

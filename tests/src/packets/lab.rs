@@ -15,9 +15,9 @@ use aya::{
 };
 use fairlead::dataplane::{Capacities, Dataplane, Early, Instance, Namespaces, Programs, Sweep};
 use fairlead_abi::{
-    Address, CacheBucket, CacheTag, Cached, Delivery, DeliveryKey, DropReason, FlowEntry, FlowEvent, FlowKey,
-    FragmentEntry, FragmentKey, HeldFlows, ProbeTarget, RecentBucket, Server, ServerKey, Settings, SipKey,
-    map, program,
+    Address, CacheBucket, CacheTag, Cached, ClientKey, Delivery, DeliveryKey, DropReason, FlowEntry,
+    FlowEvent, FlowKey, FragmentEntry, FragmentKey, HeldFlows, ProbeTarget, RecentBucket, Server, ServerKey,
+    Settings, SipKey, map, program,
 };
 
 use super::{Counts, Tables};
@@ -31,6 +31,7 @@ const TABLES: fairlead_core::planner::Capacities = fairlead_core::planner::Capac
     hops: 16,
     deliveries: 256,
     gateways: 64,
+    source_ranges: 256,
 };
 
 /// What a program made of a packet.
@@ -335,6 +336,12 @@ fn fill(instance: &Instance, tables: &Tables, settings: &Settings) -> Result<()>
     let mut servers = HashMap::<_, ServerKey, Server>::try_from(open(instance, map::SERVER_IDS)?)?;
     for (key, server) in tables.servers() {
         servers.insert(key, server, 0)?;
+    }
+    let mut allowed = LpmTrie::<_, ClientKey, u32>::try_from(open(instance, map::ALLOWED)?)?;
+    for (key, range) in &tables.allowed {
+        let length = 32 + if range.addr().is_ipv4() { 96 } else { 0 } + u32::from(range.prefix_len());
+        let client = Address::from(range.network()).bytes;
+        allowed.insert(&Key::new(length, ClientKey { service: tables.service(key).id, client }), 1, 0)?;
     }
     let mut deliveries = HashMap::<_, DeliveryKey, Delivery>::try_from(open(instance, map::DELIVERIES)?)?;
     for (key, delivery) in &tables.deliveries {

@@ -24,6 +24,8 @@ pub struct Tables {
     pub probes: Vec<(u32, ProbeTarget)>,
     /// Server IDs of services, and numbers of their backends.
     pub server_ids: Vec<(ServiceKey, [u8; SERVER_ID_LENGTH], u16)>,
+    /// Ranges of the clients that restricted services let in.
+    pub allowed: Vec<(ServiceKey, IpNet)>,
     /// What the flow cache holds: flows of services, and numbers of their backends.
     pub cache: Vec<(ServiceKey, Flow, u16)>,
 }

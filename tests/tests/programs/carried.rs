@@ -54,6 +54,7 @@ impl Pins {
             hops: 16,
             deliveries: 16,
             gateways: 16,
+            source_ranges: 16,
         };
         let capacities = Capacities { tables, flows, half_open, probes: 16, cache: 16, fragments: 64 };
         let programs = env::var_os("FAIRLEAD_BPF")
@@ -135,26 +136,26 @@ fn larger_tables_take_everything_over() {
     let mut former = pins.load(SMALL, SMALL);
     let mut established = flows(0..400, FlowState::Established);
     let mut half_open = flows(1000..1100, FlowState::HalfOpen);
-    pins.put("v3", map::FLOWS, &established);
-    pins.put("v3", map::HALF_OPEN, &half_open);
+    pins.put("v4", map::FLOWS, &established);
+    pins.put("v4", map::HALF_OPEN, &half_open);
 
     let mut new = pins.load(LARGE, LARGE);
-    assert_eq!(pins.flows("v3-next", map::FLOWS), established, "as soon as the new table is there");
+    assert_eq!(pins.flows("v4-next", map::FLOWS), established, "as soon as the new table is there");
     // While the new agent looks around, one flow of each table goes on, one comes, and one is established.
     let now = former.ticks().unwrap();
     let closing = flow(FlowState::Closing, now);
     let more = [(key(1), closing), (key(500), flow(FlowState::Established, now))];
     established.extend(more);
-    pins.put("v3", map::FLOWS, &more.into());
+    pins.put("v4", map::FLOWS, &more.into());
     let answered = FlowEntry { sequence: 9, ..half_open[&key(1001)] };
     let more = [(key(1001), answered), (key(1200), flow(FlowState::Unproven, now))];
     half_open.extend(more);
-    pins.put("v3", map::HALF_OPEN, &more.into());
+    pins.put("v4", map::HALF_OPEN, &more.into());
 
     let told = new.carry_flows().unwrap();
     assert_eq!(told, [carried(map::FLOWS, 401, 0, LARGE), carried(map::HALF_OPEN, 101, 0, LARGE)]);
-    assert_eq!(pins.flows("v3-next", map::FLOWS), established);
-    assert_eq!(pins.flows("v3-next", map::HALF_OPEN), half_open);
+    assert_eq!(pins.flows("v4-next", map::FLOWS), established);
+    assert_eq!(pins.flows("v4-next", map::HALF_OPEN), half_open);
 }
 
 #[test]
@@ -162,9 +163,9 @@ fn a_table_whose_size_stays_is_the_same_one() {
     let pins = Pins::new();
     drop(pins.load(SMALL, SMALL));
     let mut new = pins.load(LARGE, SMALL);
-    assert_eq!(pins.id("v3-next", map::HALF_OPEN), pins.id("v3", map::HALF_OPEN));
-    assert_ne!(pins.id("v3-next", map::FLOWS), pins.id("v3", map::FLOWS));
-    pins.put("v3", map::HALF_OPEN, &flows(0..10, FlowState::HalfOpen));
+    assert_eq!(pins.id("v4-next", map::HALF_OPEN), pins.id("v4", map::HALF_OPEN));
+    assert_ne!(pins.id("v4-next", map::FLOWS), pins.id("v4", map::FLOWS));
+    pins.put("v4", map::HALF_OPEN, &flows(0..10, FlowState::HalfOpen));
     assert_eq!(new.carry_flows().unwrap(), [], "nothing is to be copied");
 }
 
@@ -175,27 +176,27 @@ fn a_smaller_table_takes_what_fits_and_living_connections_first() {
     // As they stand in the table they are mixed.
     let alive = flows(0..SMALL - 12, FlowState::Established);
     let closing = flows(SMALL..SMALL + 300, FlowState::Closing);
-    pins.put("v3", map::FLOWS, &closing);
-    pins.put("v3", map::FLOWS, &alive);
-    pins.put("v3", map::HALF_OPEN, &flows(0..1000, FlowState::HalfOpen));
+    pins.put("v4", map::FLOWS, &closing);
+    pins.put("v4", map::FLOWS, &alive);
+    pins.put("v4", map::HALF_OPEN, &flows(0..1000, FlowState::HalfOpen));
 
     let mut new = pins.load(SMALL, SMALL);
     let told = new.carry_flows().unwrap();
     let of_flows = carried(map::FLOWS, u64::from(SMALL) + 288, 288, SMALL);
     assert_eq!(told, [of_flows, carried(map::HALF_OPEN, 1000, 1000 - u64::from(SMALL), SMALL)]);
-    let kept = pins.flows("v3-next", map::FLOWS);
+    let kept = pins.flows("v4-next", map::FLOWS);
     assert_eq!(kept.len(), SMALL as usize, "it is full");
     assert!(alive.iter().all(|(key, flow)| kept.get(key) == Some(flow)), "a living connection is lost");
     assert!(kept.iter().all(|(key, flow)| alive.get(key).or(closing.get(key)) == Some(flow)));
     // Once there is room again, what had none comes after.
-    let mut table = pins.table("v3-next", map::FLOWS);
+    let mut table = pins.table("v4-next", map::FLOWS);
     for number in 0..20 {
         table.remove(&key(number)).unwrap();
-        pins.table("v3", map::FLOWS).remove(&key(number)).unwrap();
+        pins.table("v4", map::FLOWS).remove(&key(number)).unwrap();
     }
     let told = new.carry_flows().unwrap();
     assert_eq!(told[0], carried(map::FLOWS, u64::from(SMALL) + 268, 268, SMALL));
-    assert_eq!(pins.flows("v3-next", map::FLOWS).len(), SMALL as usize);
+    assert_eq!(pins.flows("v4-next", map::FLOWS).len(), SMALL as usize);
 }
 
 #[test]
@@ -205,7 +206,7 @@ fn what_packets_brought_is_not_replaced_by_what_was_before() {
     let other = |entry: FlowEntry| FlowEntry { vip: Address::v4([203, 0, 113, 2]), ..entry };
     let (established, closing) = (FlowState::Established, FlowState::Closing);
     // An agent ended between switching the links and settling: both sets of tables may be in use.
-    pins.rename("v3", "v3-switched");
+    pins.rename("v4", "v4-switched");
     drop(pins.load(LARGE, SMALL));
     let rows = [
         ("another connection came since", flow(closing, 2000), other(flow(established, 3000)), false),
@@ -215,13 +216,13 @@ fn what_packets_brought_is_not_replaced_by_what_was_before() {
         ("a later packet alone", flow(established, 3000), flow(established, 2000), false),
     ];
     for (number, (_, former, new, _)) in (0..).zip(&rows) {
-        pins.put("v3-switched", map::FLOWS, &[(key(number), *former)].into());
-        pins.put("v3", map::FLOWS, &[(key(number), *new)].into());
+        pins.put("v4-switched", map::FLOWS, &[(key(number), *former)].into());
+        pins.put("v4", map::FLOWS, &[(key(number), *new)].into());
     }
-    pins.put("v3-switched", map::FLOWS, &flows(100..200, established));
+    pins.put("v4-switched", map::FLOWS, &flows(100..200, established));
     let mut next = pins.load(LARGE, SMALL);
     next.carry_flows().unwrap();
-    let after = pins.flows("v3", map::FLOWS);
+    let after = pins.flows("v4", map::FLOWS);
     for (number, (what, former, new, replaced)) in (0..).zip(&rows) {
         assert_eq!(after[&key(number)], if *replaced { *former } else { *new }, "{what}");
     }
@@ -236,24 +237,24 @@ fn what_came_while_the_links_were_switched_comes_after() {
         let pins = Pins::new();
         pins.load(SMALL, SMALL).attach("lo", Mode::Generic).unwrap();
         let mut flows = flows(0..100, FlowState::Established);
-        pins.put("v3", map::FLOWS, &flows);
+        pins.put("v4", map::FLOWS, &flows);
         let mut new = pins.load(LARGE, LARGE);
         new.carry_flows().unwrap();
         let now = new.ticks().unwrap();
         assert_eq!(new.attach("lo", Mode::Generic).unwrap(), Attached::Updated);
         let (known, later) = (flow(FlowState::Closing, now + 1), flow(FlowState::Established, now + 2));
         let last = [(key(1), known), (key(2), known), (key(200), known)];
-        pins.put("v3", map::FLOWS, &last.into());
-        pins.put("v3", map::HALF_OPEN, &[(key(300), known)].into());
+        pins.put("v4", map::FLOWS, &last.into());
+        pins.put("v4", map::HALF_OPEN, &[(key(300), known)].into());
         // Meanwhile another connection came by the new programs.
         let later = FlowEntry { port: 81_u16.to_be_bytes(), ..later };
-        pins.put("v3-switched", map::FLOWS, &[(key(2), later)].into());
+        pins.put("v4-switched", map::FLOWS, &[(key(2), later)].into());
         let told = new.carry_flows().unwrap();
         assert_eq!(told, [carried(map::FLOWS, 101, 0, LARGE), carried(map::HALF_OPEN, 1, 0, LARGE)]);
         new.settle(&["lo"]).unwrap();
         flows.extend([(key(1), known), (key(2), later), (key(200), known)]);
-        assert_eq!(pins.flows("v3", map::FLOWS), flows);
-        assert_eq!(pins.flows("v3", map::HALF_OPEN), [(key(300), known)].into());
+        assert_eq!(pins.flows("v4", map::FLOWS), flows);
+        assert_eq!(pins.flows("v4", map::HALF_OPEN), [(key(300), known)].into());
         assert_eq!(new.carry_flows().unwrap(), [], "all is settled");
     };
     std::thread::spawn(story).join().unwrap();
@@ -316,18 +317,18 @@ fn an_update_that_is_refused_changes_no_link() {
 
 #[test]
 fn another_version_with_the_same_layout_hands_its_flows_over() {
-    for version in ["v0", "v4"] {
+    for version in ["v0", "v5"] {
         let pins = Pins::new();
         drop(pins.load(SMALL, SMALL));
         let (established, half_open) =
             (flows(0..300, FlowState::Established), flows(500..600, FlowState::HalfOpen));
-        pins.put("v3", map::FLOWS, &established);
-        pins.put("v3", map::HALF_OPEN, &half_open);
-        pins.rename("v3", version);
+        pins.put("v4", map::FLOWS, &established);
+        pins.put("v4", map::HALF_OPEN, &half_open);
+        pins.rename("v4", version);
         let mut new = pins.load(LARGE, SMALL);
         assert_eq!(new.carry_flows().unwrap(), [carried(map::FLOWS, 300, 0, LARGE)]);
-        assert_eq!(pins.flows("v3", map::FLOWS), established);
-        assert_eq!(pins.id("v3", map::HALF_OPEN), pins.id(version, map::HALF_OPEN));
+        assert_eq!(pins.flows("v4", map::FLOWS), established);
+        assert_eq!(pins.id("v4", map::HALF_OPEN), pins.id(version, map::HALF_OPEN));
     }
 }
 
@@ -342,13 +343,13 @@ fn another_layout_is_not_read() {
     for (to, half_open) in [(Some("0"), SMALL), (None, LARGE)] {
         let pins = Pins::new();
         drop(pins.load(SMALL, SMALL));
-        pins.put("v3", map::FLOWS, &flows(0..300, FlowState::Established));
-        pins.rename("v3", "v0");
+        pins.put("v4", map::FLOWS, &flows(0..300, FlowState::Established));
+        pins.rename("v4", "v0");
         change(&pins, to);
         let mut new = pins.load(SMALL, half_open);
         assert_eq!(new.carry_flows().unwrap(), []);
-        assert_eq!(pins.flows("v3", map::FLOWS), Flows::new());
-        assert_ne!(pins.id("v3", map::HALF_OPEN), pins.id("v0", map::HALF_OPEN));
+        assert_eq!(pins.flows("v4", map::FLOWS), Flows::new());
+        assert_ne!(pins.id("v4", map::HALF_OPEN), pins.id("v0", map::HALF_OPEN));
     }
 }
 
@@ -357,7 +358,7 @@ fn a_million_flows_are_carried_over_within_seconds() {
     const MILLION: u32 = 1 << 20;
     let pins = Pins::new();
     drop(pins.load(MILLION, SMALL));
-    let mut table = pins.table("v3", map::FLOWS);
+    let mut table = pins.table("v4", map::FLOWS);
     for number in 0..MILLION {
         table.insert(key(number), flow(FlowState::Established, 1000), 0).unwrap();
     }
@@ -372,6 +373,6 @@ fn a_million_flows_are_carried_over_within_seconds() {
     let again = began.elapsed();
     println!("a start without copying: {without:?}, with a million flows: {copied:?}, once more: {again:?}");
     assert_eq!(told, [carried(map::FLOWS, MILLION.into(), 0, 2 * MILLION)]);
-    assert_eq!(pins.table("v3-next", map::FLOWS).keys().count(), MILLION as usize);
+    assert_eq!(pins.table("v4-next", map::FLOWS).keys().count(), MILLION as usize);
     assert!(copied + again < Duration::from_secs(20), "{copied:?} and {again:?}");
 }

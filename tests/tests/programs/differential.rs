@@ -47,6 +47,7 @@ const AT_GATEWAY: &[&str] = &[
     "malformed",
     "no_backend",
     "no_next_hop",
+    "not_allowed",
     "port_not_served",
     "too_big",
     "too_big_silent",

@@ -18,7 +18,7 @@ fn tables_that_are_still_in_use_are_swept_until_others_are() {
     let ended = flow(FlowState::Closing, new.ticks().unwrap().wrapping_sub(100_000));
     let lives = FlowEntry { state: FlowState::Established as u8, ..ended };
     let entries = [(key(1), ended), (key(2), lives)].into();
-    for folder in ["v3", "v3-next"] {
+    for folder in ["v4", "v4-next"] {
         pins.put(folder, map::FLOWS, &entries);
     }
     // The clock is watched for a second before it is believed.
@@ -30,12 +30,12 @@ fn tables_that_are_still_in_use_are_swept_until_others_are() {
     while run(new.ticks().unwrap(), false) != (1, 1) {
         assert!(Instant::now() < deadline, "nothing is swept");
     }
-    for folder in ["v3", "v3-next"] {
+    for folder in ["v4", "v4-next"] {
         assert_eq!(pins.flows(folder, map::FLOWS), [(key(2), lives)].into(), "{folder}");
         pins.put(folder, map::FLOWS, &entries);
     }
     assert_eq!(run(new.ticks().unwrap(), true), (1, 1));
-    assert_eq!(pins.flows("v3", map::FLOWS), entries, "it is left alone once others took its place");
+    assert_eq!(pins.flows("v4", map::FLOWS), entries, "it is left alone once others took its place");
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn where_the_table_fills_up_what_ended_first_goes_before_its_time() {
     let ending = (24..28).map(|number| (key(number), flow(FlowState::Closing, now + 3_000)));
     let living = (28..56).map(|number| (key(number), flow(FlowState::Established, now - 5_000)));
     let entries: Flows = ended.chain(ending).chain(living).collect();
-    pins.put("v3", map::FLOWS, &entries);
+    pins.put("v4", map::FLOWS, &entries);
     let deadline = Instant::now() + Duration::from_secs(10);
     let mut run = || sweep.run(new.ticks().unwrap(), true, &BTreeMap::new()).unwrap();
     let swept = loop {
@@ -60,7 +60,7 @@ fn where_the_table_fills_up_what_ended_first_goes_before_its_time() {
     };
     assert_eq!((swept.stay, swept.ended, swept.capacity), (48, 8, 64));
     let stay: Flows = entries.iter().filter(|(at, _)| **at >= key(8)).map(|(k, f)| (*k, *f)).collect();
-    assert_eq!(pins.flows("v3", map::FLOWS), stay, "three quarters of the room");
+    assert_eq!(pins.flows("v4", map::FLOWS), stay, "three quarters of the room");
     let swept = run().unwrap();
     assert_eq!((swept.stay, swept.ended), (48, 0));
 }

@@ -210,7 +210,7 @@ fn set(agent: &Agent, capacity: &str, entries: u32) {
 /// The tables become another version's; links hold on to them meanwhile.
 fn rename(agent: &Agent, version: &str) {
     let pins = Path::new(PINS).join(agent.instance());
-    fs::rename(pins.join("v3"), pins.join(version)).unwrap();
+    fs::rename(pins.join("v4"), pins.join(version)).unwrap();
 }
 
 #[test]
@@ -230,7 +230,7 @@ fn connections_outlive_another_version_of_the_tables() {
     let mut connections = Connections::open();
     connections.outlive(|agent| rename(agent, "v0"));
     connections.outlive(|agent| {
-        rename(agent, "v4");
+        rename(agent, "v5");
         set(agent, "flows", 32_768);
         set(agent, "halfOpen", 8192);
     });
@@ -266,7 +266,7 @@ fn connections_outlive_an_agent_that_ends_between_switching_and_settling() {
     connections.speaker.speak();
     connections.idle.iter_mut().for_each(hear);
     // The same where it ends when only the new ones are left.
-    connections.outlive(|agent| rename(agent, "v3-switched"));
+    connections.outlive(|agent| rename(agent, "v4-switched"));
     connections.close();
 }
 

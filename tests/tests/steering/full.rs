@@ -156,7 +156,7 @@ fn full_tables_are_replaced_only_by_such_that_are_as_large() {
     });
     agent.wait_until_ready(PATIENCE).unwrap();
     let pins = Path::new(PINS).join(agent.instance());
-    let another_version = || fs::rename(pins.join("v3"), pins.join("v0")).unwrap();
+    let another_version = || fs::rename(pins.join("v4"), pins.join("v0")).unwrap();
     let larger = || {
         capacity("slots: 4600", "slots: 5000");
         let plan = agent.ask(&["plan"]).unwrap();

@@ -26,7 +26,7 @@ fn two_pods() -> Served {
 fn lose(served: &Served, tables: &[&str]) {
     for number in 0..served.world.layout.nodes.len() {
         let node = served.node(number);
-        let pins = Path::new(PINS).join(node.instance()).join("v3");
+        let pins = Path::new(PINS).join(node.instance()).join("v4");
         restart(node, || tables.iter().for_each(|table| fs::remove_file(pins.join(table)).unwrap()));
         let log = node.process().log();
         assert!(log.contains("is not pinned any more"), "{log}");

@@ -72,7 +72,7 @@ const SWAP: [fn(&Agent); 4] = [
     |agent| {
         // The tables become another version's, as after an upgrade or a rollback.
         let pins = Path::new(PINS).join(agent.instance());
-        restart(agent, || fs::rename(pins.join("v3"), pins.join("v0")).unwrap());
+        restart(agent, || fs::rename(pins.join("v4"), pins.join("v0")).unwrap());
     },
 ];
 

@@ -53,7 +53,7 @@ fn assert_clean(served: &Served) {
         let pinned = pinned(agent);
         let kinds: Vec<_> = pinned.iter().filter_map(|name| name.split(char::is_numeric).next()).collect();
         assert_eq!(kinds, ["link-eth", "link-eth", "programs-of-", "v"], "{}: {pinned:?}", agent.host());
-        assert!(pinned.contains("v3"), "{pinned:?}");
+        assert!(pinned.contains("v4"), "{pinned:?}");
         wait("tables as planned", || agent.ask(&["plan"]).unwrap()["actions"] == json!([]));
     }
 }
@@ -101,9 +101,9 @@ fn tables_of_another_version_are_built_anew_and_the_others_removed() {
     let load = served.load(NEW_ONLY);
     wait_for_requests(&load, 20);
     // An older version's, then a newer one's: upgrade and rollback. The links hold on to their maps meanwhile.
-    for other in ["v0", "v4"] {
+    for other in ["v0", "v5"] {
         for agent in served.agents.iter() {
-            restart(agent, || fs::rename(pins(agent).join("v3"), pins(agent).join(other)).unwrap());
+            restart(agent, || fs::rename(pins(agent).join("v4"), pins(agent).join(other)).unwrap());
             wait_for_requests(&load, 20);
         }
         assert_clean(&served);
@@ -130,14 +130,14 @@ fn new_tables_remember_whom_the_others_named() {
     };
     let before = formers();
     assert!(before.iter().sum::<u64>() > 100, "{before:?}");
-    for (from, to, version) in [("slots: 1048576", "slots: 2097152", "v3"), ("slots", "slots", "v0")] {
+    for (from, to, version) in [("slots: 1048576", "slots: 2097152", "v4"), ("slots", "slots", "v0")] {
         restart(agent, || {
             let text = fs::read_to_string(agent.configuration()).unwrap();
             // Nobody is asked: what slots don't know is lost.
             let silent = text.lines().filter(|line| !line.starts_with("secretsFile:"));
             let silent: String = silent.map(|line| format!("{line}\n")).collect();
             fs::write(agent.configuration(), silent.replace(from, to)).unwrap();
-            fs::rename(pins(agent).join("v3"), pins(agent).join(version)).unwrap();
+            fs::rename(pins(agent).join("v4"), pins(agent).join(version)).unwrap();
         });
         assert_eq!(formers(), before);
         for kept in &mut kept {

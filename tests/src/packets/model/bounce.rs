@@ -40,6 +40,9 @@ impl Model {
         if self.lookup.service(key.vip, key.port, key.protocol, inner.family).is_none() {
             return Err(DropReason::PortNotServed);
         }
+        if !self.lookup.allows(&key, flow.client) {
+            return Err(DropReason::NotAllowed);
+        }
         let place = self.lookup.place(&key, &flow, self.settings.seed)?;
         let (kind, _) = read_mark(mark_of(frame, ip), place.hash).ok_or(DropReason::BadMark)?;
         let mut tried = None;

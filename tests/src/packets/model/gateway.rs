@@ -57,6 +57,12 @@ impl Model {
             };
         };
         let (flags, recent) = (service.flags, service.flags & ServiceEntry::RECENT != 0);
+        if !self.lookup.allows(&key, flow.client) {
+            if payload.is_first() {
+                self.note_choice(ip, &payload, (0, kind::UNMARKED));
+            }
+            return Err(DropReason::NotAllowed);
+        }
         if !can_be_client(ip) {
             return Err(DropReason::BadSource);
         }

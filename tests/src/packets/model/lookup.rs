@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::IpAddr};
 
 use fairlead_abi::{
     Address, Backend, Delivery, DeliveryKey, DropReason, Family, Flow, Hop, NO_BACKEND, SERVER_ID_LENGTH,
-    ServiceKey, Slot, flow_hash, kind, slot_hash, slot_of,
+    ServiceEntry, ServiceKey, Slot, flow_hash, kind, slot_hash, slot_of,
 };
 use ipnet::IpNet;
 
@@ -75,6 +75,7 @@ pub(super) struct Lookup {
     hops: Vec<Hop>,
     gateways: Vec<IpNet>,
     servers: HashMap<(ServiceKey, [u8; SERVER_ID_LENGTH]), u16>,
+    allowed: Vec<(ServiceKey, IpNet)>,
     cache: Vec<(ServiceKey, Flow, u16)>,
 }
 
@@ -87,6 +88,7 @@ impl Lookup {
             hops: tables.hops.clone(),
             gateways: tables.gateways.clone(),
             servers: tables.server_ids.iter().map(|&(key, id, number)| ((key, id), number)).collect(),
+            allowed: tables.allowed.clone(),
             cache: tables.cache.clone(),
         }
     }
@@ -97,6 +99,14 @@ impl Lookup {
 
     pub(super) fn vip(&self, address: Address, family: Family) -> Option<&Service> {
         self.service(address, 0, 0, family)
+    }
+
+    /// Whether a service lets a client in.
+    pub(super) fn allows(&self, key: &ServiceKey, client: Address) -> bool {
+        let (service, _) = &self.services[key];
+        let client = client_of(client, service.key.vip.is_v4());
+        let mut ranges = self.allowed.iter().filter(|(of, _)| of == key);
+        service.flags & ServiceEntry::RESTRICTED == 0 || ranges.any(|(_, range)| range.contains(&client))
     }
 
     /// The flow's place.
@@ -166,4 +176,9 @@ impl Lookup {
         let address = IpAddr::from(address);
         self.gateways.iter().any(|prefix| prefix.contains(&address))
     }
+}
+
+/// A client's address as ranges have it: what stands in an IPv6 header is one of IPv6, whatever its shape.
+fn client_of(client: Address, v4: bool) -> IpAddr {
+    if v4 { IpAddr::from(client.to_v4()) } else { IpAddr::from(client.bytes) }
 }

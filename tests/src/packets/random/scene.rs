@@ -84,6 +84,7 @@ pub fn scene() -> Tables {
     tables.deliveries.extend(ENDPOINTS[..4].iter().map(|address| endpoint(ip(address))));
     tables.cache = learned(&tables);
     tables.server_ids = server_ids(&tables);
+    restrict(&mut tables);
     tables
 }
 
@@ -167,6 +168,22 @@ fn add_services(tables: &mut Tables, vip: IpAddr, id: u32) {
 fn give_formers(tables: &mut Tables, formers: usize, flags: u32) {
     let service = tables.services.pop().expect("just added");
     tables.services.push(Service { flags, ..service.with_formers(formers) });
+}
+
+/// The services of the first VIP of each IP version, but one, let in one of the clients and half of all others.
+fn restrict(tables: &mut Tables) {
+    let vips = [VIPS[0], VIPS[2]].map(|vip| Address::from(ip(vip)));
+    let of_these =
+        |service: &&mut Service| vips.contains(&service.key.vip) && ![0, 443].contains(&service.key.port);
+    for service in tables.services.iter_mut().filter(of_these) {
+        service.flags |= ServiceEntry::RESTRICTED;
+        let ranges = if service.key.vip.is_v4() {
+            ["192.0.2.50/32", "0.0.0.0/2", "128.0.0.0/2"]
+        } else {
+            ["2001:db8:5::1/128", "2000::/4", "::ffff:0:0/96"]
+        };
+        tables.allowed.extend(ranges.map(|range| (service.key, range.parse().expect("a range"))));
+    }
 }
 
 /// The server ID of each backend of a service that is QUIC.

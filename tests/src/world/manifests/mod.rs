@@ -43,6 +43,8 @@ pub struct ServiceSpec {
     pub quic_port: Option<u16>,
     /// Each client stays at one endpoint.
     pub by_client: bool,
+    /// Ranges of the clients that it lets in; empty: all.
+    pub source_ranges: Vec<String>,
     /// Annotations besides the VIPs'.
     pub annotations: BTreeMap<String, String>,
 }
@@ -60,6 +62,7 @@ impl ServiceSpec {
             udp_port: 7,
             quic_port: None,
             by_client: false,
+            source_ranges: Vec::new(),
             annotations: BTreeMap::new(),
         }
     }

@@ -130,13 +130,15 @@ fn endpoint(pod: &Pod, condition: Condition, v4: bool, namespace: &str, zone: &s
 }
 
 pub(super) fn service_manifest(service: &ServiceSpec, version: u64) -> String {
-    let ServiceSpec { namespace, name, vips, http_port, udp_port, quic_port, by_client, annotations } =
-        service;
+    let ServiceSpec { namespace, name, vips, http_port, udp_port, quic_port, by_client, .. } = service;
+    let ServiceSpec { annotations, source_ranges, .. } = service;
     let quic = quic_port.map_or_else(String::new, |port| {
         format!(
             "  - appProtocol: fairlead.io/quic\n    name: quic\n    port: {port}\n    protocol: UDP\n    targetPort: quic\n"
         )
     });
+    let ranges: String = source_ranges.iter().map(|range| format!("  - {range}\n")).collect();
+    let ranges = if ranges.is_empty() { ranges } else { format!("  loadBalancerSourceRanges:\n{ranges}") };
     let affinity = if *by_client { "ClientIP" } else { "None" };
     let vips = vips.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let mut all = annotations.clone();
@@ -162,7 +164,7 @@ spec:
   - IPv6
   ipFamilyPolicy: RequireDualStack
   loadBalancerClass: fairlead.io/vip
-  ports:
+{ranges}  ports:
   - name: http
     port: {http_port}
     protocol: TCP
