@@ -103,6 +103,7 @@ fn metrics_have_all_that_the_maps_and_the_agent_say() {
         r#"fairlead_cluster_shards{cluster="us-a"} 2"#.to_owned(),
         r#"fairlead_cluster_restored_timestamp_seconds{cluster="us-a"} 1690000000"#.to_owned(),
         "fairlead_problems 0".to_owned(),
+        "fairlead_notes 0".to_owned(),
         "fairlead_config_problems 0".to_owned(),
         "fairlead_apply_failed 0".to_owned(),
         "fairlead_probe_targets 3".to_owned(),

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fairlead_abi::map;
 use fairlead_tests::load::Load;
 use fairlead_tests::world::{Agent, Condition, Federation, PINS, Plan, Process, own_program};
 use nix::sys::signal::Signal;
@@ -138,6 +139,10 @@ fn new_tables_remember_whom_the_others_named() {
             let silent: String = silent.map(|line| format!("{line}\n")).collect();
             fs::write(agent.configuration(), silent.replace(from, to)).unwrap();
             fs::rename(pins(agent).join("v4"), pins(agent).join(version)).unwrap();
+            if version == "v0" {
+                // Of before there were ranges of clients.
+                fs::remove_file(pins(agent).join(version).join(map::ALLOWED)).unwrap();
+            }
         });
         assert_eq!(formers(), before);
         for kept in &mut kept {

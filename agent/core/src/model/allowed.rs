@@ -107,9 +107,12 @@ mod tests {
         (allowed.map(|ranges| ranges.to_vec()), problems.iter().map(ToString::to_string).collect())
     }
 
+    /// Clusters' ranges, what they allow together, and which of them is told to differ from which.
+    type Row<'a> = (&'a [&'a str], Option<&'a str>, Option<(&'a str, &'a str)>);
+
     #[test]
     fn clients_must_be_allowed_by_all_clusters() {
-        let rows: [(&[&str], Option<&str>, Option<(&str, &str)>); 8] = [
+        let rows: [Row<'_>; 8] = [
             (&["", ""], None, None),
             (&["192.0.2.0/24", "192.0.2.0/24"], Some("192.0.2.0/24"), None),
             // The same in other words.

@@ -52,11 +52,12 @@ impl Unhonoured {
 /// What is to be noted of a service: of all its clusters, or of those that say so.
 pub(super) fn notes<'a>(
     name: &ObjectName,
-    shards: impl Iterator<Item = (&'a Arc<str>, &'a Arc<ShardSpec>)> + Clone,
+    shards: impl Iterator<Item = (&'a Arc<str>, &'a Arc<ShardSpec>)>,
 ) -> Vec<Problem> {
+    let shards: Vec<_> = shards.collect();
     let mut notes = Vec::new();
     for what in Unhonoured::ALL {
-        let says = |(_, spec): &(&Arc<str>, &Arc<ShardSpec>)| spec.unhonoured.contains(&what);
+        let says = |(_, spec): &&(&Arc<str>, &Arc<ShardSpec>)| spec.unhonoured.contains(&what);
         let note = |cluster: Option<&Arc<str>>| Problem {
             object: Some(name.clone()),
             cluster: cluster.cloned(),
@@ -64,10 +65,10 @@ pub(super) fn notes<'a>(
             what: what.why().to_owned(),
             hint: None,
         };
-        if shards.clone().all(|shard| says(&shard)) {
+        if shards.iter().all(|shard| says(&shard)) {
             notes.push(note(None));
         } else {
-            notes.extend(shards.clone().filter(says).map(|(cluster, _)| note(Some(cluster))));
+            notes.extend(shards.iter().filter(says).map(|(cluster, _)| note(Some(cluster))));
         }
     }
     notes

@@ -275,6 +275,18 @@ problems
     }
 
     #[test]
+    fn what_has_no_effect_stands_below_the_problems_and_is_none() {
+        let mut report = report();
+        let note = Problem { what: "has no effect".to_owned(), ..report.problems[0].clone() };
+        report.notes = vec![note; 10];
+        let text = report.text(false);
+        let line = "  cluster eu-b: web.yaml:3: has no effect\n";
+        let expected = format!("\nno effect here\n{}  and 2 more, see `fairlead services`\n", line.repeat(8));
+        assert!(text.ends_with(&expected), "{text}");
+        assert_eq!(text.matches("problems\n").count(), 1);
+    }
+
+    #[test]
     fn drains_stand_beside_their_cluster() {
         let mut report = report();
         report.clusters[0].drained =
