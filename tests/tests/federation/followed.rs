@@ -11,7 +11,7 @@ use fairlead_tests::control_plane::{ControlPlane, User};
 use tokio::runtime::Runtime;
 
 /// What an agent needs after a change: far longer, for machines that are busy.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Followed {
     runtime: Runtime,

@@ -26,7 +26,7 @@ use crate::federation::convert::{DRAINS_NAME, DRAINS_NAMESPACE, Kind, SERVICE_LA
 pub(super) const KINDS: [Kind; 4] = [Kind::Node, Kind::Drains, Kind::Service, Kind::EndpointSlice];
 
 /// A watch is begun anew after so many seconds: one that has died without a word is noticed by then.
-const WATCH_SECONDS: u32 = 60;
+const WATCH_SECONDS: u32 = 30;
 /// After a failure, a watch is tried again; with jitter, and longer each time.
 const TRY_AGAIN: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(10)];
 /// A watch that worked for so long begins with the first of [`TRY_AGAIN`] when it fails.
