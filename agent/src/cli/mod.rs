@@ -4,6 +4,7 @@
 //! names and reasons from what the agent last wrote to its state directory. They need no running agent and change nothing.
 //! Exit codes: 0 done, 1 failed, 2 wrong usage.
 
+mod accept;
 mod address;
 mod clusters;
 mod config;
@@ -112,6 +113,12 @@ enum Command {
         fairlead drain zone europe-west1-b --undo"
     )]
     Drain(drain::Arguments),
+    /// Let go what is held of a cluster on this node, because its source suddenly shows next to nothing
+    #[command(after_help = "Example:\n  fairlead accept-withdrawal eu-b")]
+    AcceptWithdrawal {
+        /// The cluster
+        cluster: String,
+    },
     /// What was forwarded and what was dropped
     #[command(after_help = "Example:\n  fairlead counters --watch")]
     Counters {
@@ -193,6 +200,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Explain { client, vip } => explain::explain(&node()?, client, vip, output),
         Command::Flows { service } => flows::flows(&node()?, service.as_ref(), output),
         Command::Drain(arguments) => drain::drain(node()?, &arguments, output),
+        Command::AcceptWithdrawal { cluster } => accept::accept_withdrawal(&node()?, &cluster, output),
         Command::Plan => plan::plan(&read()?, output),
         Command::Counters { watch, all } => counters::counters(&mut node()?, all, watch, output),
         Command::Completion { shell, .. } => {

@@ -235,8 +235,8 @@ fn states(quic: bool, ranges: &[&str]) -> BTreeMap<Arc<str>, ClusterState> {
     ]);
     let us = BTreeMap::from([(ObjectName::new("shop", "web"), Arc::new(web(vec![pod(1, 1)])))]);
     BTreeMap::from([
-        (Arc::from("eu-b"), ClusterState { reachable: true, shards: eu }),
-        (Arc::from("us-a"), ClusterState { reachable: true, shards: us }),
+        (Arc::from("eu-b"), ClusterState { reachable: true, shards: eu, accepted: false }),
+        (Arc::from("us-a"), ClusterState { reachable: true, shards: us, accepted: false }),
     ])
 }
 

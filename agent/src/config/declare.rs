@@ -96,6 +96,7 @@ fn tuning(config: &Config) -> Tuning {
         demand_band_percent: planner.demand_band_percent,
         linger: planner.linger_duration,
         udp_unsettled: planner.udp_unsettled_duration,
+        withdrawal_percent: planner.withdrawal_percent,
     }
 }
 

@@ -243,6 +243,9 @@ section! {
         pub linger_duration: Duration = Duration::from_secs(3600) => Duration::ZERO..=Duration::from_secs(604_800),
         /// How long UDP flows may be another endpoint's after endpoints have changed; 0s: never.
         pub udp_unsettled_duration: Duration = Duration::from_secs(30) => Duration::ZERO..=Duration::from_secs(3600),
+        /// When so many percent of a cluster's services, or more, are gone from its source at once, and there were several, they
+        /// are held until they are back or `fairlead accept-withdrawal` lets them go. 100: only when none is left.
+        pub withdrawal_percent: u8 = 100 => 1..=100,
     }
 }
 

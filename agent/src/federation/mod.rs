@@ -4,6 +4,7 @@
 //! of its own and restored from disk at the start. What the model made of them ([`Federation::keep`]) goes back to
 //! disk. Nothing here decides what is served: that is the core's. Nothing here writes to a cluster.
 
+mod acceptance;
 pub mod convert;
 mod keeper;
 pub mod kubernetes;
@@ -17,12 +18,14 @@ mod store;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fairlead_core::model::{ClusterState, Model, Problem};
 use futures::future::select_all;
 use tokio::sync::watch;
+use tokio::time::Interval;
 
+pub use acceptance::Acceptance;
 pub use last_good::{LastGood, LastGoodError, Restored, Shards};
 pub use located::{Located, ServiceFiles};
 pub use manifests::Manifests;
@@ -40,7 +43,12 @@ pub struct Federation {
     sources: BTreeMap<Arc<str>, Source>,
     states: BTreeMap<Arc<str>, ClusterState>,
     last_good: Option<LastGood>,
+    acceptance: Acceptance,
+    look: Interval,
 }
+
+/// How often it is looked for what a command accepts.
+const LOOK: Duration = Duration::from_secs(1);
 
 struct Source {
     spec: SourceSpec,
@@ -68,7 +76,9 @@ impl Federation {
     /// Must be called within a runtime; reads the disk.
     #[must_use]
     pub fn start(config: &Config, last_good: Option<LastGood>) -> Self {
-        let mut this = Self { sources: BTreeMap::new(), states: BTreeMap::new(), last_good };
+        let (sources, states) = (BTreeMap::new(), BTreeMap::new());
+        let acceptance = Acceptance::of(&config.state_directory());
+        let mut this = Self { sources, states, last_good, acceptance, look: tokio::time::interval(LOOK) };
         this.reconfigure(config);
         this
     }
@@ -120,7 +130,18 @@ impl Federation {
                 source.receiver.mark_changed();
             })
         });
-        select_all(waits).await;
+        let mut changed = select_all(waits);
+        loop {
+            tokio::select! {
+                _ = &mut changed => break,
+                _ = self.look.tick(), if self.last_good.is_some() => {
+                    if accept(&self.acceptance, &mut self.states) {
+                        return;
+                    }
+                }
+            }
+        }
+        drop(changed);
         for (cluster, source) in &mut self.sources {
             if source.receiver.has_changed().unwrap_or(false) {
                 source.seen = Arc::clone(&source.receiver.borrow_and_update());
@@ -131,11 +152,15 @@ impl Federation {
 
     /// Keeps on disk what `model` made of [`states`](Self::states), where sources can be read: with the endpoints
     /// that it holds, so that they are held after a restart too.
-    pub fn keep(&self, model: &Model) {
+    pub fn keep(&mut self, model: &Model) {
+        for state in self.states.values_mut() {
+            state.accepted = false;
+        }
         let mut held = keeper::held(model);
         for (cluster, source) in &self.sources {
             let held = held.remove(cluster).unwrap_or_default();
-            if let Some(keeper) = source.keeper.as_ref().filter(|_| source.seen.state.reachable) {
+            let counts = source.seen.state.reachable && !model.withdrawn.contains_key(cluster);
+            if let Some(keeper) = source.keeper.as_ref().filter(|_| counts) {
                 keeper.keep(&source.seen, held);
             }
         }
@@ -176,6 +201,18 @@ impl Federation {
     pub fn located(&self, problem: Problem) -> Problem {
         located::located(problem, self.sources.iter().map(|(name, source)| (name, &*source.seen.located)))
     }
+}
+
+/// Takes what was accepted; whether anything was.
+fn accept(acceptance: &Acceptance, states: &mut BTreeMap<Arc<str>, ClusterState>) -> bool {
+    let mut some = false;
+    for cluster in acceptance.take() {
+        if let Some(state) = states.get_mut(&*cluster) {
+            tracing::info!(cluster, "what is gone of the cluster is accepted");
+            (state.accepted, some) = (true, true);
+        }
+    }
+    some
 }
 
 #[cfg(test)]

@@ -113,7 +113,7 @@ impl SourceState {
     /// What was known before the start.
     #[must_use]
     pub fn restored(shards: BTreeMap<ObjectName, Arc<ShardSpec>>) -> Self {
-        Self { state: ClusterState { reachable: false, shards }, ..Self::default() }
+        Self { state: ClusterState { shards, ..ClusterState::default() }, ..Self::default() }
     }
 }
 
@@ -231,7 +231,7 @@ mod tests {
         };
         let shards = BTreeMap::from([(ObjectName::new("shop", "web"), Arc::new(ShardSpec::default()))]);
         let known = SourceState {
-            state: ClusterState { reachable: true, shards: shards.clone() },
+            state: ClusterState { reachable: true, shards: shards.clone(), ..ClusterState::default() },
             last_read: Some(SystemTime::UNIX_EPOCH),
             ..SourceState::default()
         };

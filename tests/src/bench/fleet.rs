@@ -65,7 +65,7 @@ impl Fleet {
         let mut states = BTreeMap::new();
         let mut links = Links::new();
         for cluster in 0..CLUSTERS {
-            let mut state = ClusterState { reachable: true, shards: BTreeMap::new() };
+            let mut state = ClusterState { reachable: true, ..ClusterState::default() };
             for service in 0..services {
                 let shard = shard(cluster, service, kind)?;
                 let addresses = shard.endpoints.iter().flat_map(Endpoint::addresses);

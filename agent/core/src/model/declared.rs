@@ -160,6 +160,8 @@ pub struct Tuning {
     pub linger: Duration,
     /// How long flows of a UDP service may be a former backend's after its slots have changed; zero: never.
     pub udp_unsettled: Duration,
+    /// When so many percent of a cluster's services, or more, are gone from its source at once, they are held; 1 to 100.
+    pub withdrawal_percent: u8,
 }
 
 impl Default for Tuning {
@@ -172,6 +174,7 @@ impl Default for Tuning {
             demand_band_percent: 10,
             linger: Duration::from_secs(3600),
             udp_unsettled: Duration::from_secs(30),
+            withdrawal_percent: 100,
         }
     }
 }

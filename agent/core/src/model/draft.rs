@@ -133,7 +133,7 @@ fn held(
     health: Option<&Arc<ServiceHealth>>,
     previous: Option<&Service>,
 ) -> Option<Arc<Vec<Endpoint>>> {
-    if !source.spec.endpoints.is_empty() || source.spec.drained {
+    if !source.spec.endpoints.is_empty() || source.spec.drained || source.accepted {
         return None;
     }
     let before = previous?.shards.iter().find(|shard| shard.cluster == *source.cluster)?;
@@ -182,7 +182,9 @@ fn hold_problem(name: &ObjectName, cluster: &Arc<str>, endpoints: usize) -> Prob
         what: format!(
             "the source suddenly shows none although probes don't fail; the last {endpoints} are held until they do"
         ),
-        hint: Some("delete the Service object to withdraw it at once".to_owned()),
+        hint: Some(format!(
+            "to withdraw it at once, delete the Service object, or `fairlead accept-withdrawal {cluster}`"
+        )),
     }
 }
 

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use fairlead_abi::Family;
 
 use super::draft::{Draft, Wish};
-use super::sources::{Origin, Stop, Walk};
+use super::sources::{Origin, Stop, Walk, sizes};
 use super::{
-    ClusterState, Declarations, Health, Model, ObjectName, Problem, Protocol, Service, ServicePort, Vips, vip,
+    ClusterState, Declarations, Health, Model, ObjectName, Problem, Protocol, Service, ServicePort, Vips,
+    vip, withdrawal,
 };
 
 /// The model of what `states` report, under `declared`.
@@ -26,7 +27,8 @@ pub fn merge(
 ) -> Model {
     // Everything is judged anew under other declarations; but what was last known stays known.
     let comparable = previous.is_some_and(|model| model.declared == *declared);
-    let drafts: Vec<Drafted<'_>> = Walk::new(declared, states, previous, comparable)
+    let withdrawn = withdrawal::withdrawn(declared, states, previous);
+    let drafts: Vec<Drafted<'_>> = Walk::new(declared, states, &withdrawn, previous, comparable)
         .map(|stop| match stop {
             Stop::Same(service, origins) => Drafted {
                 name: &service.name,
@@ -48,6 +50,8 @@ pub fn merge(
         .collect();
     let outcomes = Claims::default().settle(&drafts, declared);
     let mut problems = unknown_clusters(declared, states);
+    // A node that is no gateway doesn't probe: it only follows.
+    problems.extend(withdrawal::problems(&withdrawn, states).filter(|_| declared.here.gateway));
     let mut notes = Vec::new();
     let mut services = Vec::with_capacity(drafts.len());
     let mut origins = Vec::with_capacity(drafts.len());
@@ -65,6 +69,8 @@ pub fn merge(
         services: services.into_iter().collect(),
         problems,
         notes,
+        withdrawn,
+        sizes: sizes(declared, &origins),
         origins,
     }
 }

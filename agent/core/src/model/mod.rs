@@ -22,6 +22,7 @@ mod shard;
 mod sources;
 mod unhonoured;
 mod vip;
+mod withdrawal;
 
 pub use declared::{Cluster, Declarations, Distances, Gateway, Here, Tuning, Tunnel};
 pub use demand::{Demand, DemandFilter};
@@ -36,3 +37,4 @@ pub use server_id::{NoServerId, ServerId};
 pub use service::{Model, Service, Shard, Vips};
 pub use shard::{ClusterState, Conditions, Endpoint, ServicePort, ShardSpec, TargetPorts};
 pub use unhonoured::Unhonoured;
+pub use withdrawal::Withdrawn;

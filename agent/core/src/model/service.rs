@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::draft::Draft;
 use super::sources::Origin;
+use super::withdrawal::Withdrawn;
 use super::{Declarations, Endpoint, ObjectName, Place, Problem, Protocol, Rejected, ServicePort, ShardSpec};
 
 /// All services of the federation. Immutable; a service that didn't change is the same `Arc` as in the previous model.
@@ -23,8 +24,12 @@ pub struct Model {
     pub problems: Vec<Problem>,
     /// What services ask for that has no effect here, in the same order: nothing is wrong.
     pub notes: Vec<Problem>,
+    /// Clusters whose services are held, because their source suddenly shows next to none.
+    pub withdrawn: Withdrawn,
     /// What each service was made of, in their order.
     pub(super) origins: Vec<Arc<[Origin]>>,
+    /// How many services each cluster has.
+    pub(super) sizes: BTreeMap<Arc<str>, usize>,
 }
 
 /// By what it says; equal models may have been read from different objects.

@@ -18,6 +18,8 @@ pub struct ClusterState {
     /// Its shards of services, by the name that they share. Unchanged ones stay the same `Arc`, so that they are
     /// skipped cheaply; equal ones in a new `Arc` are compared.
     pub shards: BTreeMap<ObjectName, Arc<ShardSpec>>,
+    /// Somebody has said that what is gone of it shall be: nothing of it is held.
+    pub accepted: bool,
 }
 
 /// A Service object with its EndpointSlices, as one cluster has them.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::sync::Arc;
 
+use super::withdrawal::Withdrawn;
 use super::{ClusterState, Declarations, Model, ObjectName, Service, ShardSpec};
 
 /// What one cluster contributes to a service.
@@ -16,6 +17,8 @@ pub(super) struct Source<'a> {
     at: usize,
     pub(super) cluster: &'a Arc<str>,
     pub(super) reachable: bool,
+    /// Nothing of it is held.
+    pub(super) accepted: bool,
     name: &'a ObjectName,
     pub(super) spec: &'a Arc<ShardSpec>,
 }
@@ -34,6 +37,15 @@ impl Origin {
         let (name, spec) = (source.name.clone(), Arc::clone(source.spec));
         Self { at: source.at, reachable: source.reachable, name, spec }
     }
+}
+
+/// How many services each cluster has.
+pub(super) fn sizes(declared: &Declarations, origins: &[Arc<[Origin]>]) -> BTreeMap<Arc<str>, usize> {
+    let mut counts = vec![0; declared.clusters.len()];
+    for origin in origins.iter().flat_map(|origins| &**origins) {
+        counts[origin.at] += 1;
+    }
+    declared.clusters.keys().cloned().zip(counts).collect()
 }
 
 /// One service on the walk.
@@ -61,6 +73,7 @@ type Rows<'a> = Peekable<Box<dyn Iterator<Item = (&'a ObjectName, &'a Arc<ShardS
 struct Feed<'a> {
     cluster: &'a Arc<str>,
     reachable: bool,
+    accepted: bool,
     rows: Rows<'a>,
 }
 
@@ -68,17 +81,23 @@ impl<'a> Walk<'a> {
     pub(super) fn new(
         declared: &'a Declarations,
         states: &'a BTreeMap<Arc<str>, ClusterState>,
+        withdrawn: &Withdrawn,
         previous: Option<&'a Model>,
         comparable: bool,
     ) -> Self {
         let feed = |cluster: &'a Arc<str>| {
             let state = states.get(cluster);
-            let reachable = state.is_some_and(|state| state.reachable);
+            let reachable = state.is_some_and(|state| state.reachable) && !withdrawn.contains_key(cluster);
             let rows: Box<dyn Iterator<Item = _>> = match state {
                 Some(state) if reachable => Box::new(state.shards.iter()),
                 _ => Box::new(last_known(cluster, state, previous).into_iter()),
             };
-            Feed { cluster, reachable, rows: rows.peekable() }
+            Feed {
+                cluster,
+                reachable,
+                accepted: state.is_some_and(|state| state.accepted),
+                rows: rows.peekable(),
+            }
         };
         let services = previous.into_iter().flat_map(|model| model.services.values().zip(&model.origins));
         let services: Box<dyn Iterator<Item = _>> = Box::new(services);
@@ -132,7 +151,8 @@ impl<'a> Iterator for Walk<'a> {
         let mut sources = Vec::new();
         for (at, feed) in self.feeds.iter_mut().enumerate() {
             if let Some((name, spec)) = feed.rows.next_if(|(row, _)| *row == name) {
-                sources.push(Source { at, cluster: feed.cluster, reachable: feed.reachable, name, spec });
+                let Feed { cluster, reachable, accepted, .. } = *feed;
+                sources.push(Source { at, cluster, reachable, accepted, name, spec });
             }
         }
         Some(Stop::Look(name, sources, before))

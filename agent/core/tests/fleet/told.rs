@@ -61,7 +61,7 @@ pub(crate) fn endpoint(outer: IpAddr, ready: bool) -> Endpoint {
 /// What a source reports.
 pub(crate) fn shards(spec: &Arc<ShardSpec>) -> BTreeMap<Arc<str>, ClusterState> {
     let shards = BTreeMap::from([(ObjectName::new("shop", CLUSTER), Arc::clone(spec))]);
-    BTreeMap::from([(Arc::from(CLUSTER), ClusterState { reachable: true, shards })])
+    BTreeMap::from([(Arc::from(CLUSTER), ClusterState { reachable: true, shards, accepted: false })])
 }
 
 pub(crate) fn declarations() -> Declarations {

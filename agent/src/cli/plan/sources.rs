@@ -66,7 +66,7 @@ pub(super) fn kept(node: &Node, states: &States) -> States {
 fn last_good(node: &Node, cluster: &Arc<str>) -> Result<Option<(String, ClusterState)>> {
     let restored = LastGood::of(&node.state_directory).read(cluster)?;
     Ok(restored.map(|restored| {
-        let state = ClusterState { reachable: false, shards: restored.shards };
+        let state = ClusterState { shards: restored.shards, ..ClusterState::default() };
         (age_text(age(restored.written)), state)
     }))
 }

@@ -264,7 +264,7 @@ impl Follower {
         problems.extend(self.objects.problems().cloned());
         let shards = self.objects.store().shards().clone();
         let state = SourceState {
-            state: ClusterState { reachable, shards },
+            state: ClusterState { reachable, shards, accepted: false },
             problems,
             located: Arc::default(),
             drains: Arc::clone(self.objects.store().drains()),

@@ -139,7 +139,7 @@ fn snapshot(manifests: &mut Manifests, begun: SystemTime) -> SourceState {
     let reachable = manifests.reachable();
     let shards = manifests.store().shards().clone();
     SourceState {
-        state: ClusterState { reachable, shards },
+        state: ClusterState { reachable, shards, accepted: false },
         problems: manifests.problems(),
         located: manifests.located(),
         drains: Arc::clone(manifests.store().drains()),
@@ -170,7 +170,7 @@ mod tests {
         };
         let shards = BTreeMap::from([(ObjectName::new("shop", "web"), Arc::new(ShardSpec::default()))]);
         let known = SourceState {
-            state: ClusterState { reachable: true, shards: shards.clone() },
+            state: ClusterState { reachable: true, shards: shards.clone(), ..ClusterState::default() },
             ..SourceState::default()
         };
         let (sender, mut receiver) = watch::channel(Arc::new(known));

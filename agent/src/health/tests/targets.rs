@@ -87,7 +87,7 @@ impl Gateway {
     fn derive(&mut self, shards: &[(&str, ShardSpec)], health: &Health) -> Targets {
         let shards =
             shards.iter().map(|(name, spec)| (ObjectName::new("shop", *name), Arc::new(spec.clone())));
-        let state = ClusterState { reachable: true, shards: shards.collect() };
+        let state = ClusterState { reachable: true, shards: shards.collect(), accepted: false };
         let model = merge(&self.declared, &BTreeMap::from([(Arc::from("c0"), state)]), health, None);
         let (demand, links) = (Demand::default(), Arc::new(Links::new()));
         let inputs = Inputs {

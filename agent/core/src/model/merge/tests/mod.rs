@@ -266,3 +266,65 @@ fn what_one_cluster_calls_quic_is_quic() {
         assert_eq!(told, [expected]);
     }
 }
+
+#[test]
+fn services_that_are_all_gone_at_once_are_held_until_they_are_back_or_that_is_accepted() {
+    let declared = declared();
+    let all = || services([(0, "web", shard(0, 2)), (0, "api", shard(0, 2)), (1, "web", shard(1, 2))]);
+    let full = merged(&declared, &all(), None);
+    let mut emptied = all();
+    emptied.get_mut("c0").unwrap().shards.clear();
+    let held = merged(&declared, &emptied, Some(&full));
+    let web = &held.services[&name("web")];
+    assert_eq!((web.shards.len(), web.shards[0].reachable, web.shards[1].reachable), (2, false, true));
+    assert_eq!(held.services[&name("api")].shards.len(), 1);
+    assert_eq!(
+        held.problems[0].to_string(),
+        "cluster c0: services: 2 of 2 are suddenly gone from its source; they are held, and probes decide \
+         (`fairlead accept-withdrawal c0` lets them go)"
+    );
+    // It goes on while others come, and while the source can't be read.
+    emptied.get_mut("c0").unwrap().shards.insert(name("new"), Arc::new(shard(0, 1)));
+    let with_new = merged(&declared, &emptied, Some(&held));
+    assert_eq!(with_new.services.len(), 3);
+    let mut away = emptied.clone();
+    away.get_mut("c0").unwrap().reachable = false;
+    let away = merged(&declared, &away, Some(&with_new));
+    let again = merged(&declared, &emptied, Some(&away));
+    assert_eq!((again.services.len(), again.withdrawn.len()), (3, 1));
+
+    let back = merged(&declared, &all(), Some(&again));
+    assert_eq!((back.withdrawn.len(), back.problems.len()), (0, 0));
+    assert!(back.services[&name("web")].shards[0].reachable);
+    emptied.get_mut("c0").unwrap().accepted = true;
+    let accepted = merged(&declared, &emptied, Some(&again));
+    assert_eq!(accepted.withdrawn.len(), 0);
+    assert!(!accepted.services.contains_key(&name("api")) && accepted.services.contains_key(&name("new")));
+}
+
+#[test]
+fn services_that_go_one_by_one_or_in_part_are_gone() {
+    let mut declared = declarations(2);
+    let all = || services([(0, "web", shard(0, 2)), (0, "api", shard(0, 2)), (0, "db", shard(0, 2))]);
+    let without = |names: &[&str]| {
+        let mut states = all();
+        states.get_mut("c0").unwrap().shards.retain(|known, _| !names.contains(&&*known.name));
+        states
+    };
+    let strict = {
+        let mut strict = declared.clone();
+        strict.tuning.withdrawal_percent = 60;
+        Arc::new(strict)
+    };
+    declared.tuning.withdrawal_percent = 100;
+    let declared = Arc::new(declared);
+    let mut model = merged(&declared, &all(), None);
+    for gone in [&["web"][..], &["web", "api"], &["web", "api", "db"]] {
+        model = merged(&declared, &without(gone), Some(&model));
+        assert_eq!((model.services.len(), model.withdrawn.len()), (3 - gone.len(), 0));
+    }
+    let two_gone =
+        |declared| merged(declared, &without(&["web", "api"]), Some(&merged(declared, &all(), None)));
+    assert_eq!(two_gone(&declared).services.len(), 1);
+    assert_eq!((two_gone(&strict).services.len(), two_gone(&strict).withdrawn.len()), (3, 1));
+}
