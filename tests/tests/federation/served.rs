@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,9 +27,16 @@ struct Served {
 impl Served {
     /// Each cluster has a control plane, with what the world's manifests say; agents have the rights of `deploy/base`.
     fn build(plan: &Plan) -> Self {
+        Self::with(plan, &[], |_| ())
+    }
+
+    /// With more services than `web`, and what `prepare` does with each control plane before it has any.
+    fn with(plan: &Plan, more: &[ServiceSpec], prepare: impl Fn(&ControlPlane)) -> Self {
         let world = World::build(&plan.clone().control_planes()).unwrap();
         let service = ServiceSpec::new("web", 1);
-        world.add_service(&service).unwrap();
+        for service in more.iter().chain([&service]) {
+            world.add_service(service).unwrap();
+        }
         let start = |cluster: &str| {
             let place = Place::on_host(&world, &format!("api-{cluster}")).unwrap();
             ControlPlane::start(&place, &Wanted::new(cluster)).unwrap()
@@ -48,6 +56,7 @@ impl Served {
         for plane in &planes {
             plane.kubectl(&["apply", "--kustomize", base.to_str().unwrap()]).unwrap();
             plane.kubectl(&["create", "namespace", NAMESPACE]).unwrap();
+            prepare(plane);
             apply(&world, plane);
             let text = plane.service_account_kubeconfig("fairlead", "fairlead-agent").unwrap();
             let file = plane.write_kubeconfig("agent.kubeconfig", &text).unwrap();
@@ -175,4 +184,38 @@ fn probes_decide_while_an_api_server_is_away() {
     served.until_answered_by(&PODS);
     served.world.restore("api-us-central1-a").unwrap();
     until("it is back", || if served.reachable() == [true] { Ok(()) } else { Err(String::new()) });
+}
+
+#[test]
+fn a_cluster_that_suddenly_has_no_services_is_held_until_that_is_accepted() {
+    let empty = OnceLock::new();
+    let served = Served::with(&Plan::small(), &[ServiceSpec::new("api", 2)], |plane| {
+        plane.stop().unwrap();
+        empty.set(plane.back_up().unwrap()).unwrap();
+        plane.start_again().unwrap();
+    });
+    served.until_answered_by(&PODS);
+    let (gateway, plane) = (served.gateway(), &served.planes[0]);
+    plane.stop().unwrap();
+    plane.restore_backup(empty.get().unwrap()).unwrap();
+    plane.start_again().unwrap();
+    let status = || gateway.ask(&["status"]).unwrap().to_string();
+    until(
+        "it is told",
+        || if status().contains("2 of 2 are suddenly gone") { Ok(()) } else { Err(status()) },
+    );
+    served.until_answered_by(&PODS);
+    let configuration = gateway.configuration().display().to_string();
+    let accept = |cluster| gateway.fairlead(&["accept-withdrawal", cluster, "--config", &configuration]);
+    let error = format!("{:#}", accept("us-central1").unwrap_err());
+    assert!(error.contains("did you mean us-central1-a?"), "{error}");
+    let told = accept("us-central1-a").unwrap();
+    assert!(told.starts_with("what is gone of cluster us-central1-a is let go on this node:\n"), "{told}");
+    until("nobody answers", || match served.answering() {
+        Err(_) => Ok(()),
+        Ok(answering) => Err(format!("{answering:?}")),
+    });
+    until("nothing is held", || if status().contains("suddenly gone") { Err(status()) } else { Ok(()) });
+    let error = format!("{:#}", accept("us-central1-a").unwrap_err());
+    assert!(error.contains("nothing of cluster us-central1-a is held"), "{error}");
 }
