@@ -2,7 +2,7 @@
 //!
 //! A [`ControlPlane`] runs at a [`Place`]: on this machine's loopback, or in a namespace of a world, where everybody who has
 //! a route reaches it. It can be stopped, killed, started again with the data it had, made to hang, and put back to what it
-//! was. There are no kubelets: pods stay what the test writes into their status. When its world ends, one way or the
+//! was. Without [kubelets](crate::kubelet) pods stay what the test writes into their status. When its world ends, one way or the
 //! other, its processes and files go with it.
 
 mod backup;
@@ -26,7 +26,7 @@ pub use backup::Backup;
 pub use pki::{Certificate, User};
 pub use place::Place;
 
-use crate::world::Process;
+use crate::world::{Namespace, Process};
 use kubeconfig::{Credentials, Kubeconfig};
 use pki::Authority;
 use place::Ports;
@@ -62,6 +62,7 @@ pub struct ControlPlane {
 pub struct Wanted {
     name: String,
     controllers: bool,
+    kubelets: bool,
     names: Vec<String>,
 }
 
@@ -69,13 +70,20 @@ impl Wanted {
     /// An API server without controllers; `name` is the cluster's, unique in its world.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), controllers: false, names: Vec::new() }
+        Self { name: name.to_owned(), controllers: false, kubelets: false, names: Vec::new() }
     }
 
     /// With kube-controller-manager, which makes EndpointSlices of Services and Pods, and ends namespaces.
     #[must_use]
     pub fn controllers(self) -> Self {
         Self { controllers: true, ..self }
+    }
+
+    /// With controllers, also those of nodes, DaemonSets and Jobs, for [kubelets](crate::kubelet): a pod gets its
+    /// ServiceAccount's token, and a node that no kubelet reports is not ready.
+    #[must_use]
+    pub fn kubelets(self) -> Self {
+        Self { controllers: true, kubelets: true, ..self }
     }
 
     /// Its certificate is valid for this name or address too.
@@ -98,7 +106,7 @@ impl ControlPlane {
         let ports = place.ports()?;
         let authority = Authority::new(name, place.addresses(), names)?;
         authority.write(&directory)?;
-        let roles = Roles { name, directory: &directory, place, ports };
+        let roles = Roles { name, directory: &directory, place, ports, kubelets: wanted.kubelets };
         let admin = Kubeconfig {
             cluster: name,
             server: SocketAddr::new(place.addresses()[0], ports.api_server),
@@ -144,6 +152,11 @@ impl ControlPlane {
     pub fn servers(&self) -> Vec<SocketAddr> {
         let addresses = self.place.addresses().iter();
         addresses.map(|&address| SocketAddr::new(address, self.ports.api_server)).collect()
+    }
+
+    /// The namespace it is in; none where it is on this machine's loopback.
+    pub(crate) fn namespace(&self) -> Option<&Namespace> {
+        self.place.namespace()
     }
 
     /// The certificate of who signed its API server's and its users', PEM.

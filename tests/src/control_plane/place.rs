@@ -58,6 +58,10 @@ impl Place {
         }
     }
 
+    pub(super) fn namespace(&self) -> Option<&Namespace> {
+        self.namespace.as_ref()
+    }
+
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }

@@ -41,6 +41,15 @@ const CONTROLLERS: &[&str] = &[
     "root-ca-certificate-publisher-controller",
 ];
 
+/// Those that only mean something where there are kubelets.
+const CONTROLLERS_OF_KUBELETS: &[&str] = &[
+    "daemonset-controller",
+    "job-controller",
+    "node-lifecycle-controller",
+    "taint-eviction-controller",
+    "pod-garbage-collector-controller",
+];
+
 /// Where the programs are.
 #[derive(Clone, Debug)]
 pub(super) struct Programs {
@@ -72,6 +81,8 @@ pub(super) struct Roles<'a> {
     pub(super) directory: &'a Path,
     pub(super) place: &'a Place,
     pub(super) ports: Ports,
+    /// Whether there are kubelets.
+    pub(super) kubelets: bool,
 }
 
 impl Roles<'_> {
@@ -102,7 +113,7 @@ impl Roles<'_> {
 
     pub(super) fn api_server(&self) -> Vec<String> {
         let tokens_of = self.name;
-        let arguments = [
+        let mut arguments = vec![
             format!("--etcd-servers=http://127.0.0.1:{}", self.ports.etcd),
             format!("--bind-address={}", self.place.listens()),
             format!("--advertise-address={}", self.place.addresses()[0]),
@@ -116,8 +127,6 @@ impl Roles<'_> {
             format!("--service-cluster-ip-range={}", self.cluster_ips()),
             "--authorization-mode=RBAC".to_owned(),
             "--allow-privileged=true".to_owned(),
-            // Else pods would have to wait for a ServiceAccount, whose token no kubelet mounts here.
-            "--disable-admission-plugins=ServiceAccount".to_owned(),
             // It would write its own address into a Service's endpoints, which may not be a loopback one.
             "--endpoint-reconciler-type=none".to_owned(),
             // Nobody profiles it, and the few clients of a test need no fairness.
@@ -129,10 +138,16 @@ impl Roles<'_> {
             "--requestheader-group-headers=X-Remote-Group".to_owned(),
             "--requestheader-username-headers=X-Remote-User".to_owned(),
         ];
-        arguments.into()
+        if !self.kubelets {
+            // Else pods would have to wait for a ServiceAccount, whose token no kubelet mounts.
+            arguments.push("--disable-admission-plugins=ServiceAccount".to_owned());
+        }
+        arguments
     }
 
     pub(super) fn controllers(&self) -> Vec<String> {
+        let more = if self.kubelets { CONTROLLERS_OF_KUBELETS } else { &[] };
+        let controllers = [CONTROLLERS, more].concat();
         vec![
             // The administrator's: as its own user, each controller would lack rights that only ServiceAccounts have.
             format!("--kubeconfig={}", self.kubeconfig().display()),
@@ -145,7 +160,7 @@ impl Roles<'_> {
             "--leader-elect=false".to_owned(),
             "--allocate-node-cidrs=false".to_owned(),
             "--profiling=false".to_owned(),
-            format!("--controllers={}", CONTROLLERS.join(",")),
+            format!("--controllers={}", controllers.join(",")),
         ]
     }
 

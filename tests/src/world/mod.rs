@@ -6,6 +6,7 @@
 
 mod agent;
 mod footprint;
+mod late;
 mod manifests;
 mod namespace;
 mod plan;
@@ -24,9 +25,10 @@ use anyhow::{Context, Result, bail};
 pub use agent::{ADMIN, Agent, Agents, Federation};
 pub use footprint::{DATA, Footprint, PINS, RUNS, kept, remove, remove_abandoned};
 pub(crate) use footprint::{MARK, making};
+pub(crate) use late::{Ground, LatePod};
 pub use manifests::{Condition, Manifests, ServiceSpec};
 pub use namespace::Namespace;
-pub(crate) use namespace::finish;
+pub(crate) use namespace::{finish, search_path};
 pub use plan::{
     ClusterPlan, ClusterSeat, Host, Layout, NodeSeat, Plan, PodSeat, RegionPlan, Servers, Uplink,
 };

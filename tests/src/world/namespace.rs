@@ -191,7 +191,7 @@ pub(crate) fn finish(mut child: Child, asked: &str, input: Option<&str>) -> Resu
 }
 
 /// `PATH` with the places of administrators' programs (ip, nft, nginx), which isn't in every user's.
-pub(super) fn search_path() -> OsString {
+pub(crate) fn search_path() -> OsString {
     let given = std::env::var_os("PATH").unwrap_or_default();
     let all = std::env::split_paths(&given).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
     std::env::join_paths(all).unwrap_or(given)

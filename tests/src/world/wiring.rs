@@ -97,6 +97,24 @@ pub(super) fn wire_again(router: &Namespace, namespace: &Namespace, host: &Host)
     finish_checksums(namespace)
 }
 
+/// The namespace of a pod that comes later.
+pub(super) fn pod_namespace(world: &str, name: &str) -> Result<Namespace> {
+    Namespace::create(&format!("{world}-{name}"), HOST)
+}
+
+/// Joins such a pod to its node.
+pub(super) fn wire_pod(
+    node: &NodeSeat,
+    node_namespace: &Namespace,
+    pod: &PodSeat,
+    namespace: &Namespace,
+) -> Result<()> {
+    ip_batch(&[], &[pair(node_namespace, &pod.interface, namespace)])?;
+    node_namespace.ip(&node_lines(node, pod))?;
+    namespace.ip(&pod_lines(node, pod))?;
+    finish_checksums(namespace)
+}
+
 /// A veth leaves checksums to the receiver's good faith; once XDP rewrites or redirects the packet, nobody makes them
 /// good. Real NICs send finished packets, and so does every eth0 here.
 fn finish_checksums(namespace: &Namespace) -> Result<()> {

@@ -129,7 +129,7 @@ pub(crate) const SUITES: &[Suite] = &[
         name: "real API servers",
         build: PROGRAMS_OF_THE_WORLD,
         packages: &[WORLD],
-        tests: Tests::Named(&["clusters", "federation"]),
+        tests: Tests::Named(&["clusters", "federation", "kubelet"]),
     },
 ];
 

@@ -1,0 +1,1 @@
+//! Containers that end, and those that are on every node.
