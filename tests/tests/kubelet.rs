@@ -1,6 +1,8 @@
 //! Pods of real API servers, run by the test kubelet: what it promises to the tests that use it.
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "tests, and nobody's library")]
 
+#[path = "kubelet/ends.rs"]
+mod ends;
 #[path = "kubelet/inside.rs"]
 mod inside;
 #[path = "kubelet/lives.rs"]
@@ -28,7 +30,7 @@ const IMAGES: &str = "images:
 
 /// A cluster whose pods run. Dropped in this order.
 struct Cluster {
-    kubelets: Kubelets,
+    _kubelets: Kubelets,
     plane: ControlPlane,
     world: World,
 }
@@ -41,7 +43,7 @@ impl Cluster {
         let plane = ControlPlane::start(&place, &Wanted::new(CLUSTER).kubelets()).unwrap();
         let settings = Settings { images: Images::read(IMAGES).unwrap(), back_off: Duration::from_secs(2) };
         let kubelets = Kubelets::start(&world, &plane, &settings).unwrap();
-        Self { kubelets, plane, world }
+        Self { _kubelets: kubelets, plane, world }
     }
 
     /// What `kubectl get` says, by a JSON path.

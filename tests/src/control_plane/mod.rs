@@ -138,6 +138,9 @@ impl ControlPlane {
         if wanted.controllers {
             plane.controllers = Some(start("kube-controller-manager", &roles.controllers())?);
         }
+        if wanted.kubelets {
+            plane.wait_for_default_account()?;
+        }
         Ok(plane)
     }
 
@@ -262,6 +265,19 @@ impl ControlPlane {
             None => Ok(()),
             Some(process) => bail!("{} runs, and can't be {to_be}: stop it first", process.name()),
         }
+    }
+
+    /// Before it is there, the API server refuses pods.
+    fn wait_for_default_account(&self) -> Result<()> {
+        let deadline = Instant::now() + READY;
+        let get = ["--namespace=default", "get", "serviceaccount", "default", "--output=name"];
+        while let Err(error) = self.kubectl(&get) {
+            if Instant::now() > deadline {
+                return Err(error.context(format!("{}: its controllers make no ServiceAccount", self.name)));
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
     }
 
     fn wait_until_ready(&self) -> Result<()> {

@@ -276,10 +276,10 @@ impl Keeper {
 
     /// Ends with the reason why it doesn't live; never without one.
     async fn ask_whether_alive(self, reach: Reach) -> String {
-        if let Some(startup) = &self.container.startup_probe {
-            if let Some(why) = self.until(startup, &reach, true).await {
-                return format!("startup probe failed: {why}");
-            }
+        if let Some(startup) = &self.container.startup_probe
+            && let Some(why) = self.until(startup, &reach, true).await
+        {
+            return format!("startup probe failed: {why}");
         }
         self.board.change(self.name(), |seen| {
             seen.started = true;

@@ -40,6 +40,9 @@ use crate::control_plane::{ControlPlane, User};
 use crate::world::{Namespace, World};
 use node::Node;
 
+/// How long the end of a kubelet waits for what blocks.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
 /// The kubelets of a cluster's nodes, and its scheduler.
 ///
 /// Drop it before its world: all containers are killed then, at once, and their places are removed. Objects stay in the
@@ -108,13 +111,16 @@ impl Kubelets {
         let thread = thread::Builder::new().name(format!("kubelet {name}")).spawn(move || {
             namespace.run(|| {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(async {
+                let done = runtime.block_on(async {
                     tokio::select! {
                         done = work() => done,
                         // An error means that nobody is left who could stop it.
                         _ = stopped.wait_for(|stopped| *stopped) => Ok(()),
                     }
-                })
+                });
+                // Kills the containers first; a command in one of them may still hang.
+                runtime.shutdown_timeout(LAST_WAIT);
+                done
             })
         })?;
         self.threads.push(thread);

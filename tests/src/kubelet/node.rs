@@ -171,6 +171,8 @@ impl Node {
         let amounts = json!({"cpu": "16", "memory": "64Gi", "ephemeral-storage": "64Gi", "pods": room});
         json!({
             "addresses": [
+                // Merged by their type, the two of one type would be added again each time.
+                {"$patch": "replace"},
                 {"type": "InternalIP", "address": v4},
                 {"type": "InternalIP", "address": v6},
                 {"type": "Hostname", "address": self.name()},

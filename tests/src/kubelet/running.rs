@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, chdir, chroot, fchdir};
@@ -190,6 +190,8 @@ fn spawn(program: &Program) -> Result<Pid> {
 /// Reaps only under the lock: a number that is still there names our process and no other.
 fn wait(pid: Pid, known: &Mutex<Option<Pid>>) -> Result<ExitStatus> {
     waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)?;
+    // Without a PID namespace, what it has started would stay. Mostly there is nobody.
+    let _ = killpg(pid, Signal::SIGKILL);
     let mut known = lock(known);
     *known = None;
     Ok(match nix::sys::wait::waitpid(pid, None)? {

@@ -2,8 +2,9 @@
 //!
 //! In: pods without a node, and the nodes. Out: bindings, round robin over the nodes that are ready and may have the pod; where
 //! there is none, the pod's condition `PodScheduled` says why. Honoured are `nodeSelector`, the required part of
-//! `nodeAffinity` without `Gt` and `Lt`, taints and tolerations, `unschedulable`. Not honoured, and not told: preferences,
-//! affinity between pods, topology spread, resources, priorities, other schedulers' names, and ports on hosts.
+//! `nodeAffinity` without `Gt` and `Lt`, taints and tolerations, `unschedulable`. Not honoured: preferences, affinity
+//! between pods, topology spread, resources and ports on hosts, which the kubelet tells; priorities and other schedulers'
+//! names, of which nobody is told.
 
 use std::time::Duration;
 
@@ -125,15 +126,15 @@ fn meets(node: &Node, term: &NodeSelectorTerm) -> bool {
     let labels = node.metadata.labels.clone().unwrap_or_default();
     let by_label = term.match_expressions.iter().flatten();
     let by_field = term.match_fields.iter().flatten();
-    let name = |key: &str| if key == "metadata.name" { node.metadata.name.clone() } else { None };
-    by_label.clone().all(|wanted| matches(wanted, labels.get(&wanted.key).cloned()))
+    let name = |key: &str| if key == "metadata.name" { node.metadata.name.as_ref() } else { None };
+    by_label.clone().all(|wanted| matches(wanted, labels.get(&wanted.key)))
         && by_field.clone().all(|wanted| matches(wanted, name(&wanted.key)))
         // An empty term fits nothing.
         && by_label.chain(by_field).next().is_some()
 }
 
-fn matches(wanted: &NodeSelectorRequirement, value: Option<String>) -> bool {
-    let among = || value.as_ref().is_some_and(|value| wanted.values.iter().flatten().any(|one| one == value));
+fn matches(wanted: &NodeSelectorRequirement, value: Option<&String>) -> bool {
+    let among = || value.is_some_and(|value| wanted.values.iter().flatten().any(|one| one == value));
     match wanted.operator.as_str() {
         "In" => among(),
         "NotIn" => !among(),
@@ -157,11 +158,11 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 mod tests {
     use super::*;
 
-    fn pod(spec: serde_json::Value) -> Pod {
+    fn pod(spec: &serde_json::Value) -> Pod {
         serde_json::from_value(json!({"spec": spec})).unwrap()
     }
 
-    fn node(name: &str, ready: &str, taints: serde_json::Value) -> Node {
+    fn node(name: &str, ready: &str, taints: &serde_json::Value) -> Node {
         serde_json::from_value(json!({
             "metadata": {"name": name, "labels": {"zone": name}},
             "spec": {"taints": taints},
@@ -172,12 +173,12 @@ mod tests {
 
     #[test]
     fn a_node_has_to_be_ready_and_what_the_pod_selects() {
-        let anywhere = pod(json!({"containers": []}));
-        assert!(fits(&anywhere, &node("a", "True", json!([]))));
-        assert!(!fits(&anywhere, &node("a", "Unknown", json!([]))));
-        let selects = pod(json!({"containers": [], "nodeSelector": {"zone": "b"}}));
-        assert!(!fits(&selects, &node("a", "True", json!([]))));
-        assert!(fits(&selects, &node("b", "True", json!([]))));
+        let anywhere = pod(&json!({"containers": []}));
+        assert!(fits(&anywhere, &node("a", "True", &json!([]))));
+        assert!(!fits(&anywhere, &node("a", "Unknown", &json!([]))));
+        let selects = pod(&json!({"containers": [], "nodeSelector": {"zone": "b"}}));
+        assert!(!fits(&selects, &node("a", "True", &json!([]))));
+        assert!(fits(&selects, &node("b", "True", &json!([]))));
     }
 
     #[test]
@@ -185,16 +186,16 @@ mod tests {
         let fields = json!([{"key": "metadata.name", "operator": "In", "values": ["b"]}]);
         let terms = json!({"nodeSelectorTerms": [{"matchFields": fields}]});
         let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": terms});
-        let ours = pod(json!({"containers": [], "affinity": {"nodeAffinity": required}}));
-        assert!(!fits(&ours, &node("a", "True", json!([]))));
-        assert!(fits(&ours, &node("b", "True", json!([]))));
+        let ours = pod(&json!({"containers": [], "affinity": {"nodeAffinity": required}}));
+        assert!(!fits(&ours, &node("a", "True", &json!([]))));
+        assert!(fits(&ours, &node("b", "True", &json!([]))));
     }
 
     #[test]
     fn taints_keep_away_who_does_not_tolerate_them() {
-        let tainted = node("a", "True", json!([{"key": "gateway", "value": "yes", "effect": "NoSchedule"}]));
-        let tolerant = |toleration| pod(json!({"containers": [], "tolerations": [toleration]}));
-        assert!(!fits(&pod(json!({"containers": []})), &tainted));
+        let tainted = node("a", "True", &json!([{"key": "gateway", "value": "yes", "effect": "NoSchedule"}]));
+        let tolerant = |toleration| pod(&json!({"containers": [], "tolerations": [toleration]}));
+        assert!(!fits(&pod(&json!({"containers": []})), &tainted));
         assert!(fits(&tolerant(json!({"operator": "Exists"})), &tainted));
         assert!(fits(&tolerant(json!({"key": "gateway", "value": "yes"})), &tainted));
         assert!(!fits(&tolerant(json!({"key": "gateway", "value": "no"})), &tainted));

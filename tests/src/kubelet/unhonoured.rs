@@ -58,6 +58,15 @@ const MOUNT: &[&str] = &["mountPath", "name", "readOnly", "subPath", "subPathExp
 pub(super) fn fields(pod: &Pod) -> Vec<String> {
     let Ok(Value::Object(spec)) = serde_json::to_value(&pod.spec) else { return Vec::new() };
     let mut found = others(&spec, SPEC, "spec");
+    if let Some(Value::Object(affinity)) = spec.get("affinity") {
+        found.extend(others(affinity, &["nodeAffinity"], "spec.affinity"));
+        if let Some(Value::Object(nodes)) = affinity.get("nodeAffinity") {
+            let required = "requiredDuringSchedulingIgnoredDuringExecution";
+            found.extend(others(nodes, &[required], "spec.affinity.nodeAffinity"));
+        }
+    }
+    // On the host's network each port is the host's.
+    let own_ports = !spec.contains_key("hostNetwork");
     for kind in ["initContainers", "containers"] {
         for container in objects(spec.get(kind)) {
             let name = container.get("name").and_then(Value::as_str).unwrap_or_default();
@@ -65,6 +74,10 @@ pub(super) fn fields(pod: &Pod) -> Vec<String> {
             found.extend(others(container, CONTAINER, &place));
             for mount in objects(container.get("volumeMounts")) {
                 found.extend(others(mount, MOUNT, &format!("{place}.volumeMounts")));
+            }
+            let on_host = |port: &Map<String, Value>| port.contains_key("hostPort");
+            if own_ports && objects(container.get("ports")).any(on_host) {
+                found.push(format!("{place}.ports.hostPort"));
             }
             if container.get("lifecycle").is_some_and(|lifecycle| lifecycle.get("postStart").is_some()) {
                 found.push(format!("{place}.lifecycle.postStart"));
@@ -98,16 +111,23 @@ mod tests {
         let pod: Pod = serde_json::from_value(serde_json::json!({"spec": {
             "runtimeClassName": "other",
             "securityContext": {},
-            "hostNetwork": true,
+            "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+                {"weight": 1, "podAffinityTerm": {"topologyKey": "zone"}},
+            ]}},
             "containers": [
-                {"name": "a", "image": "b", "resources": {"limits": {"cpu": "1"}}},
+                {
+                    "name": "a", "image": "b", "resources": {"limits": {"cpu": "1"}},
+                    "ports": [{"containerPort": 80, "hostPort": 80}],
+                },
                 {"name": "c", "lifecycle": {"postStart": {"exec": {"command": ["d"]}}}},
             ],
         }}))
         .unwrap();
         let places = [
             "spec.runtimeClassName",
+            "spec.affinity.podAntiAffinity",
             "spec.containers[a].resources",
+            "spec.containers[a].ports.hostPort",
             "spec.containers[c].lifecycle.postStart",
         ];
         assert_eq!(fields(&pod), places);
