@@ -90,7 +90,10 @@ fn a_container_sees_what_its_manifest_says() {
     assert!(!std::path::Path::new("/usr/own").exists(), "what it writes to its root is its own");
 
     assert_eq!(read("shape"), "round");
-    cluster.plane.kubectl(&["patch", "configmap", "settings", "--patch={data: {shape: square}}"]).unwrap();
+    cluster
+        .plane
+        .kubectl(&["patch", "configmap", "settings", r#"--patch={"data": {"shape": "square"}}"#])
+        .unwrap();
     until(&cluster, "a changed ConfigMap is seen", || read("shape"), |shape| shape == "square");
 }
 
