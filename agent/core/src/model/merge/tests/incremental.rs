@@ -29,6 +29,8 @@ const SERVICES: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 fn apply(states: &mut States, cluster: u8, service: usize, event: Event) {
     let state = states.entry(Arc::from(format!("c{cluster}"))).or_default();
+    // What is held depends on what was before, and that is the guard's own rows'.
+    state.accepted = true;
     let name = name(SERVICES[service]);
     match event {
         Event::Pods(pods) => {
