@@ -11,7 +11,7 @@ mod kinds;
 mod objects;
 mod once;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
@@ -91,6 +91,8 @@ struct Follower {
     sender: watch::Sender<Arc<SourceState>>,
     /// Everything was listed at least once.
     complete: bool,
+    /// Kinds that were listed on this connection: before all are, what is known is of two moments.
+    listed: BTreeSet<Kind>,
     /// What is wrong with the server as a whole.
     silent: Option<String>,
     /// There was no server since everything was listed.
@@ -115,6 +117,7 @@ impl Follower {
             objects,
             sender,
             complete: false,
+            listed: BTreeSet::new(),
             silent: None,
             cut: false,
             failing,
@@ -152,6 +155,7 @@ impl Follower {
         let client = &connection.client;
         let mut told = Watches::new(client);
         self.objects.begin();
+        self.listed.clear();
         // What is newer may have been heard before an answer that was given earlier.
         let mut known = self.objects.newest();
         let mut answer = pin!(ask::ask(client.clone(), Duration::ZERO));
@@ -214,6 +218,9 @@ impl Follower {
                 Told::Listing => {}
                 _ => drop(self.failing.remove(&heard.kind)),
             }
+            if matches!(heard.event, Told::Listed) {
+                self.listed.insert(heard.kind);
+            }
             let services_listed = heard.kind == Kind::Service && matches!(heard.event, Told::Listed);
             if let Some(service) = self.objects.hear(heard) {
                 fetches.push(fetch(client.clone(), service, Duration::ZERO));
@@ -258,7 +265,7 @@ impl Follower {
     fn publish(&mut self) {
         let mut problems = self.unreachable();
         let reachable = problems.is_empty();
-        if reachable && !self.complete {
+        if reachable && self.listed.len() < KINDS.len() {
             return;
         }
         problems.extend(self.objects.problems().cloned());
