@@ -1,17 +1,17 @@
 //! The world itself, with plain kernel routing and without fairlead: what it promises to the tests that use it.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "world/ends.rs"]
+mod ends;
+
 use std::collections::BTreeSet;
-use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fairlead_tests::client::Client;
 use fairlead_tests::load::{Load, Mix, Target};
-use fairlead_tests::world::{self, HTTP_PORT, Plan, Pod, UDP_PORT, World, bpf_elf};
-use nix::sys::signal::Signal::{self, SIGINT, SIGTERM};
+use fairlead_tests::world::{HTTP_PORT, Plan, Pod, UDP_PORT, World, bpf_elf};
 
 fn url(address: IpAddr, path: &str) -> String {
     format!("http://{}{path}", SocketAddr::new(address, HTTP_PORT))
@@ -253,101 +253,6 @@ fn a_link_can_have_the_program_that_passes_everything() {
     assert!(!std::path::Path::new(&pin).exists(), "the link keeps the program, not {pin}");
 }
 
-/// Everything on the machine that carries a world's id.
-fn traces(id: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for directory in ["/run/netns", world::RUNS, world::PINS] {
-        let Ok(entries) = fs::read_dir(directory) else { continue };
-        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        found.extend(names.filter(|name| name == id || name.starts_with(&format!("{id}-"))));
-    }
-    for entry in fs::read_dir("/proc").unwrap() {
-        let line = fs::read(entry.unwrap().path().join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        // The echo has no path of its own on its command line; nginx stands for the pod.
-        if line.contains(&format!("{id}/")) {
-            found.push(line);
-        }
-    }
-    found
-}
-
-/// Starts a process that holds a world, and waits until that is up.
-fn start_child(how: &str) -> (std::process::Child, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_fairlead-held-world"))
-        .arg(how)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut id = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut id).unwrap();
-    (child, id.trim().to_owned())
-}
-
-#[test]
-fn nothing_is_left_after_a_normal_end() {
-    let world = World::build(&Plan::small()).unwrap();
-    let id = world.id().to_owned();
-    // Five hosts and the router, the directory, two nginx.
-    assert_eq!(traces(&id).len(), 6 + 1 + 2, "{:?}", traces(&id));
-    drop(world);
-    assert_eq!(traces(&id), Vec::<String>::new());
-}
-
-#[test]
-fn nothing_is_left_after_a_panic() {
-    let (mut child, id) = start_child("panic");
-    assert!(!child.wait().unwrap().success());
-    assert_eq!(traces(&id), Vec::<String>::new());
-}
-
-/// Sends signals 10 ms apart. That it has ended meanwhile is no error.
-fn interrupt(child: &std::process::Child, signals: &[Signal]) {
-    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
-    for signal in signals {
-        nix::sys::signal::kill(pid, *signal).unwrap();
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-#[test]
-fn nothing_is_left_after_signals() {
-    for signals in [&[SIGINT][..], &[SIGTERM], &[SIGINT, SIGINT, SIGTERM], &[SIGTERM, SIGINT]] {
-        let (mut child, id) = start_child("wait");
-        assert!(!traces(&id).is_empty());
-        interrupt(&child, signals);
-        // Those that arrive together have no order.
-        let code = child.wait().unwrap().code();
-        assert!(signals.iter().any(|&signal| code == Some(128 + signal as i32)), "{signals:?}: {code:?}");
-        assert_eq!(traces(&id), Vec::<String>::new(), "{signals:?}");
-    }
-}
-
-#[test]
-fn nothing_is_left_of_a_demo_that_is_interrupted() {
-    let mut demo = Command::new(env!("CARGO_BIN_EXE_fairlead-demo"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let id = format!("fl-{}-1", demo.id());
-    // In the midst of it: agents run, and have pinned what would outlive them.
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let pins =
-        || traces(&id).into_iter().filter(|trace| fs::exists(format!("{}/{trace}", world::PINS)).unwrap());
-    while pins().count() < 12 {
-        assert!(demo.try_wait().unwrap().is_none(), "the demo has ended");
-        assert!(Instant::now() < deadline, "no agents: {:?}", traces(&id));
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    // Whoever is impatient presses Ctrl-C again, or ends it otherwise: the removal goes on.
-    interrupt(&demo, &[SIGINT, SIGINT, SIGTERM]);
-    assert_eq!(demo.wait().unwrap().code(), Some(130));
-    assert_eq!(traces(&id), Vec::<String>::new());
-}
-
 #[test]
 fn the_bench_writes_one_json_document() {
     let programs = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/bench.bpf.o");
@@ -367,42 +272,4 @@ fn the_bench_writes_one_json_document() {
         assert!(number("ratio_min") > 0.0 && number("flows") >= 1.0 && number("busy") == 1.0, "{row}");
     }
     assert!(document["live"].is_array() && document["control"].is_array(), "{document}");
-}
-
-#[test]
-fn what_a_killed_run_left_is_removed_by_the_next() {
-    let (mut killed, left) = start_child("wait");
-    killed.kill().unwrap();
-    killed.wait().unwrap();
-    assert!(traces(&left).len() >= 9, "{:?}", traces(&left));
-    let (mut next, id) = start_child("panic");
-    next.wait().unwrap();
-    assert_eq!(traces(&left), Vec::<String>::new());
-    assert_eq!(traces(&id), Vec::<String>::new());
-}
-
-#[test]
-fn what_a_killed_run_left_is_removed_without_a_next_one_and_what_lives_stays() {
-    let (mut killed, left) = start_child("wait");
-    let (mut living, stays) = start_child("wait");
-    killed.kill().unwrap();
-    killed.wait().unwrap();
-    // Unless another test's run was faster.
-    let removed = world::remove_abandoned().unwrap();
-    assert_eq!(traces(&left), Vec::<String>::new());
-    assert!(!removed.contains(&stays) && traces(&stays).len() >= 9, "{removed:?}: {:?}", traces(&stays));
-    interrupt(&living, &[SIGTERM]);
-    living.wait().unwrap();
-}
-
-#[test]
-fn a_kept_world_runs_on_until_it_is_removed() {
-    let world = World::build(&Plan::small()).unwrap();
-    let client = world.client("us-central1").clone();
-    let address = world.pods()[0].addresses()[0];
-    let id = world.keep().unwrap();
-    assert!(world::kept().unwrap().contains(&id));
-    assert_eq!(client.get(&url(address, "/healthz")).unwrap().status, 200);
-    world::remove(&id).unwrap();
-    assert_eq!(traces(&id), Vec::<String>::new());
 }

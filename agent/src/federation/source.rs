@@ -219,26 +219,35 @@ pub(super) fn time_to_tell() -> SystemTime {
 }
 
 #[cfg(test)]
+pub(super) mod fixtures {
+    use super::*;
+
+    /// The source of the cluster `a`, in a directory.
+    pub(in crate::federation) fn spec() -> SourceSpec {
+        let origin = Origin::Manifests("/m".into());
+        SourceSpec { cluster: "a".into(), origin, defaults: Defaults::default() }
+    }
+
+    /// It was read, and has one service.
+    pub(in crate::federation) fn known() -> SourceState {
+        let shards = BTreeMap::from([(ObjectName::new("shop", "web"), Arc::new(ShardSpec::default()))]);
+        let state = ClusterState { reachable: true, shards, ..ClusterState::default() };
+        SourceState { state, ..SourceState::default() }
+    }
+}
+
+#[cfg(test)]
 mod tests {
+    use super::fixtures::{known, spec};
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn a_source_is_followed_anew_after_a_fault_which_is_told_once() {
-        let spec = SourceSpec {
-            cluster: "a".into(),
-            origin: Origin::Manifests("/m".into()),
-            defaults: Defaults::default(),
-        };
-        let shards = BTreeMap::from([(ObjectName::new("shop", "web"), Arc::new(ShardSpec::default()))]);
-        let known = SourceState {
-            state: ClusterState { reachable: true, shards: shards.clone(), ..ClusterState::default() },
-            last_read: Some(SystemTime::UNIX_EPOCH),
-            ..SourceState::default()
-        };
+        let known = SourceState { last_read: Some(SystemTime::UNIX_EPOCH), ..known() };
         let (sender, mut receiver) = watch::channel(Arc::new(known.clone()));
         let (began, mut seconds, mut told) = (tokio::time::Instant::now(), Vec::new(), 0);
         let attempt = |found| {
-            assert_eq!(found, shards);
+            assert_eq!(found, known.state.shards);
             seconds.push(began.elapsed().as_secs());
             told += usize::from(receiver.has_changed().unwrap());
             let state = Arc::clone(&receiver.borrow_and_update());
@@ -253,7 +262,7 @@ mod tests {
                 job.await.err().map(Into::into)
             }
         };
-        persist(&spec, &sender, attempt).await;
+        persist(&spec(), &sender, attempt).await;
         assert_eq!((seconds, told), (vec![0, 10, 20, 30], 1));
     }
 

@@ -14,6 +14,7 @@ mod pod;
 mod process;
 mod router;
 mod tables;
+mod traces;
 mod wiring;
 mod xdp;
 
@@ -35,7 +36,7 @@ pub use plan::{
 pub use pod::{DOWNLOADS, HTTP_PORT, Pod, QUIC_PORT, UDP_PORT};
 pub use process::{Process, own_program};
 pub use router::{Router, VIPS_V4, VIPS_V6};
-
+pub use traces::{Holder, Traces, interrupt};
 pub use xdp::{bpf_elf, other_elf};
 
 use crate::client::Client;

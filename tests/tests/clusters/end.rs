@@ -1,54 +1,27 @@
 //! Nothing of a control plane outlives its world, whichever way that ends.
 
-use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-
 use fairlead_tests::control_plane::Wanted;
-use fairlead_tests::world;
+use fairlead_tests::world::{self, Holder, Traces};
 use nix::sys::signal::Signal::{SIGINT, SIGTERM};
-use nix::sys::signal::kill;
-use nix::unistd::Pid;
 
 use super::{becomes, start};
 
-/// Files and namespaces that carry a world's id, and the programs that run for it.
-fn traces(id: &str) -> (Vec<String>, Vec<String>) {
-    let mut files = Vec::new();
-    for directory in ["/run/netns", world::RUNS, world::DATA, world::PINS] {
-        let Ok(entries) = fs::read_dir(directory) else { continue };
-        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let ours = names.filter(|name| name == id || name.starts_with(&format!("{id}-")));
-        files.extend(ours.map(|name| format!("{directory}/{name}")));
-    }
-    let mut programs = Vec::new();
-    for entry in fs::read_dir("/proc").unwrap() {
-        let line = fs::read(entry.unwrap().path().join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        if line.contains(&format!("{id}/")) {
-            let name = line.split(' ').next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
-            programs.push(name.to_owned());
-        }
-    }
-    programs.sort();
-    (files, programs)
+/// The names of the programs that run for a world, sorted.
+fn programs(id: &str) -> Vec<String> {
+    let lines = Traces::of(id).unwrap().programs;
+    let name = |line: &String| line.split(' ').next()?.rsplit('/').next().map(str::to_owned);
+    let mut names: Vec<String> = lines.iter().filter_map(name).collect();
+    names.sort();
+    names
 }
 
-fn nothing() -> (Vec<String>, Vec<String>) {
-    (Vec::new(), Vec::new())
+fn is_gone(id: &str) {
+    assert_eq!(Traces::of(id).unwrap(), Traces::default());
 }
 
-/// A process that holds a world with a control plane in it and one on loopback, and the world's id.
-fn start_child(how: &str) -> (Child, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_fairlead-held-world"))
-        .args([how, "clusters"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut id = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut id).unwrap();
-    (child, id.trim().to_owned())
+/// Holds a world with a control plane in it, and one on loopback.
+fn hold(how: &str) -> Holder {
+    Holder::start(&[how, "clusters"]).unwrap()
 }
 
 /// Its second world, of the control plane on loopback.
@@ -61,7 +34,7 @@ const THREE: [&str; 3] = ["etcd", "kube-apiserver", "kube-controller-manager"];
 
 /// Whether a whole control plane runs for this world, beside whatever else.
 fn runs_all(id: &str) -> bool {
-    let programs = traces(id).1;
+    let programs = programs(id);
     THREE.iter().all(|name| programs.iter().any(|found| found == name))
 }
 
@@ -70,46 +43,50 @@ fn nothing_is_left_after_a_normal_end() {
     let (footprint, plane) = start(&Wanted::new("us-central1-a").controllers());
     let id = footprint.id().to_owned();
     // The kernel shows no command line in the moment in which a program is loaded.
-    becomes(&THREE.join(" "), || traces(&id).1.join(" "));
-    assert_eq!(traces(&id).0, [format!("{}/{id}", world::RUNS), format!("{}/{id}", world::DATA)]);
+    becomes(&THREE.join(" "), || programs(&id).join(" "));
+    assert_eq!(
+        Traces::of(&id).unwrap().files,
+        [format!("{}/{id}", world::RUNS), format!("{}/{id}", world::DATA)]
+    );
     drop(plane);
-    assert_eq!(traces(&id).1, Vec::<String>::new());
+    assert_eq!(programs(&id), Vec::<String>::new());
     drop(footprint);
-    assert_eq!(traces(&id), nothing());
+    is_gone(&id);
 }
 
 #[test]
 fn nothing_is_left_after_a_panic() {
-    let (mut child, id) = start_child("panic");
-    assert!(!child.wait().unwrap().success());
-    assert_eq!((traces(&id), traces(&second(&id))), (nothing(), nothing()));
+    let mut holder = hold("panic");
+    assert!(!holder.wait().unwrap().success());
+    is_gone(holder.id());
+    is_gone(&second(holder.id()));
 }
 
 #[test]
 fn nothing_is_left_after_signals() {
     for signals in [&[SIGINT][..], &[SIGTERM, SIGINT]] {
-        let (mut child, id) = start_child("wait");
-        for id in [&id, &second(&id)] {
+        let mut holder = hold("wait");
+        let second = second(holder.id());
+        for id in [holder.id(), &second] {
             becomes("true", || runs_all(id).to_string());
         }
-        for &signal in signals {
-            kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        let code = child.wait().unwrap().code();
+        holder.interrupt(signals).unwrap();
+        let code = holder.wait().unwrap().code();
         assert!(signals.iter().any(|&signal| code == Some(128 + signal as i32)), "{signals:?}: {code:?}");
-        assert_eq!((traces(&id), traces(&second(&id))), (nothing(), nothing()), "{signals:?}");
+        is_gone(holder.id());
+        is_gone(&second);
     }
 }
 
 #[test]
 fn what_a_killed_run_left_is_removed_by_the_next() {
-    let (mut killed, left) = start_child("wait");
-    killed.kill().unwrap();
-    killed.wait().unwrap();
-    for id in [&left, &second(&left)] {
+    let mut holder = hold("wait");
+    holder.kill().unwrap();
+    let second = second(holder.id());
+    for id in [holder.id(), &second] {
         becomes("true", || runs_all(id).to_string());
     }
     world::remove_abandoned().unwrap();
-    assert_eq!((traces(&left), traces(&second(&left))), (nothing(), nothing()));
+    is_gone(holder.id());
+    is_gone(&second);
 }

@@ -2,20 +2,32 @@
 
 use std::time::{Duration, Instant};
 
+use fairlead_tests::control_plane::ControlPlane;
+
 use super::followed::{Followed, has_web, ours, slice};
 use super::planes;
 
 const NAMES: [&str; 3] = ["us-central1-a", "us-central1-b", "us-central1-c"];
 
+/// Follows them, each with the service `web`, until all are read.
+fn follow(planes: &[ControlPlane]) -> Followed {
+    for plane in planes {
+        plane.apply(&(ours("web") + &slice("web-1", "web", &["10.1.0.1"]))).unwrap();
+    }
+    let mut followed = Followed::all(planes);
+    until_all_are_read(&mut followed);
+    followed
+}
+
+fn until_all_are_read(followed: &mut Followed) {
+    followed
+        .until("all are read", |followed| NAMES.iter().all(|name| followed.said_of(name).state.reachable));
+}
+
 #[test]
 fn each_is_restarted_in_turn_and_the_others_do_not_notice() {
     let (_footprint, planes) = planes(NAMES);
-    for plane in &planes {
-        plane.apply(&(ours("web") + &slice("web-1", "web", &["10.1.0.1"]))).unwrap();
-    }
-    let mut followed = Followed::all(&planes);
-    followed
-        .until("all are read", |followed| NAMES.iter().all(|name| followed.said_of(name).state.reachable));
+    let mut followed = follow(&planes);
     for (down, plane) in planes.iter().enumerate() {
         let since = NAMES.map(|name| followed.said_of(name).since);
         plane.kill().unwrap();
@@ -35,12 +47,7 @@ fn each_is_restarted_in_turn_and_the_others_do_not_notice() {
 #[test]
 fn a_flood_of_changes_and_a_hanging_neighbour_delay_nobody() {
     let (_footprint, planes) = planes(NAMES);
-    for plane in &planes {
-        plane.apply(&(ours("web") + &slice("web-1", "web", &["10.1.0.1"]))).unwrap();
-    }
-    let mut followed = Followed::all(&planes);
-    followed
-        .until("all are read", |followed| NAMES.iter().all(|name| followed.said_of(name).state.reachable));
+    let mut followed = follow(&planes);
     let [flooded, hanging, quiet] = &planes;
     hanging.pause().unwrap();
     let many: String =
@@ -59,6 +66,5 @@ fn a_flood_of_changes_and_a_hanging_neighbour_delay_nobody() {
         flood.join().unwrap();
     });
     hanging.resume().unwrap();
-    followed
-        .until("all are read", |followed| NAMES.iter().all(|name| followed.said_of(name).state.reachable));
+    until_all_are_read(&mut followed);
 }

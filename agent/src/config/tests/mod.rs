@@ -2,6 +2,7 @@
 
 mod changes;
 mod mistakes;
+mod together;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -11,7 +11,7 @@ mod kinds;
 mod objects;
 mod once;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
@@ -28,8 +28,7 @@ use tokio::time::Instant;
 
 use super::convert::Kind;
 use super::last_good::Shards;
-use super::problem::SourceProblem;
-use super::source::{Access, Fault, SourceSpec, SourceState, publish, time_to_tell};
+use super::source::{Access, Fault, SourceSpec, SourceState, publish, time_to_tell, unanswered};
 use super::store::Store;
 use access::{Connection, chain};
 use ask::Silence;
@@ -78,8 +77,17 @@ pub(super) async fn follow(
 enum End {
     /// Nobody listens.
     Closed,
-    /// Its credentials are other ones now, or the server has another past.
+    /// The server is silent or has another past, or the credentials are other ones now.
     Anew,
+}
+
+/// A watch that fails.
+struct Failing {
+    message: String,
+    /// When it was told last.
+    told: Instant,
+    /// How often in a row: a single one may be a connection that was closed.
+    times: u32,
 }
 
 type Fetch = BoxFuture<'static, (ObjectName, kube::Result<Vec<Raw>>)>;
@@ -89,16 +97,16 @@ struct Follower {
     access: Access,
     objects: Objects,
     sender: watch::Sender<Arc<SourceState>>,
-    /// Everything was listed at least once.
-    complete: bool,
-    /// Kinds that were listed on this connection: before all are, what is known is of two moments.
-    listed: BTreeSet<Kind>,
     /// What is wrong with the server as a whole.
     silent: Option<String>,
-    /// There was no server since everything was listed.
+    /// There was no server: the one that is there next may have another past.
     cut: bool,
-    /// What is wrong with the watch of a kind, and when it was told last.
-    failing: BTreeMap<Kind, (String, Instant)>,
+    /// Kinds whose watches fail.
+    failing: BTreeMap<Kind, Failing>,
+    /// A watch was lost or has begun anew, and the server was not asked since: it may be another one.
+    doubt: bool,
+    /// When the last list of a kind began.
+    listing_since: Instant,
     last_read: Option<SystemTime>,
 }
 
@@ -110,17 +118,16 @@ impl Follower {
         sender: watch::Sender<Arc<SourceState>>,
     ) -> Self {
         let objects = Objects::new(Arc::clone(&spec.cluster), spec.defaults, Store::new(shards));
-        let failing = BTreeMap::new();
         Self {
             spec,
             access,
             objects,
             sender,
-            complete: false,
-            listed: BTreeSet::new(),
             silent: None,
             cut: false,
-            failing,
+            failing: BTreeMap::new(),
+            doubt: false,
+            listing_since: Instant::now(),
             last_read: None,
         }
     }
@@ -130,43 +137,63 @@ impl Follower {
         let sender = self.sender.clone();
         let mut closed = pin!(sender.closed());
         loop {
-            match Connection::open(&self.access).await {
+            let pause = match Connection::open(&self.access).await {
                 Ok(connection) => {
                     pauses.reset();
-                    match self.listen(connection).await {
+                    match self.follow(connection).await {
                         End::Closed => return,
-                        End::Anew => self.failing.clear(),
+                        End::Anew => continue,
                     }
                 }
                 Err(message) => {
                     self.silent = Some(message);
                     self.publish();
-                    let pause = pauses.next().unwrap_or(OPEN_AGAIN[1]);
-                    tokio::select! {
-                        () = tokio::time::sleep(pause) => {}
-                        () = &mut closed => return,
-                    }
+                    pauses.next().unwrap_or(OPEN_AGAIN[1])
                 }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = &mut closed => return,
             }
         }
     }
 
-    async fn listen(&mut self, connection: Connection) -> End {
-        let client = &connection.client;
-        let mut told = Watches::new(client);
-        self.objects.begin();
-        self.listed.clear();
-        // What is newer may have been heard before an answer that was given earlier.
-        let mut known = self.objects.newest();
-        let mut answer = pin!(ask::ask(client.clone(), Duration::ZERO));
-        let mut fetches: FuturesUnordered<Fetch> = FuturesUnordered::new();
-        let begun = Instant::now();
+    /// Watches begin when the server has answered, and end when it doesn't: they may have died with it, or without a word.
+    async fn follow(&mut self, connection: Connection) -> End {
         let sender = self.sender.clone();
         let mut closed = pin!(sender.closed());
+        let pause = if self.silent.is_some() { ask::PERIOD } else { Duration::ZERO };
+        let answered = tokio::select! {
+            answered = ask::ask(connection.client.clone(), pause) => answered,
+            () = &mut closed => return End::Closed,
+        };
+        if let Some(end) = self.answered(answered, self.objects.newest(), &connection) {
+            return end;
+        }
+        tokio::select! {
+            end = self.listen(&connection) => end,
+            () = closed => End::Closed,
+        }
+    }
+
+    async fn listen(&mut self, connection: &Connection) -> End {
+        let client = &connection.client;
+        self.objects.begin();
+        self.failing.clear();
+        (self.doubt, self.listing_since) = (false, Instant::now());
+        let mut told = Watches::new(client);
+        let mut fetches: FuturesUnordered<Fetch> = FuturesUnordered::new();
+        // What is newer may be heard before an answer that was given earlier.
+        let mut known = self.objects.newest();
+        let mut answer = pin!(ask::ask(client.clone(), ask::PERIOD));
         loop {
             tokio::select! {
                 Some(heard) = told.next() => {
-                    self.take(heard, client, &mut told, &mut fetches);
+                    if self.take(heard, client, &mut told, &mut fetches) {
+                        self.doubt = true;
+                        known = self.objects.newest();
+                        answer.set(ask::ask(client.clone(), Duration::ZERO));
+                    }
                 }
                 Some((service, slices)) = fetches.next() => match slices {
                     Ok(slices) => self.objects.fetched(&service, slices),
@@ -176,50 +203,39 @@ impl Follower {
                     }
                 },
                 answered = &mut answer => {
-                    let version = *answered.as_ref().unwrap_or(&known);
-                    let is_back = answered.is_ok() && self.silent.is_some();
-                    let has_another_past = version < known || (answered.is_ok() && self.cut);
-                    self.answered(answered, &connection.server, begun);
-                    known = self.objects.newest().max(version);
-                    if has_another_past {
-                        self.objects.distrust_versions();
-                        self.cut = false;
+                    if let Some(end) = self.answered(answered, known, connection) {
+                        return end;
                     }
-                    // Watches may have died with the server, or without a word.
-                    if has_another_past || (is_back && self.complete) {
-                        tracing::info!(cluster = %self.spec.cluster, "the API server is back: all is listed anew");
-                        return End::Anew;
-                    }
+                    known = self.objects.newest();
                     answer.set(ask::ask(client.clone(), ask::PERIOD));
-                    if !connection.is_current() {
-                        tracing::info!(cluster = %self.spec.cluster, "the credentials have changed: connecting anew");
-                        return End::Anew;
-                    }
                 }
-                () = &mut closed => return End::Closed,
             }
             self.publish();
         }
     }
 
-    /// Takes what was heard, and what else can be heard at once.
+    /// Takes what was heard, and what else can be heard at once; whether a watch was lost or has begun anew.
     fn take(
         &mut self,
         first: Heard,
         client: &Client,
         told: &mut Watches,
         fetches: &mut FuturesUnordered<Fetch>,
-    ) {
-        let mut next = Some(first);
+    ) -> bool {
+        let (mut next, mut lost) = (Some(first), false);
         for _ in 0..AT_ONCE {
             let Some(heard) = next else { break };
             match &heard.event {
-                Told::Failed(message) => self.fail(heard.kind, message.clone()),
+                Told::Failed(message) => {
+                    self.fail(heard.kind, message.clone());
+                    lost = true;
+                }
+                Told::Listing if self.objects.has_listed(heard.kind) => {
+                    self.listing_since = Instant::now();
+                    lost = true;
+                }
                 Told::Listing => {}
                 _ => drop(self.failing.remove(&heard.kind)),
-            }
-            if matches!(heard.event, Told::Listed) {
-                self.listed.insert(heard.kind);
             }
             let services_listed = heard.kind == Kind::Service && matches!(heard.event, Told::Listed);
             if let Some(service) = self.objects.hear(heard) {
@@ -231,69 +247,89 @@ impl Follower {
             }
             next = told.next().now_or_never().flatten();
         }
-        self.complete |= self.objects.is_complete();
+        lost
     }
 
     fn fail(&mut self, kind: Kind, message: String) {
-        self.failing.insert(kind, (message, Instant::now()));
+        let times = self.failing.get(&kind).map_or(1, |failing| failing.times + 1);
+        self.failing.insert(kind, Failing { message, told: Instant::now(), times });
     }
 
-    /// The server has answered, with the newest version that it has, or hasn't.
-    fn answered(&mut self, answer: Result<u64, Silence>, server: &str, begun: Instant) {
-        self.failing.retain(|_, (_, told)| told.elapsed() < OVER);
-        self.silent = match answer {
+    /// The server has answered with the newest version that it has, or hasn't; when it was asked, `known` was. Why it is to
+    /// be followed anew.
+    fn answered(&mut self, answer: Result<u64, Silence>, known: u64, connection: &Connection) -> Option<End> {
+        self.failing.retain(|_, failing| failing.told.elapsed() < OVER);
+        match answer {
             Err(Silence { message, cut }) => {
                 self.cut |= cut;
-                Some(format!("API server {server}: {message}"))
+                self.silent = Some(format!("API server {}: {message}", connection.server));
+                self.publish();
+                return Some(End::Anew);
             }
-            Ok(_) if !self.complete && begun.elapsed() > LISTING => {
-                let missing = KINDS.into_iter().filter(|kind| !self.objects.has_listed(*kind));
-                let missing: Vec<&str> = missing.map(Kind::name).collect();
-                let seconds = begun.elapsed().as_secs();
-                Some(format!(
-                    "API server {server}: not all was listed for {seconds} s: {}",
-                    missing.join(", ")
-                ))
+            Ok(version) if version < known => {
+                tracing::info!(cluster = %self.spec.cluster, "the API server was set back: all is listed anew");
+                self.objects.distrust_versions();
+                return Some(End::Anew);
             }
-            Ok(_) => {
+            Ok(version) => {
+                if std::mem::take(&mut self.cut) {
+                    self.objects.distrust_versions();
+                }
+                self.objects.hear_version(version);
+                (self.silent, self.doubt) = (None, false);
                 self.last_read = Some(time_to_tell());
-                None
             }
-        };
+        }
+        if connection.is_current() {
+            return None;
+        }
+        tracing::info!(cluster = %self.spec.cluster, "the credentials have changed: connecting anew");
+        Some(End::Anew)
     }
 
+    /// What is known is published where it is of one moment; else only that the server can't be read, where that is so.
     fn publish(&mut self) {
-        let mut problems = self.unreachable();
-        let reachable = problems.is_empty();
-        if reachable && self.listed.len() < KINDS.len() {
-            return;
+        if let Some(trouble) = self.trouble() {
+            let message = format!("{trouble}; what is known of the cluster stays");
+            let state = unanswered(&self.spec, &self.sender.borrow(), message);
+            publish(&self.sender, state);
+        } else if !self.doubt && self.objects.has_listed_all() {
+            let state = self.snapshot();
+            publish(&self.sender, state);
         }
-        problems.extend(self.objects.problems().cloned());
+    }
+
+    fn snapshot(&mut self) -> SourceState {
         let shards = self.objects.store().shards().clone();
-        let state = SourceState {
-            state: ClusterState { reachable, shards, accepted: false },
-            problems,
-            located: Arc::default(),
+        SourceState {
+            state: ClusterState { reachable: true, shards, accepted: false },
+            problems: self.objects.problems().cloned().collect(),
             drains: Arc::clone(self.objects.store().drains()),
             ignored: self.objects.ignored(),
             read: true,
             last_read: self.last_read,
             objects: self.objects.store().tally(),
             ..SourceState::default()
-        };
-        publish(&self.sender, state);
+        }
     }
 
     /// Why the server can't be read.
-    fn unreachable(&self) -> Vec<SourceProblem> {
-        let stays = "what is known of the cluster stays";
-        if let Some(message) = &self.silent {
-            return vec![self.spec.problem(format!("{message}; {stays}"))];
+    fn trouble(&self) -> Option<String> {
+        if self.silent.is_some() {
+            return self.silent.clone();
         }
-        let told = |(kind, (message, _)): (&Kind, &(String, Instant))| {
-            self.spec.problem(format!("{}s can't be watched: {message}; {stays}", kind.name()))
-        };
-        self.failing.iter().map(told).collect()
+        let failing = self.failing.iter().filter(|(_, failing)| failing.times > 1);
+        let failing: Vec<String> = failing
+            .map(|(kind, failing)| format!("{}s can't be watched: {}", kind.name(), failing.message))
+            .collect();
+        if !failing.is_empty() {
+            return Some(failing.join("; "));
+        }
+        let seconds = self.listing_since.elapsed().as_secs();
+        let missing = KINDS.into_iter().filter(|kind| !self.objects.has_listed(*kind));
+        let missing: Vec<&str> = missing.map(Kind::name).collect();
+        let is_late = !missing.is_empty() && seconds >= LISTING.as_secs();
+        is_late.then(|| format!("not all was listed for {seconds} s: {}", missing.join(", ")))
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) struct Objects {
     rejected: BTreeSet<ObjectKey>,
     /// By kind: what was heard since a list began.
     listing: HashMap<Kind, HashSet<ObjectKey>>,
-    /// Kinds that were listed as a whole.
+    /// Kinds that were listed as a whole on this connection, and are not being listed anew.
     listed: BTreeSet<Kind>,
     /// By service whose slices are being fetched: slices that were deleted meanwhile.
     fetching: HashMap<ObjectName, HashSet<ObjectName>>,
@@ -95,9 +95,14 @@ impl Objects {
         self.listed.contains(&kind)
     }
 
-    /// Whether everything that there is was listed.
-    pub(super) fn is_complete(&self) -> bool {
-        KINDS.iter().all(|kind| self.has_listed(*kind)) && self.fetching.is_empty()
+    /// Whether all kinds were: what is known is of one moment.
+    pub(super) fn has_listed_all(&self) -> bool {
+        KINDS.iter().all(|kind| self.has_listed(*kind))
+    }
+
+    /// A version that the server has.
+    pub(super) fn hear_version(&mut self, version: u64) {
+        self.newest = self.newest.max(version);
     }
 
     /// Services of others.
@@ -119,9 +124,11 @@ impl Objects {
         self.problems.values().flatten()
     }
 
-    /// All is about to be listed on a new connection; slices that were being fetched are listed with the others.
+    /// All is about to be listed on a new connection.
     pub(super) fn begin(&mut self) {
         self.fetching.clear();
+        self.listing.clear();
+        self.listed.clear();
     }
 
     /// What is listed next counts whatever version it has: the server may have another past.
@@ -137,7 +144,10 @@ impl Objects {
     pub(super) fn hear(&mut self, heard: Heard) -> Option<ObjectName> {
         let Heard { kind, event } = heard;
         match event {
-            Told::Listing => drop(self.listing.insert(kind, HashSet::new())),
+            Told::Listing => {
+                self.listed.remove(&kind);
+                self.listing.insert(kind, HashSet::new());
+            }
             Told::Listed => self.end_list(kind),
             Told::Is(raw) => return self.take(&raw),
             Told::Gone(raw) => {
@@ -237,8 +247,10 @@ impl Objects {
             return None;
         }
         self.others.remove(name);
-        // Until slices are listed for the first time, none was passed over.
-        let passed_over = self.ours.insert(name.clone()) && self.listed.contains(&Kind::EndpointSlice);
+        // Before slices are heard of, none was passed over.
+        let slices = Kind::EndpointSlice;
+        let is_heard = self.listed.contains(&slices) || self.listing.contains_key(&slices);
+        let passed_over = self.ours.insert(name.clone()) && is_heard;
         passed_over.then(|| {
             self.fetching.insert(name.clone(), HashSet::new());
             name.clone()
@@ -313,7 +325,7 @@ impl Objects {
 
     /// What was known before a restart is not needed any more once everything is.
     fn settle(&mut self) {
-        if self.is_complete() && self.rejected.is_empty() {
+        if self.has_listed_all() && self.fetching.is_empty() && self.rejected.is_empty() {
             self.store.forget_restored();
         }
     }

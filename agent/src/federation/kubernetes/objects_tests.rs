@@ -100,7 +100,7 @@ fn only_slices_of_our_services_are_kept() {
         vec![service("web", 1), other],
         vec![slice("web-1", 3, "web", 1), slice("other-1", 4, "other", 2), slice("none-1", 5, "none", 3)],
     );
-    assert!(objects.is_complete());
+    assert!(objects.has_listed_all());
     assert_eq!(objects.addresses("web"), Some(vec![1]));
     assert_eq!((objects.addresses("other"), objects.ignored()), (None, 1));
     assert!(objects.store.slices_of(&name("other")).is_empty());
@@ -147,13 +147,11 @@ fn slices_of_a_service_that_becomes_ours_are_fetched() {
     let other = |version| service_with("web", version, "example.com/other", 80);
     objects.list_all(vec![other(1)], vec![slice("web-1", 2, "web", 1), slice("web-2", 3, "web", 2)]);
     assert_eq!(objects.is(service("web", 4)), Some(name("web")));
-    assert!(!objects.is_complete());
     // Meanwhile: one has changed, one is deleted, one is new.
     objects.is(slice("web-1", 6, "web", 6));
     objects.is_gone(slice("web-2", 7, "web", 2));
     objects.is(slice("web-3", 8, "web", 8));
     objects.fetched(&name("web"), vec![slice("web-1", 2, "web", 1), slice("web-2", 3, "web", 2)]);
-    assert!(objects.is_complete());
     let mut addresses = objects.addresses("web").unwrap();
     addresses.sort_unstable();
     assert_eq!(addresses, [6, 8]);
@@ -165,7 +163,7 @@ fn slices_of_a_service_that_becomes_ours_are_fetched() {
     objects.is_gone(service("web", 12));
     objects.fetched(&name("web"), vec![slice("web-1", 6, "web", 6)]);
     assert_eq!(objects.addresses("web"), None);
-    assert!(objects.is_complete() && objects.versions.is_empty());
+    assert!(objects.versions.is_empty() && objects.fetching.is_empty());
 }
 
 #[test]
@@ -242,4 +240,23 @@ fn more_endpoints_than_there_is_room_for_are_told_and_left_out() {
     assert_eq!((objects.addresses("web"), objects.problems().count()), (Some(vec![2, 3]), 0));
     objects.is_gone(service("web", 7));
     assert_eq!(objects.endpoints, 0);
+}
+
+#[test]
+fn slices_that_were_passed_over_in_a_list_that_goes_on_are_fetched() {
+    let mut objects = objects();
+    objects.list_all(Vec::new(), Vec::new());
+    objects.hear_of(Kind::EndpointSlice, Told::Listing);
+    assert!(!objects.has_listed_all(), "what is known is of two moments");
+    objects.is(slice("web-1", 2, "web", 1));
+    assert_eq!(objects.is(service("web", 3)), Some(name("web")));
+    objects.hear_of(Kind::EndpointSlice, Told::Listed);
+    objects.fetched(&name("web"), vec![slice("web-1", 2, "web", 1)]);
+    assert_eq!(objects.addresses("web"), Some(vec![1]));
+    // On a new connection services are listed before slices are heard of.
+    objects.begin();
+    objects.list(Kind::Service, vec![service("web", 3), service("api", 4)]);
+    assert!(objects.fetching.is_empty());
+    objects.list(Kind::EndpointSlice, vec![slice("web-1", 2, "web", 1), slice("api-1", 5, "api", 5)]);
+    assert_eq!(objects.addresses("api"), Some(vec![5]));
 }

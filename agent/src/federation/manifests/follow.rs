@@ -153,30 +153,16 @@ fn snapshot(manifests: &mut Manifests, begun: SystemTime) -> SourceState {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use fairlead_core::model::{ObjectName, ShardSpec};
-
     use super::*;
-    use crate::federation::convert::Defaults;
-    use crate::federation::source::Origin;
+    use crate::federation::source::fixtures::{known, spec};
 
     #[tokio::test(start_paused = true)]
     async fn a_directory_that_hangs_is_told_and_what_is_known_stays() {
-        let spec = SourceSpec {
-            cluster: "a".into(),
-            origin: Origin::Manifests("/m".into()),
-            defaults: Defaults::default(),
-        };
-        let shards = BTreeMap::from([(ObjectName::new("shop", "web"), Arc::new(ShardSpec::default()))]);
-        let known = SourceState {
-            state: ClusterState { reachable: true, shards: shards.clone(), ..ClusterState::default() },
-            ..SourceState::default()
-        };
-        let (sender, mut receiver) = watch::channel(Arc::new(known));
+        let shards = known().state.shards;
+        let (sender, mut receiver) = watch::channel(Arc::new(known()));
         let (release, hangs) = tokio::sync::oneshot::channel();
         let job = tokio::spawn(async move { hangs.await.unwrap() });
-        let waiting = tokio::spawn(async move { answer(job, &spec, &sender).await });
+        let waiting = tokio::spawn(async move { answer(job, &spec(), &sender).await });
         receiver.changed().await.unwrap();
         let state = Arc::clone(&receiver.borrow_and_update());
         assert!(!state.state.reachable && state.read && state.state.shards == shards);
@@ -184,12 +170,7 @@ mod tests {
             state.problems[0].to_string(),
             "cluster a: /m: the directory has not answered for 15 s; what is known of the cluster stays"
         );
-        let spec = SourceSpec {
-            cluster: "a".into(),
-            origin: Origin::Manifests("/m".into()),
-            defaults: Defaults::default(),
-        };
-        let then = unanswered(&spec, &state, "fails now".to_owned());
+        let then = unanswered(&spec(), &state, "fails now".to_owned());
         assert_eq!(then.problems.len(), 1, "one thing is said of it at a time");
         assert_eq!(then.problems[0].message, "fails now");
         release.send(7).unwrap();

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 
 use super::*;
+use crate::federation::manifests::load::MAX_TOTAL;
 
 #[test]
 fn all_files_gone_at_once_are_a_directory_that_is_not_there() {

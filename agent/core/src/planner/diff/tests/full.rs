@@ -32,6 +32,46 @@ fn let_in(bench: &mut Bench, wanted: &Tables, last: &BTreeSet<ServiceKey>) {
 }
 
 #[test]
+fn full_tables_are_refused_whole() {
+    let wide = Wish { services: [Some((u32::MAX, 0)); 6], ..Wish::default() }.tables();
+    let narrow = Wish::of(0b11).tables();
+    let c = capacities();
+    let refused = [
+        (Capacities { buckets: 2, ..c }, Map::Services),
+        (Capacities { slots: 12_233, ..c }, Map::Slots),
+        (Capacities { backends: 192, ..c }, Map::Backends),
+        (Capacities { service_ids: 12, ..c }, Map::ServiceIds),
+        (Capacities { hops: 4, ..c }, Map::Hops),
+        (Capacities { deliveries: 20, ..c }, Map::Deliveries),
+        (Capacities { gateways: 1, ..c }, Map::Gateways),
+    ];
+    for (capacities, map) in refused {
+        let mut bench = Bench::new(capacities);
+        let held = if map == Map::Gateways { Tables::default() } else { narrow.clone() };
+        bench.converge(&held);
+        let PlanError::Full(full) = bench.diff(&wide).unwrap_err();
+        assert_eq!((full.map, full.retry_at), (map, None));
+        assert!(full.needed > full.capacity, "{full}");
+        assert!(full.to_string().contains(&format!("capacities.{}", map.capacity())), "{full}");
+        bench.assert_serves(&held);
+    }
+    // With exactly what it takes, it fits.
+    let exact = Capacities {
+        buckets: 4,
+        slots: 12_234,
+        backends: 193,
+        service_ids: 13,
+        hops: 5,
+        deliveries: 56,
+        gateways: 2,
+        source_ranges: 0,
+    };
+    let mut bench = Bench::new(exact);
+    bench.converge(&wide);
+    bench.assert_serves(&wide);
+}
+
+#[test]
 fn empty_tables_take_in_what_they_have_room_for() {
     let (c, wanted) = (capacities(), of_pods([0b110; 6]));
     let cases = [
